@@ -1,0 +1,51 @@
+# What a developer does here. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+
+.PHONY: help install demo test lint typecheck format bench docs clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and pinned: any other order may pull another build of several gigabytes.
+$(STAMP): setup.cfg constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
+	@touch $@
+
+install: $(STAMP)  ## Make .venv/ with the command pisco-index in it
+
+demo: install  ## Build an index of the sample corpus and answer questions from stored memory
+	$(BIN)/python examples/demo.py
+
+test: $(DEV_STAMP)  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(DEV_STAMP)  ## Check lint, format and import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(DEV_STAMP)  ## Check the types
+	$(BIN)/pyrefly check
+
+format: $(DEV_STAMP)  ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## Run the benchmarks at a size for this machine
+	$(BIN)/python benchmarks/compress.py
+	$(BIN)/python benchmarks/build.py
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo-index

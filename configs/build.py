@@ -1,0 +1,80 @@
+"""What a build does: corpus, compression, storage and the machines it runs on."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from .base import Config
+from .corpus import CorpusConfig
+
+
+class CompressionConfig(Config):
+    """Everything that, beside the checkpoint, determines a document's memory. All of it is in the fingerprint."""
+
+    max_length: int = Field(512, ge=1, description="Most tokens of a passage, memory tokens not counted.")
+    on_long: Literal["chunk", "truncate"] = Field(
+        "chunk", description="A longer document is cut into passages (chunk) or loses its end (truncate)."
+    )
+    overlap: int = Field(0, ge=0, description="Tokens that each further chunk repeats from the one before it.")
+    template: str = Field(
+        "{title}\n{text}", description="What is compressed of a document with a title; one without gives its text."
+    )
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="The compressor's arithmetic.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "CompressionConfig":
+        if self.overlap >= self.max_length:
+            raise ValueError(f"overlap {self.overlap} must be less than max_length {self.max_length}")
+        if "{text}" not in self.template:
+            raise ValueError("template must contain {text}")
+        return self
+
+    def input_text(self, text: str, title: str | None) -> str:
+        """The string that is compressed."""
+        if not title:
+            return text
+        # Not str.format: a title or text may itself hold braces.
+        before, _, after = self.template.partition("{text}")
+        return before.replace("{title}", title) + text + after.replace("{title}", title)
+
+
+class StoreConfig(Config):
+    """How memory is stored."""
+
+    stage: Literal["auto", "hidden", "embedding"] = Field(
+        "auto",
+        description="Store vectors before the connector (hidden) or after it (embedding); "
+        "auto takes hidden where the connector widens.",
+    )
+    codec: Literal["bf16", "fp32"] = Field("bf16", description="How vectors become bytes; fp32 is for tests.")
+    keep: tuple[Literal["title", "text"], ...] = Field(
+        ("title",), description="Fields of the document stored beside its memory: title, text."
+    )
+
+
+class RunConfig(Config):
+    """Where and how a build runs. Nothing here changes what is stored."""
+
+    device: str = Field("auto", description="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")
+    workers: int | None = Field(
+        None, ge=1, description="Compressing processes; default: one a GPU, or this process alone."
+    )
+    ray: str | None = Field(
+        None, description="Run on Ray: local, auto (the cluster this node is in) or a cluster's address."
+    )
+    token_budget: int | None = Field(
+        None, ge=1, description="Most padded tokens in a batch; default: by device. Changes rounding in bfloat16 only."
+    )
+    shard_documents: int = Field(4096, ge=1, description="Documents of about 1,000 characters in a shard.")
+    commit_shards: int = Field(16, ge=1, description="Commit after this many finished shards …")
+    commit_seconds: float = Field(30.0, gt=0, description="… or this many seconds, whichever comes first.")
+    attempts: int = Field(3, ge=1, description="Tries of a shard that fails before it is given up and reported.")
+
+
+class BuildConfig(Config):
+    """A whole build, as a YAML file gives it."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    compression: CompressionConfig = CompressionConfig()
+    store: StoreConfig = StoreConfig()
+    run: RunConfig = RunConfig()

@@ -1,0 +1,1 @@
+"""The YAML presets, as package data."""

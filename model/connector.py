@@ -1,0 +1,83 @@
+"""The connector: from the compressor's hidden width to the decoder's embedding width."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from .memory import Memory
+
+
+class Connector(nn.Module):
+    """Linear, ReLU, Linear: ``(…, in_dim)`` to ``(…, out_dim)``, from compressor to decoder width.
+
+    The weights' names are those of a ``connector.pt``: ``0.weight``, ``0.bias``, ``2.weight``, ``2.bias``.
+    """
+
+    def __init__(self, in_dim: int, mlp_dim: int, out_dim: int):
+        super().__init__()
+        self.in_dim = in_dim
+        self.mlp_dim = mlp_dim
+        self.out_dim = out_dim
+        self.layers = nn.Sequential(nn.Linear(in_dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, out_dim))
+        self.digest = ""
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, torch.Tensor], origin: str) -> "Connector":
+        """Build a connector from its four tensors, in fp32; ``origin`` names them in messages.
+
+        Raises:
+            CheckpointError: if a tensor is missing, is one too many, or the shapes do not chain.
+        """
+        expected = {"0.weight", "0.bias", "2.weight", "2.bias"}
+        if set(state) != expected:
+            raise CheckpointError(
+                f"{origin}: a connector has the tensors {sorted(expected)}, found {sorted(state)[:8]}."
+            )
+        first, second = state["0.weight"], state["2.weight"]
+        if (
+            first.ndim != 2
+            or second.ndim != 2
+            or second.shape[1] != first.shape[0]
+            or state["0.bias"].shape != first.shape[:1]
+            or state["2.bias"].shape != second.shape[:1]
+        ):
+            shapes = {name: tuple(tensor.shape) for name, tensor in sorted(state.items())}
+            raise CheckpointError(f"{origin}: the shapes of the connector's tensors do not fit together: {shapes}.")
+        connector = cls(first.shape[1], first.shape[0], second.shape[0])
+        connector.layers.load_state_dict(dict(state))
+        connector.digest = digest_tensors(state)
+        return connector.eval().requires_grad_(False)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The four tensors under their names in ``connector.pt``."""
+        return {name: tensor.detach().cpu() for name, tensor in self.layers.state_dict().items()}
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The first layer's weight, whose dtype and device are the connector's."""
+        return next(self.parameters())
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map hidden states to decoder embeddings, in the connector's own dtype."""
+        return self.layers(hidden.to(self.weight.dtype))
+
+    @torch.inference_mode()
+    def connect(self, memory: Memory) -> Memory:
+        """The same memory at stage ``"embedding"``; returned as it is if it is there already."""
+        if memory.stage == "embedding":
+            return memory
+        values = self(memory.values.to(self.weight.device))
+        return replace(memory, values=values, stage="embedding")
+
+
+def digest_tensors(state: Mapping[str, torch.Tensor]) -> str:
+    """Hash of named tensors, of their values in fp32: equal however they are stored."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,216 @@
+"""The decoder: answers questions from memory in place of documents' text."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig
+
+from ..errors import CheckpointError, FingerprintMismatchError, PromptError
+from .checkpoint import Checkpoint
+from .connector import Connector
+from .memory import Memory
+from .passages import MEMORY_TOKEN
+from .prompt import prompt_text
+
+# The family's adapters are made with alpha = 2 × rank.
+LORA_SCALE = 2.0
+EMBEDDING_COPY = ".modules_to_save.default.weight"
+
+
+class Decoder:
+    """A causal LM with a checkpoint's embeddings and LoRA merged into it.
+
+    Args:
+        model: the merged causal LM.
+        tokenizer: the checkpoint's decoder tokenizer.
+        connector: applied to memory of stage ``"hidden"``.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, connector: Connector):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = next(model.parameters()).device
+        self.dtype = next(model.parameters()).dtype
+        self.connector = connector.to(self.device, self.dtype)
+        self._memory_token_id: int = tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Checkpoint,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        device: str | torch.device = "cpu",
+        decoder_base: str | None = None,
+    ) -> "Decoder":
+        """Load the base decoder and lay the checkpoint's weights over it.
+
+        Raises:
+            CheckpointError: if the base is not there, or a tensor of ``decoder_state.pt`` has no place in it.
+        """
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = Checkpoint(checkpoint, decoder_base=decoder_base)
+        model = checkpoint.load_decoder_base(dtype=dtype)
+        origin = str(checkpoint.path / "decoder_state.pt")
+        merge_decoder_state(model, checkpoint.load_decoder_state(), origin)
+        rows, tokens = model.get_input_embeddings().weight.shape[0], len(checkpoint.decoder_tokenizer)
+        if rows < tokens:
+            raise CheckpointError(f"{origin}: {rows} embedding rows for a tokenizer of {tokens} tokens.")
+        width, needed = checkpoint.connector.out_dim, model.get_input_embeddings().weight.shape[1]
+        if width != needed:
+            raise CheckpointError(f"{checkpoint.path}: the connector gives {width} values, the decoder takes {needed}.")
+        connector = Connector.from_state(checkpoint.connector.state(), str(checkpoint.path))
+        return cls(model.to(device), checkpoint.decoder_tokenizer, connector)
+
+    def answer(self, question: str, memory: Memory, *, max_new_tokens: int = 128) -> str:
+        """Answer one question from the memory of its documents (greedy)."""
+        return self.answer_batch([question], [memory], max_new_tokens=max_new_tokens)[0]
+
+    def answer_batch(
+        self, questions: Sequence[str], memories: Sequence[Memory], *, max_new_tokens: int = 128
+    ) -> list[str]:
+        """Answer questions together, each from its own documents, of any number and length.
+
+        Raises:
+            PromptError: if a prompt with its answer does not fit the decoder's context.
+            FingerprintMismatchError: if memory belongs to another connector than this checkpoint's.
+        """
+        prompts = [self.prompt_ids(q, memory.lengths) for q, memory in zip(questions, memories, strict=True)]
+        generated = self.generate(prompts, memories, max_new_tokens=max_new_tokens)
+        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
+
+    def prompt_ids(self, question: str, lengths: Sequence[int], *, answer: str | None = None) -> list[int]:
+        """Token ids of the prompt, with one ``<MEM>`` for each memory vector (see ``prompt_text``)."""
+        text = prompt_text(self.tokenizer, question, lengths, answer=answer)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    @torch.inference_mode()
+    def embed(self, ids: Sequence[int], memory: Memory) -> torch.Tensor:
+        """Input embeddings ``(length, hidden)`` of a prompt, memory standing at its ``<MEM>`` tokens, in order.
+
+        This is also what vLLM takes as ``prompt_embeds``.
+        """
+        if memory.connector != self.connector.digest:
+            raise FingerprintMismatchError(
+                f"The memory belongs to the connector {memory.connector}, the decoder's checkpoint has "
+                f"{self.connector.digest}. Load the checkpoint that the store was built with."
+            )
+        prompt = torch.as_tensor(ids, device=self.device)
+        slots = prompt == self._memory_token_id
+        if int(slots.sum()) != memory.values.shape[0]:
+            raise PromptError(f"The prompt has {int(slots.sum())} memory tokens for {memory.values.shape[0]} vectors.")
+        embeddings = self.model.get_input_embeddings()(prompt)
+        values = self.connector.connect(memory).values
+        embeddings[slots] = values.to(embeddings.device, embeddings.dtype)
+        return embeddings
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], memories: Sequence[Memory], *, max_new_tokens: int = 128
+    ) -> list[list[int]]:
+        """Greedy continuation of each prompt: new token ids, the end token included where it came."""
+        self._require_fit(prompts, max_new_tokens)
+        if not prompts:
+            return []
+        embeddings = [self.embed(ids, memory) for ids, memory in zip(prompts, memories, strict=True)]
+        attended = [torch.ones(len(ids), dtype=torch.int64, device=self.device) for ids in prompts]
+        end = self._end_token_ids()
+        pad = self.tokenizer.pad_token_id or 0
+        output = self.model.generate(
+            inputs_embeds=pad_sequence(embeddings, batch_first=True, padding_side="left"),
+            attention_mask=pad_sequence(attended, batch_first=True, padding_side="left"),
+            generation_config=GenerationConfig(
+                max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end or None, pad_token_id=pad
+            ),
+        )
+        return [_until_end(ids, end) for ids in output.tolist()]
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int], memory: Memory) -> torch.Tensor:
+        """Logits ``(length, vocabulary)`` in fp32 at every position of a prompt."""
+        return self.model(inputs_embeds=self.embed(ids, memory)[None]).logits[0].float()
+
+    def loss(self, ids: Sequence[int], labels: Sequence[int], memory: Memory) -> torch.Tensor:
+        """Mean negative log-likelihood (nats a token) of the labels; -100 marks positions that do not count."""
+        logits = self.logits(ids, memory)[:-1]
+        return nn.functional.cross_entropy(logits, torch.as_tensor(labels, device=self.device)[1:])
+
+    def _require_fit(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max(map(len, prompts), default=0)
+        if limit is not None and longest + max_new_tokens > limit:
+            raise PromptError(
+                f"A prompt of {longest} tokens and an answer of up to {max_new_tokens} do not fit the decoder's "
+                f"context of {limit}. Give fewer documents, or a smaller number of new tokens."
+            )
+
+    def _end_token_ids(self) -> list[int]:
+        ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+def merge_decoder_state(model: Any, state: dict[str, torch.Tensor], origin: str) -> None:
+    """Lay a ``decoder_state.pt`` over a base decoder, in place.
+
+    Embedding and ``lm_head`` are replaced by the state's own copies, and so become two; each adapted Linear gets
+    ``W += 2·B·A``, computed in fp32.
+
+    Raises:
+        CheckpointError: if a tensor has no place in the model, lacks its partner, or has a wrong shape.
+    """
+    model.config.tie_word_embeddings = False
+    remaining = dict(state)
+    for module_name in _embedding_names(model):
+        weight = remaining.pop(module_name + EMBEDDING_COPY, None)
+        remaining.pop(module_name + ".original_module.weight", None)
+        if weight is None:
+            raise CheckpointError(f"{origin}: lacks {module_name}{EMBEDDING_COPY}.")
+        module = model.get_submodule(module_name)
+        if weight.ndim != 2 or weight.shape[1] != module.weight.shape[1]:
+            raise CheckpointError(
+                f"{origin}: {module_name}{EMBEDDING_COPY} is {tuple(weight.shape)}, but the base decoder's rows have "
+                f"{module.weight.shape[1]} values. Is it the base this checkpoint was trained on?"
+            )
+        module.weight = nn.Parameter(weight.to(module.weight.dtype), requires_grad=False)
+        if isinstance(module, nn.Embedding):
+            module.num_embeddings = weight.shape[0]
+        else:
+            module.out_features = weight.shape[0]
+    model.config.vocab_size = model.get_input_embeddings().weight.shape[0]
+    for name in [name for name in remaining if ".lora_A." in name]:
+        linear_name, _, adapter = name.partition(".lora_A.")
+        down = remaining.pop(name)
+        up = remaining.pop(f"{linear_name}.lora_B.{adapter}", None)
+        linear = None
+        with suppress(AttributeError):
+            linear = model.get_submodule(linear_name)
+        if up is None or not isinstance(linear, nn.Linear):
+            raise CheckpointError(f"{origin}: {name} has no partner lora_B, or no Linear in the base decoder.")
+        if (up.shape[0], down.shape[1]) != linear.weight.shape or up.shape[1] != down.shape[0]:
+            raise CheckpointError(
+                f"{origin}: {linear_name} is {tuple(linear.weight.shape)} in the base decoder, but its LoRA pair is "
+                f"{tuple(up.shape)} × {tuple(down.shape)}. Is it the base this checkpoint was trained on?"
+            )
+        merged = linear.weight.float() + LORA_SCALE * (up.float() @ down.float())
+        linear.weight = nn.Parameter(merged.to(linear.weight.dtype), requires_grad=False)
+    if remaining:
+        raise CheckpointError(f"{origin}: {len(remaining)} tensors have no place, the first: {sorted(remaining)[0]}.")
+
+
+def _embedding_names(model: Any) -> tuple[str, str]:
+    wanted = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = {id(module): name for name, module in model.named_modules()}
+    return names[id(wanted[0])], names[id(wanted[1])]
+
+
+def _until_end(ids: list[int], ends: list[int]) -> list[int]:
+    for position, token in enumerate(ids):
+        if token in ends:
+            return ids[: position + 1]
+    return ids

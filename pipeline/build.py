@@ -1,0 +1,289 @@
+"""A build from beginning to end: checkpoint and corpus, plan, pool, driver, report."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from ..configs import BuildConfig
+from ..errors import BuildIncompleteError, BuildInterruptedError, StoreError
+from ..model.checkpoint import Checkpoint
+from ..model.compressor import COMPRESSION_VERSION
+from ..model.device import choose_device
+from ..model.memory import Stage
+from ..store import (
+    CONNECTOR_ASSET,
+    Fingerprint,
+    Store,
+    StoreMeta,
+    build_lock,
+    codec_by_name,
+    done_shards,
+    remove_orphans,
+)
+from .corpus import open_corpus
+from .driver import Driver, FailedShard
+from .estimate import Estimate, estimate
+from .interrupt import Interrupt
+from .plan import Plan, plan_corpus, resume_plan
+from .pool import InProcessPool, Pool
+from .progress import BuildProgress
+from .status import PLAN_ASSET
+from .worker import WorkerSpec
+
+CONFIG_ASSET = "config.json"
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """How a build ended.
+
+    Attributes:
+        uri: the store.
+        shards: of the plan.
+        done_before: shards that an earlier run had committed.
+        committed: shards that this run committed.
+        failed: shards given up.
+        dropped: records left out on purpose, by reason.
+        seconds: the run took.
+    """
+
+    uri: str
+    shards: int
+    done_before: int
+    committed: int
+    failed: tuple[FailedShard, ...]
+    dropped: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """Inputs that were opened and found to fit together; nothing is written yet."""
+
+    paths: tuple[str, ...]
+    checkpoint: Checkpoint
+    uri: str
+    config: BuildConfig
+    stage: Stage
+    device: str
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Identity of everything that determines the memory of this build."""
+        settings = {key: str(value) for key, value in self.config.compression.model_dump().items()}
+        return Fingerprint({**self.checkpoint.identity, **settings, "compression": COMPRESSION_VERSION})
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The corpus configuration as plain values."""
+        return self.config.corpus.model_dump(mode="json")
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors to store."""
+        connector = self.checkpoint.connector
+        return connector.in_dim if self.stage == "hidden" else connector.out_dim
+
+    def worker_spec(self, plan: Plan) -> WorkerSpec:
+        """What a worker needs to do this job's shards."""
+        return WorkerSpec(
+            checkpoint=str(self.checkpoint.path.resolve()),
+            compression=self.config.compression,
+            stage=self.stage,
+            codec=self.config.store.codec,
+            keep=self.config.store.keep,
+            uri=self.uri,
+            sources=plan.sources,
+            device=self.device,
+            token_budget=self.config.run.token_budget,
+        )
+
+
+def build(
+    corpus: Sequence[str | Path],
+    checkpoint: str | Path,
+    out: str | Path,
+    config: BuildConfig | None = None,
+    *,
+    progress: BuildProgress | None = None,
+) -> BuildReport:
+    """Compress a corpus into a store, or go on with a build that ended before it was done.
+
+    Args:
+        corpus: files or folders, read in this order.
+        checkpoint: a "pisco" checkpoint folder.
+        out: the store: a folder that is new, empty, or holds this build's store; or an object-store URI.
+        config: default: ``BuildConfig()``.
+        progress: told of everything; default: silence.
+
+    Raises:
+        InputError: something given cannot be used; nothing that a rerun would trip over is left.
+        StoreLockedError: another build is writing the store.
+        BuildIncompleteError: shards were given up; the rest is committed.
+        BuildInterruptedError: a signal came; what was finished is committed.
+    """
+    began = time.monotonic()
+    progress = progress or BuildProgress()
+    job = prepare(corpus, checkpoint, out, config or BuildConfig())
+    with ExitStack() as stack:
+        store, plan = _open_or_create(job, stack, progress)
+        done = done_shards(store)
+        todo = [shard for shard in plan.shards if shard.number not in done]
+        failed: Sequence[FailedShard] = ()
+        interrupted = False
+        if todo:
+            with _open_pool(job, plan) as pool, Interrupt() as interrupt:
+                characters = {shard.number: shard.characters for shard in todo}
+                progress.started(len(plan.shards), len(done), characters, pool.description)
+                try:
+                    failed = Driver(store, pool, job.config.run, progress).drive(todo, interrupt)
+                finally:
+                    progress.ended()
+                interrupted = interrupt.requested
+        else:
+            progress.ended()
+        # Under the lock, with no worker left: what nobody refers to is what killed workers left behind.
+        if _is_local(job.uri):
+            remove_orphans(store)
+        committed = len(done_shards(store)) - len(done)
+    report = BuildReport(
+        job.uri, len(plan.shards), len(done), committed, tuple(failed), plan.dropped, time.monotonic() - began
+    )
+    if interrupted and len(done) + committed < len(plan.shards):
+        raise BuildInterruptedError(
+            f"Stopped with {len(done) + committed} of {len(plan.shards)} shards committed to {job.uri}. "
+            "Run the same command again to go on."
+        )
+    if failed:
+        raise BuildIncompleteError(
+            f"{len(failed)} of {len(plan.shards)} shards failed {job.config.run.attempts} times and are not in "
+            f"{job.uri}; the first, shard {failed[0].number}: {failed[0].error}. All others are committed; run the "
+            "same command again to retry."
+        )
+    return report
+
+
+def dry_run(
+    corpus: Sequence[str | Path],
+    checkpoint: str | Path,
+    out: str | Path,
+    config: BuildConfig | None = None,
+    *,
+    progress: BuildProgress | None = None,
+) -> Estimate:
+    """Plan a build and estimate its size and time, writing nothing.
+
+    Raises:
+        InputError: as ``build`` would.
+    """
+    job = prepare(corpus, checkpoint, out, config or BuildConfig())
+    progress = progress or BuildProgress()
+    try:
+        plan = _resumed(job, Store.open(job.uri)) if Store.exists(job.uri) else _plan(job, progress)
+    finally:
+        progress.ended()
+    run = job.config.run
+    workers = run.workers or (max(torch.cuda.device_count(), 1) if job.device.startswith("cuda") else 1)
+    return estimate(
+        plan,
+        job.checkpoint,
+        job.config.compression,
+        stage=job.stage,
+        codec=job.config.store.codec,
+        device=job.device,
+        workers=workers,
+        token_budget=run.token_budget,
+    )
+
+
+def prepare(paths: Sequence[str | Path], checkpoint: str | Path, out: str | Path, config: BuildConfig) -> Job:
+    """Open what a build is given and check that it fits together, without writing anything.
+
+    Raises:
+        InputError: if it does not.
+    """
+    opened = Checkpoint(checkpoint)
+    connector = opened.connector
+    stage = config.store.stage
+    if stage == "auto":
+        stage = "hidden" if connector.in_dim < connector.out_dim else "embedding"
+    codec_by_name(config.store.codec)
+    uri = str(out)
+    if not Store.exists(uri):
+        Store.require_free(uri)
+    return Job(tuple(map(str, paths)), opened, uri, config, stage, choose_device(config.run.device))
+
+
+def _open_or_create(job: Job, stack: ExitStack, progress: BuildProgress) -> tuple[Store, Plan]:
+    if Store.exists(job.uri):
+        stack.enter_context(build_lock(job.uri))
+        store = Store.open(job.uri)
+        return store, _resumed(job, store)
+    # Planned before the folder is made: a corpus that cannot be read leaves no trace.
+    plan = _plan(job, progress)
+    stack.enter_context(build_lock(job.uri))
+    if Store.exists(job.uri):
+        store = Store.open(job.uri)
+        return store, _resumed(job, store)
+    checkpoint = job.checkpoint
+    meta = StoreMeta(
+        fingerprint=job.fingerprint,
+        stage=job.stage,
+        dim=job.dim,
+        codec=job.config.store.codec,
+        checkpoint={"path": str(checkpoint.path), "rate": checkpoint.rate, "decoder": checkpoint.decoder_base},
+        package_version=version("pisco-index"),
+        optional_columns=job.config.store.keep,
+    )
+    assets = {
+        CONNECTOR_ASSET: save_tensors(checkpoint.connector.state()),
+        PLAN_ASSET: plan.to_json(),
+        CONFIG_ASSET: job.config.model_dump_json().encode(),
+    }
+    return Store.create(job.uri, meta=meta, assets=assets), plan
+
+
+def _plan(job: Job, progress: BuildProgress) -> Plan:
+    corpus = open_corpus(job.paths, job.config.corpus)
+    return plan_corpus(
+        corpus,
+        job.reading,
+        shard_documents=job.config.run.shard_documents,
+        on_records=progress.planned_records,
+    )
+
+
+def _resumed(job: Job, store: Store) -> Plan:
+    job.fingerprint.require_equal(store.meta.fingerprint, f"the store at {store.uri}")
+    asked = {"stage": job.stage, "codec": job.config.store.codec, "keep": tuple(job.config.store.keep)}
+    stored = {"stage": store.meta.stage, "codec": store.meta.codec, "keep": tuple(store.meta.optional_columns)}
+    changed = [f"{key} {stored[key]!r}, not {asked[key]!r}" for key in asked if asked[key] != stored[key]]
+    if changed:
+        raise StoreError(
+            f"The store at {store.uri} was begun with {', '.join(changed)}. Give the same, or name another store."
+        )
+    plan = Plan.from_json(store.asset(PLAN_ASSET))
+    return resume_plan(plan, open_corpus(job.paths, job.config.corpus), job.reading)
+
+
+def _open_pool(job: Job, plan: Plan) -> Pool:
+    run, spec = job.config.run, job.worker_spec(plan)
+    several = run.workers is not None and run.workers > 1
+    gpus = torch.cuda.device_count() if job.device == "cuda" else 0
+    if run.ray is None and not several and gpus <= 1:
+        return InProcessPool(spec)
+    # Imported here: a build in this process needs no Ray and does not wait for it.
+    from .ray_pool import RayPool
+
+    return RayPool(spec, address=run.ray or "local", workers=run.workers)
+
+
+def _is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")

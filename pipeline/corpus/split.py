@@ -1,0 +1,66 @@
+"""Cut long texts into documents of about so many words, as DPR and KILT cut Wikipedia.
+
+Words are what blanks separate. In scripts that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer,
+Burmese, Tibetan) two characters, with the marks on them, count as one word.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .document import MAX_ID_BYTES, Document
+
+LONGEST_SUFFIX = "#9999999"
+"""Room that an id must leave for the number of its piece."""
+
+_UNSPACED = "".join(
+    (
+        "\u0e00-\u0eff",  # Thai, Lao
+        "\u0f00-\u0fff",  # Tibetan
+        "\u1000-\u109f",  # Burmese
+        "\u1780-\u17ff",  # Khmer
+        "\u2e80-\u2fff\u3001-\u312f\u31a0-\u9fff\uf900-\ufaff\uff01-\uff9f",  # kana, Han and their punctuation
+        "\U00020000-\U0003ffff",  # rarer Han
+    )
+)
+_MARKS = "".join(
+    chr(code)
+    for block in (range(0x0E00, 0x10A0), range(0x1780, 0x1800), range(0x3099, 0x309B), range(0xFE00, 0xFE10))
+    for code in block
+    if unicodedata.category(chr(code)).startswith("M")
+)
+# A run of more than 64 characters without a blank is no word: it may be cut, so that no piece grows without bound.
+_WORD = re.compile(rf"(?:[{_UNSPACED}][{_MARKS}]*){{1,2}}|[^\s{_UNSPACED}]{{1,64}}")
+
+
+def max_id_bytes(words: int | None) -> int:
+    """Return how many bytes a record's id may have when its text is cut, or not where ``words`` is None."""
+    return MAX_ID_BYTES if words is None else MAX_ID_BYTES - len(LONGEST_SUFFIX)
+
+
+def split_text(text: str, words: int) -> Iterator[str]:
+    """Yield the text in pieces of ``words`` words; the last one holds what is left.
+
+    Nothing is lost but the blanks between pieces. A text without words is one piece.
+    """
+    begin: int | None = None
+    end = count = 0
+    for word in _WORD.finditer(text):
+        if begin is None:
+            begin = word.start()
+        elif count == words:
+            yield text[begin:end]
+            begin, count = word.start(), 0
+        end = word.end()
+        count += 1
+    yield text[begin or 0 : end]
+
+
+def split_document(document: Document, words: int | None) -> Iterator[Document]:
+    """Yield the document itself where ``words`` is None, else its pieces as ``ID#0``, ``ID#1`` and so on."""
+    if words is None:
+        yield document
+        return
+    for number, piece in enumerate(split_text(document.text, words)):
+        yield replace(document, doc_id=f"{document.doc_id}#{number}", text=piece)

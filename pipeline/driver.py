@@ -1,0 +1,132 @@
+"""The driver: hands shards to a pool, commits what comes back, and ends in an orderly way."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..configs import RunConfig
+from ..errors import CorruptStoreError, InputError
+from ..store import Store, WrittenShard, commit, verify_written
+from .interrupt import Interrupt
+from .plan import Shard
+from .pool import Outcome, Pool
+from .progress import BuildProgress
+
+WAIT_S = 0.5
+
+
+@dataclass(frozen=True)
+class FailedShard:
+    """A shard that was given up, with the error of its last attempt."""
+
+    number: int
+    error: str
+
+
+class Driver:
+    """Runs shards through a pool until all are committed, given up, or a signal or bad input ends the build.
+
+    A shard's life: planned, submitted (attempt n), written, committed. A failed attempt puts it back in the queue;
+    bad input (a corpus that cannot be read, a full disk) would only fail again and ends the build.
+
+    Args:
+        store: committed to; kept for the whole build, since its ledger remembers what it has read.
+        pool: does the work.
+        run: attempts and commit intervals.
+        progress: told of everything.
+    """
+
+    def __init__(self, store: Store, pool: Pool, run: RunConfig, progress: BuildProgress):
+        self._store = store
+        self._pool = pool
+        self._run = run
+        self._progress = progress
+        self._queue: deque[Shard] = deque()
+        self._attempts: Counter[int] = Counter()
+        self._in_flight = 0
+        self._written: dict[int, tuple[Shard, WrittenShard]] = {}
+        self._failed: list[FailedShard] = []
+        self._fatal: InputError | None = None
+        self._last_commit = time.monotonic()
+
+    def drive(self, shards: Iterable[Shard], interrupt: Interrupt) -> Sequence[FailedShard]:
+        """Do the shards; returns those that were given up.
+
+        Everything that was finished is committed, whichever way this ends.
+
+        Raises:
+            InputError: what a worker or a commit said is wrong with corpus or store.
+        """
+        self._queue.extend(shards)
+        stopping = False
+        while self._queue or self._in_flight:
+            if not stopping and (interrupt.requested or self._fatal):
+                stopping = True
+                self._queue.clear()
+                self._pool.stop()
+                self._progress.stopping()
+                self._commit()
+            while self._queue and self._in_flight < self._pool.capacity:
+                self._submit(self._queue.popleft())
+            for outcome in self._pool.wait(WAIT_S):
+                self._take(outcome)
+            if self._is_commit_due():
+                self._commit()
+            if stopping:
+                # A shard that failed while draining is left to the next build.
+                self._queue.clear()
+        self._commit()
+        if self._fatal:
+            raise self._fatal
+        return tuple(self._failed)
+
+    def _submit(self, shard: Shard) -> None:
+        self._in_flight += 1
+        self._attempts[shard.number] += 1
+        self._pool.submit(shard)
+
+    def _take(self, outcome: Outcome) -> None:
+        self._in_flight -= 1
+        shard = outcome.shard
+        if outcome.result is not None:
+            written = outcome.result.written
+            self._written[shard.number] = shard, written
+            self._progress.finished_shard(shard.number, written.rows, written.tokens_fed, written.payload_bytes)
+        elif isinstance(outcome.error, InputError):
+            self._fatal = self._fatal or outcome.error
+        elif outcome.error is not None:
+            self._retry(shard, outcome.error)
+
+    def _retry(self, shard: Shard, error: Exception) -> None:
+        attempt = self._attempts[shard.number]
+        final = attempt >= self._run.attempts
+        self._progress.failed_shard(shard.number, error, attempt, final)
+        if final:
+            self._failed.append(FailedShard(shard.number, f"{type(error).__name__}: {error}"))
+        else:
+            self._queue.append(shard)
+
+    def _is_commit_due(self) -> bool:
+        waited = time.monotonic() - self._last_commit
+        return len(self._written) >= self._run.commit_shards or (
+            bool(self._written) and waited >= self._run.commit_seconds
+        )
+
+    def _commit(self) -> None:
+        self._last_commit = time.monotonic()
+        if not self._written:
+            return
+        for number, (shard, written) in list(self._written.items()):
+            try:
+                verify_written(self._store, written)
+            except CorruptStoreError as error:
+                del self._written[number]
+                self._retry(shard, error)
+        try:
+            committed = commit(self._store, [written for _, written in self._written.values()])
+        except InputError as error:
+            self._fatal = self._fatal or error
+        else:
+            self._progress.committed(len(committed.new))
+        self._written.clear()

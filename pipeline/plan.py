@@ -1,0 +1,340 @@
+"""The plan: which records make up which shard, fixed before anything is computed.
+
+A plan is deterministic: the same corpus and configuration give the same shards on any machine. It carries a digest of
+every file, so that a build can be resumed without reading the corpus record by record, and never over another corpus.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from ..errors import CorpusError, PlanMismatchError
+from .corpus import Corpus, Document, Record, Source, open_source, relocate
+
+# A record counts as one document for each of these, so that shards of whole articles are no larger than of passages.
+DOCUMENT_CHARACTERS = 1000
+
+HASH_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Records of one source: from position ``start`` up to ``stop``, or to its end."""
+
+    source: int
+    start: int
+    stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The unit of work, and of what is done: read, compressed, written and committed as one.
+
+    Attributes:
+        number: its place in the plan, and its number in the store.
+        slices: where its records are.
+        records: how many there are.
+        characters: of their texts.
+    """
+
+    number: int
+    slices: tuple[Slice, ...]
+    records: int
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFile:
+    """What a resumed build compares: a file by name, size in bytes and XXH3-128 of its content."""
+
+    name: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shards of a corpus.
+
+    Attributes:
+        files: the corpus, in reading order; one for each source.
+        sources: what a worker opens each source from.
+        shards: in order of number.
+        dropped: records left out on purpose, by reason.
+        reading: the corpus configuration that the records were read with.
+    """
+
+    files: tuple[CorpusFile, ...]
+    sources: tuple[Mapping[str, Any], ...]
+    shards: tuple[Shard, ...]
+    dropped: Mapping[str, int]
+    reading: Mapping[str, Any]
+
+    @property
+    def records(self) -> int:
+        """Records of all shards."""
+        return sum(shard.records for shard in self.shards)
+
+    @property
+    def characters(self) -> int:
+        """Characters of all records."""
+        return sum(shard.characters for shard in self.shards)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the plan: files, their content, how they are read, and the table of shards."""
+        identity = {
+            "files": [asdict(file) for file in self.files],
+            "shards": [asdict(shard) for shard in self.shards],
+            "reading": self.reading,
+        }
+        return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def to_json(self) -> bytes:
+        """The plan as JSON; shards as plain lists, since there are thousands."""
+        return json.dumps(
+            {
+                "files": [asdict(file) for file in self.files],
+                "sources": list(self.sources),
+                "shards": [
+                    [s.number, [[c.source, c.start, c.stop] for c in s.slices], s.records, s.characters]
+                    for s in self.shards
+                ],
+                "dropped": dict(self.dropped),
+                "reading": self.reading,
+            }
+        ).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Plan":
+        """Read what ``to_json`` wrote."""
+        values = json.loads(content)
+        return cls(
+            files=tuple(CorpusFile(**file) for file in values["files"]),
+            sources=tuple(values["sources"]),
+            shards=tuple(
+                Shard(number, tuple(Slice(*part) for part in slices), records, characters)
+                for number, slices, records, characters in values["shards"]
+            ),
+            dropped=values["dropped"],
+            reading=values["reading"],
+        )
+
+
+def plan_corpus(
+    corpus: Corpus,
+    reading: Mapping[str, Any],
+    *,
+    shard_documents: int,
+    on_records: Callable[[int], object] = bool,
+) -> Plan:
+    """Scan and validate a whole corpus and cut it into shards.
+
+    Args:
+        corpus: its sources, in order.
+        reading: the corpus configuration, kept in the plan.
+        shard_documents: documents of about 1,000 characters in a shard.
+        on_records: told the number of records found so far, now and then.
+
+    Raises:
+        CorpusError: if a record is not valid, an id occurs twice (both places are named), or there is no document.
+    """
+    dropped: Counter[str] = Counter()
+    shards: list[Shard] = []
+    building = _ShardBuilder(shard_documents)
+    hashes = _IdHashes()
+    count = 0
+    for index, source in enumerate(corpus.sources):
+        for record in source.scan(dropped):
+            if building.is_full:
+                shards.append(building.finish(len(shards), record.position if building.last_source == index else None))
+            building.add(index, record)
+            hashes.add(record.doc_id)
+            count += 1
+            if count % 50_000 == 0:
+                on_records(count)
+        building.end_source()
+    if building.records:
+        shards.append(building.finish(len(shards), None))
+    if not count:
+        left_out = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+        names = ", ".join(source.name for source in corpus.sources[:5]) or "no data file"
+        raise CorpusError(
+            f"The corpus holds no document ({names}{'; left out: ' + left_out if left_out else ''}). "
+            "Check the path, and the corpus format in the configuration."
+        )
+    on_records(count)
+    repeated = hashes.repeated()
+    if repeated.size:
+        _raise_for_duplicate(corpus.sources, set(repeated.tolist()))
+    return Plan(
+        files=describe_files(corpus),
+        sources=tuple(source.spec for source in corpus.sources),
+        shards=tuple(shards),
+        dropped=dict(dropped),
+        reading=reading,
+    )
+
+
+def resume_plan(plan: Plan, corpus: Corpus, reading: Mapping[str, Any]) -> Plan:
+    """The stored plan, pointed at the corpus as it lies now, after checking that it is the same one.
+
+    Raises:
+        PlanMismatchError: naming what changed: files added, missing, or with other content, or other reading options.
+    """
+    changes = [
+        f"corpus.{key} was {plan.reading.get(key)!r} and is {reading.get(key)!r}"
+        for key in sorted({*plan.reading, *reading})
+        if plan.reading.get(key) != reading.get(key)
+    ]
+    present = describe_files(corpus)
+    before, now = [file.name for file in plan.files], [file.name for file in present]
+    if before == now:
+        changes += [change for pair in zip(plan.files, present, strict=True) for change in _compare(*pair)]
+    else:
+        changes += [f"{name} is missing" for name in before if name not in now]
+        changes += [f"{name} is new" for name in now if name not in before]
+        changes += [] if changes else ["the files are given in another order"]
+    if changes:
+        shown = "; ".join(changes[:10]) + (f"; and {len(changes) - 10} more" if len(changes) > 10 else "")
+        raise PlanMismatchError(
+            f"The corpus is not the one this store's build was planned for: {shown}. Give the same corpus to resume, "
+            "or name another store (--out) for the changed one."
+        )
+    specs = [relocate(spec, source.path) for spec, source in zip(plan.sources, corpus.sources, strict=True)]
+    return replace(plan, sources=tuple(specs))
+
+
+def read_shard(shard: Shard, sources: Sequence[Source]) -> Iterator[Document]:
+    """Yield the documents of a shard, in order."""
+    for part in shard.slices:
+        yield from sources[part.source].read(part.start, part.stop)
+
+
+def open_sources(plan_sources: Iterable[Mapping[str, Any]]) -> tuple[Source, ...]:
+    """Open a plan's sources in the process that reads them."""
+    return tuple(open_source(spec) for spec in plan_sources)
+
+
+def describe_files(corpus: Corpus) -> tuple[CorpusFile, ...]:
+    """Name, size and content hash of each of the corpus's files; several are hashed at a time.
+
+    Raises:
+        CorpusError: if a file cannot be read.
+    """
+    with ThreadPoolExecutor() as threads:
+        return tuple(threads.map(_describe_file, corpus.sources))
+
+
+def _compare(before: CorpusFile, now: CorpusFile) -> Iterator[str]:
+    if before.size != now.size:
+        yield f"{now.name} had {before.size} bytes and has {now.size}"
+    elif before.digest != now.digest:
+        yield f"{now.name} has other content"
+
+
+def _describe_file(source: Source) -> CorpusFile:
+    path = Path(source.path)
+    digest = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(HASH_CHUNK):
+                digest.update(chunk)
+        return CorpusFile(source.name, path.stat().st_size, digest.hexdigest())
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+class _ShardBuilder:
+    """Collects consecutive records, of one or several sources, until a shard is full."""
+
+    def __init__(self, shard_documents: int):
+        self._limit = shard_documents
+        self._reset()
+
+    def _reset(self) -> None:
+        self._slices: list[Slice] = []
+        self._open: tuple[int, int] | None = None
+        self._weight = 0
+        self.records = 0
+        self._characters = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._weight >= self._limit
+
+    @property
+    def last_source(self) -> int | None:
+        return self._open[0] if self._open else None
+
+    def add(self, source: int, record: Record) -> None:
+        if self._open is None:
+            self._open = (source, record.position)
+        self.records += 1
+        self._characters += record.characters
+        self._weight += max(1, round(record.characters / DOCUMENT_CHARACTERS))
+
+    def end_source(self) -> None:
+        self._close(None)
+
+    def finish(self, number: int, stop: int | None) -> Shard:
+        self._close(stop)
+        shard = Shard(number, tuple(self._slices), self.records, self._characters)
+        self._reset()
+        return shard
+
+    def _close(self, stop: int | None) -> None:
+        if self._open is not None:
+            self._slices.append(Slice(*self._open, stop))
+            self._open = None
+
+
+class _IdHashes:
+    """64-bit hashes of all ids: 8 bytes a document, so that 24 million fit where their ids would not."""
+
+    def __init__(self) -> None:
+        self._chunks: list[np.ndarray] = []
+        self._recent: list[int] = []
+
+    def add(self, doc_id: str) -> None:
+        self._recent.append(_hash(doc_id))
+        if len(self._recent) == 100_000:
+            self._flush()
+
+    def repeated(self) -> np.ndarray:
+        self._flush()
+        ordered = np.sort(np.concatenate(self._chunks))
+        return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+    def _flush(self) -> None:
+        self._chunks.append(np.array(self._recent, dtype=np.uint64))
+        self._recent = []
+
+
+def _hash(doc_id: str) -> int:
+    return xxhash.xxh3_64_intdigest(doc_id.encode("utf-8", errors="surrogatepass"))
+
+
+def _raise_for_duplicate(sources: Sequence[Source], hashes: set[int]) -> None:
+    """Read the ids again to name both places; returns if it was only two ids with one hash."""
+    places: dict[str, str] = {}
+    for source in sources:
+        for record in source.scan(Counter()):
+            if _hash(record.doc_id) not in hashes:
+                continue
+            place = f"{source.name}, record {record.where}" if record.where else source.name
+            if record.doc_id in places:
+                raise CorpusError(
+                    f"The id {record.doc_id!r} occurs twice: {places[record.doc_id]} and {place}. "
+                    "Ids must be unique in a corpus; remove one, or choose another id field (corpus.id_field)."
+                )
+            places[record.doc_id] = place

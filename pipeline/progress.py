@@ -1,0 +1,170 @@
+"""What a build tells its user while it runs: bars on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10.0
+
+
+class BuildProgress:
+    """The moments of a build. Every method returns at once; these, the library's default, say nothing."""
+
+    def planned_records(self, count: int) -> None:
+        """So many records have been scanned."""
+
+    def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
+        """Workers begin: all shards, those done before, characters of each shard to do, and where they run."""
+
+    def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
+        """A shard was written: its documents, tokens fed and payload bytes."""
+
+    def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
+        """A shard failed; unless it was the last attempt it is tried again."""
+
+    def committed(self, shards: int) -> None:
+        """So many further shards are in the store."""
+
+    def stopping(self) -> None:
+        """A signal came: what is in hand is finished."""
+
+    def ended(self) -> None:
+        """The last worker is done."""
+
+
+@dataclass
+class _Totals:
+    """What has been done since the workers began."""
+
+    shards: int = 0
+    done: int = 0
+    characters: Mapping[int, int] = field(default_factory=dict)
+    characters_done: int = 0
+    documents: int = 0
+    tokens: int = 0
+    size: int = 0
+    failures: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, number: int, documents: int, tokens: int, size: int) -> None:
+        self.done += 1
+        self.characters_done += self.characters.get(number, 0)
+        self.documents += documents
+        self.tokens += tokens
+        self.size += size
+
+    @property
+    def rates(self) -> str:
+        elapsed = max(time.monotonic() - self.began, 1e-9)
+        failures = f" · {self.failures} failed tries" if self.failures else ""
+        return f"{self.documents:,} documents · {self.tokens / elapsed:,.0f} tokens/s · {decimal(self.size)}{failures}"
+
+    @property
+    def remaining_s(self) -> float | None:
+        todo = sum(self.characters.values()) - self.characters_done
+        if not self.characters_done:
+            return None
+        return (time.monotonic() - self.began) * todo / self.characters_done
+
+
+class LineProgress(BuildProgress):
+    """A line now and then, for logs."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._totals = _Totals()
+        self._last = time.monotonic()
+
+    def planned_records(self, count: int) -> None:
+        """Say so at most every ten seconds."""
+        if time.monotonic() - self._last >= LINE_SECONDS:
+            self._last = time.monotonic()
+            self._say(f"planning: {count:,} records read")
+
+    def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
+        """Say what begins."""
+        self._totals = _Totals(shards, done, characters)
+        self._say(f"compressing {shards - done:,} of {shards:,} shards in {where}")
+
+    def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
+        """Say so at most every ten seconds."""
+        self._totals.add(number, documents, tokens, size)
+        if time.monotonic() - self._last >= LINE_SECONDS:
+            self._last = time.monotonic()
+            remaining = self._totals.remaining_s
+            eta = f" · about {remaining:,.0f} s left" if remaining is not None else ""
+            self._say(f"{self._totals.done:,}/{self._totals.shards:,} shards · {self._totals.rates}{eta}")
+
+    def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
+        """Say what happened."""
+        self._totals.failures += 1
+        what = "given up" if final else "tried again"
+        self._say(f"shard {number} failed ({attempt}), {what}: {type(error).__name__}: {error}")
+
+    def stopping(self) -> None:
+        """Say what happens now."""
+        self._say("stopping: what is in hand is finished and committed; a second signal exits at once")
+
+    def ended(self) -> None:
+        """Say the totals."""
+        self._say(f"{self._totals.done:,}/{self._totals.shards:,} shards · {self._totals.rates}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{time.strftime('%H:%M:%S')} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+class BarProgress(BuildProgress):
+    """A live bar, for a terminal."""
+
+    def __init__(self, console: Console):
+        self._totals = _Totals()
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bars.add_task("planning", total=None, rates="")
+        self._bars.start()
+
+    def planned_records(self, count: int) -> None:
+        """Count the records."""
+        self._bars.update(self._task, completed=count, rates="records")
+
+    def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
+        """Begin the bar of shards."""
+        self._totals = _Totals(shards, done, characters)
+        self._bars.remove_task(self._task)
+        self._task = self._bars.add_task("shards", total=shards, completed=done, rates=where)
+
+    def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
+        """Move the bar."""
+        self._totals.add(number, documents, tokens, size)
+        self._bars.update(self._task, completed=self._totals.done, rates=self._totals.rates)
+
+    def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
+        """Say what happened, above the bar."""
+        self._totals.failures += 1
+        what = "given up" if final else "tried again"
+        self._console.print(f"shard {number} failed ({attempt}), {what}: {error}", style="yellow", markup=False)
+
+    def stopping(self) -> None:
+        """Say what happens now."""
+        self._bars.update(self._task, description="stopping (again to exit at once)")
+
+    def ended(self) -> None:
+        """Leave the bar as it stands."""
+        self._bars.stop()
+
+
+def progress_on(console: Console) -> BuildProgress:
+    """Bars on a terminal, lines elsewhere."""
+    return BarProgress(console) if console.is_terminal else LineProgress(console)

@@ -1,0 +1,150 @@
+"""Workers as Ray actors, on this machine or a cluster. The only file that imports ray."""
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from ..errors import InputError, PiscoIndexError
+from .plan import Shard
+from .pool import Outcome
+from .worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
+
+
+class NoWorkersError(InputError):
+    """The cluster has no room for a worker."""
+
+
+class WorkerDiedError(PiscoIndexError):
+    """A worker's process or node went away with its shards."""
+
+
+@dataclass
+class _Seat:
+    """A place for a worker: the actor in it, if one lives, and what it works on."""
+
+    actor: Any = None
+    running: dict[Any, Shard] = field(default_factory=dict)
+
+
+class RayPool:
+    """Ray actors, each a ``ShardWorker`` with a device of its own.
+
+    Args:
+        spec: what every worker needs. Checkpoint, corpus and store must be reachable from every node.
+        address: ``"local"`` starts Ray on this machine and ends it after; ``"auto"`` or an address joins a cluster.
+        workers: how many; None is one a GPU, or where the device is a CPU, one a node.
+
+    Raises:
+        NoWorkersError: if the cluster is not there, or cannot hold the workers asked for.
+    """
+
+    def __init__(self, spec: WorkerSpec, *, address: str = "local", workers: int | None = None):
+        self._started_ray = not ray.is_initialized()
+        if self._started_ray:
+            _join(address)
+        try:
+            self._on_gpu = spec.device != "cpu"
+            count, cpus = self._size(workers)
+            # Several workers on a machine share its cores; each keeps to its share.
+            self._spec = spec if self._on_gpu else replace(spec, threads=cpus)
+            actor_class: Any = ray.remote(ShardWorker)
+            self._remote = actor_class.options(
+                num_gpus=1 if self._on_gpu else 0,
+                num_cpus=0 if self._on_gpu else cpus,
+                max_restarts=0,
+                max_task_retries=0,
+                # One slot beside the shards', so that stop() is heard.
+                max_concurrency=DEPTH + 1,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cpus), "RAYON_NUM_THREADS": str(cpus)}},
+            )
+            self._seats = [_Seat() for _ in range(count)]
+        except BaseException:
+            self._leave()
+            raise
+        self.description = f"Ray ({address}), {count} worker{'s' if count > 1 else ''}"
+
+    @property
+    def capacity(self) -> int:
+        """Shards to keep submitted."""
+        return DEPTH * len(self._seats)
+
+    def submit(self, shard: Shard) -> None:
+        """Give a shard to the worker with the fewest; one that died is started again."""
+        seat = min(self._seats, key=lambda seat: len(seat.running))
+        if seat.actor is None:
+            seat.actor = self._remote.remote(self._spec)
+        seat.running[seat.actor.run.remote(shard)] = shard
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Outcomes that came in; a dead worker fails all its shards at once."""
+        running = [reference for seat in self._seats for reference in seat.running]
+        if not running:
+            return []
+        ready, _ = ray.wait(running, num_returns=1, timeout=timeout_s)
+        outcomes = []
+        for seat in self._seats:
+            for reference in [r for r in ready if r in seat.running]:
+                outcomes.append(self._collect(seat, reference))
+        return outcomes
+
+    def stop(self) -> None:
+        """Cancel shards that have not begun to compute."""
+        for seat in self._seats:
+            if seat.actor is not None:
+                seat.actor.stop.remote()
+
+    def __enter__(self) -> "RayPool":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for seat in self._seats:
+            if seat.actor is not None:
+                ray.kill(seat.actor)
+        self._leave()
+
+    def _collect(self, seat: _Seat, reference: Any) -> Outcome:
+        shard = seat.running.pop(reference)
+        try:
+            result: ShardResult = ray.get(reference)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            return Outcome(shard) if isinstance(cause, ShardCancelledError) else Outcome(shard, error=cause)
+        except RayError as error:
+            if isinstance(error, RayActorError):
+                seat.actor = None
+            return Outcome(shard, error=WorkerDiedError(f"the worker died: {str(error).splitlines()[0]}"))
+        return Outcome(shard, result)
+
+    def _size(self, workers: int | None) -> tuple[int, int]:
+        """Number of workers, and CPU cores for each."""
+        total = ray.cluster_resources()
+        gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        count = workers or (gpus if self._on_gpu else nodes)
+        room, kind = (gpus, "GPU") if self._on_gpu else (cpus, "CPU core")
+        if count < 1 or count > room:
+            raise NoWorkersError(
+                f"{count or 'No'} workers asked for, but the Ray cluster has {room} {kind}s on {nodes} nodes, one for "
+                "each worker at most. Give fewer --workers, or add nodes."
+            )
+        return count, max(1, cpus // count)
+
+    def _leave(self) -> None:
+        if self._started_ray:
+            ray.shutdown()
+
+
+def _join(address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's own choice from its next version on; said now, it also says nothing about it.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if address == "local":
+        options["include_dashboard"] = False
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise NoWorkersError(f"No Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,180 @@
+"""The worker: one shard from records to a written fragment. It knows no framework and commits nothing."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..configs import CompressionConfig
+from ..errors import CorpusError, PiscoIndexError
+from ..model.checkpoint import Checkpoint
+from ..model.compressor import Compressor
+from ..model.memory import Memory, Stage
+from ..model.passages import PassageTokenizer, TokenizedDocument
+from ..store import WrittenShard, codec_by_name, encode, memory_rows, text_hash, write_fragment
+from .corpus import Document
+from .plan import Shard, open_sources, read_shard
+
+# Shards a worker has in hand: one computing, one being prepared, one being written.
+DEPTH = 3
+
+
+class ShardCancelledError(PiscoIndexError):
+    """The worker was told to stop before it began to compute the shard."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """All that a worker needs, wherever it runs; plain values only.
+
+    Attributes:
+        checkpoint: the checkpoint's folder.
+        compression: how documents become passages.
+        stage: where memory is taken.
+        codec: name of the codec it is stored with.
+        keep: fields of the document that are stored beside it.
+        uri: of the store.
+        sources: the plan's sources.
+        device: where the compressor runs.
+        token_budget: most padded tokens in a batch; None is the device's default.
+        threads: CPU threads to compute with; None leaves torch's own number.
+    """
+
+    checkpoint: str
+    compression: CompressionConfig
+    stage: Stage
+    codec: str
+    keep: tuple[str, ...]
+    uri: str
+    sources: tuple[Mapping[str, Any], ...]
+    device: str
+    token_budget: int | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a worker reports of a shard: under 100 KB, the data are in the store's files.
+
+    Attributes:
+        written: for the commit.
+        compute_s: seconds in the compressor.
+    """
+
+    written: WrittenShard
+    compute_s: float
+
+
+class ShardWorker:
+    """Reads, tokenizes, compresses, encodes and writes shards; several at a time, computing one.
+
+    ``run`` is called from ``DEPTH`` threads, so that reading and writing overlap with computing.
+    """
+
+    def __init__(self, spec: WorkerSpec):
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        checkpoint = Checkpoint(spec.checkpoint)
+        self._spec = spec
+        self._sources = open_sources(spec.sources)
+        self._codec = codec_by_name(spec.codec)
+        self._tokenizer = passage_tokenizer(checkpoint, spec.compression)
+        self._compressor = Compressor.load(
+            checkpoint,
+            dtype=getattr(torch, spec.compression.dtype),
+            device=spec.device,
+            token_budget=spec.token_budget,
+        )
+        # One thread computes, always the same: torch keeps its thread pool and CUDA its stream by thread.
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._reading = threading.Lock()
+        self._stopping = threading.Event()
+
+    def run(self, shard: Shard) -> ShardResult:
+        """Do one shard; what it wrote is not visible until it is committed.
+
+        Raises:
+            CorpusError: if the corpus cannot be read as it was planned.
+            StoreError: if the store cannot be written.
+            ShardCancelledError: after ``stop``, unless computing had begun.
+        """
+        with self._reading:
+            self._continue_or_cancel(shard)
+            documents = list(read_shard(shard, self._sources))
+            self._require_planned(shard, documents)
+            tokenized = self._tokenize(documents)
+        memory, seconds = self._compute.submit(self._compress, shard, tokenized).result()
+        return ShardResult(self._write(shard, documents, tokenized, memory), seconds)
+
+    def stop(self) -> None:
+        """Cancel the shards that have not begun to compute."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """End the compute thread."""
+        self._compute.shutdown(cancel_futures=True)
+
+    def _continue_or_cancel(self, shard: Shard) -> None:
+        if self._stopping.is_set():
+            raise ShardCancelledError(f"shard {shard.number} was not begun")
+
+    def _require_planned(self, shard: Shard, documents: Sequence[Document]) -> None:
+        # Where records are cut into documents the plan does not know how many there will be.
+        cut = any(self._spec.sources[part.source]["passage_words"] for part in shard.slices)
+        if not cut and len(documents) != shard.records:
+            names = ", ".join(self._sources[part.source].name for part in shard.slices)
+            raise CorpusError(
+                f"Shard {shard.number} was planned with {shard.records} documents and {names} now has "
+                f"{len(documents)} there. The corpus changed while it was read: run the build again."
+            )
+
+    def _tokenize(self, documents: Sequence[Document]) -> list[TokenizedDocument]:
+        texts = [self._spec.compression.input_text(document.text, document.title) for document in documents]
+        return list(self._tokenizer.tokenize(texts))
+
+    def _compress(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> tuple[Memory, float]:
+        self._continue_or_cancel(shard)
+        began = time.perf_counter()
+        passages = [passage for document in tokenized for passage in document.passages]
+        return self._compressor.compress(passages, stage=self._spec.stage), time.perf_counter() - began
+
+    def _write(
+        self, shard: Shard, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
+    ) -> WrittenShard:
+        payloads = self._encode(documents, tokenized, memory)
+        keep, compression = self._spec.keep, self._spec.compression
+        rows = memory_rows(
+            doc_ids=[document.doc_id for document in documents],
+            tokens_total=[document.tokens_total for document in tokenized],
+            tokens_fed=[document.tokens_fed for document in tokenized],
+            payloads=list(payloads),
+            text_hashes=[text_hash(compression.input_text(d.text, d.title)) for d in documents],
+            errors=[None] * len(documents),
+            titles=[document.title for document in documents] if "title" in keep else None,
+            texts=[document.text for document in documents] if "text" in keep else None,
+        )
+        return write_fragment(self._spec.uri, shard.number, rows)
+
+    def _encode(
+        self, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
+    ) -> Iterator[bytes]:
+        values = memory.values.float().numpy()
+        start = 0
+        for document, tokens in zip(documents, tokenized, strict=True):
+            yield encode(document.doc_id, values[start : start + tokens.n_mem], self._codec)
+            start += tokens.n_mem
+
+
+def passage_tokenizer(checkpoint: Checkpoint, compression: CompressionConfig) -> PassageTokenizer:
+    """The tokenizer of a checkpoint's compressor, cutting as configured."""
+    return PassageTokenizer(
+        checkpoint.compressor_tokenizer,
+        rate=checkpoint.rate,
+        max_length=compression.max_length,
+        on_long=compression.on_long,
+        overlap=compression.overlap,
+    )

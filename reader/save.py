@@ -1,0 +1,40 @@
+"""Writing fetched memory to a file of named arrays."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from ..errors import InputError
+from ..model.memory import Memory
+
+SUFFIXES = (".npz", ".safetensors")
+
+
+def save_memory(memory: Memory, path: str | Path) -> None:
+    """Write one ``(n_mem, dim)`` array an id, named by it.
+
+    Args:
+        memory: as a reader fetched it.
+        path: ending in ``.npz`` or ``.safetensors``.
+
+    Raises:
+        InputError: for another ending, or an id given twice or not possible as a name in that format.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: the file's ending says its format; use one of {', '.join(SUFFIXES)}.")
+    arrays = {doc_id: values.numpy().astype(np.float32) for doc_id, values in zip(memory.doc_ids, memory, strict=True)}
+    if len(arrays) != len(memory.doc_ids):
+        raise InputError(f"{path}: an id was given twice; arrays are named by their ids.")
+    if path.suffix == ".npz":
+        # Not np.savez: ids would be its keyword arguments, and "file" is one already.
+        with zipfile.ZipFile(path, "w") as archive:
+            for doc_id, values in arrays.items():
+                with archive.open(f"{doc_id}.npy", "w") as member:
+                    np.lib.format.write_array(member, values)
+    elif "__metadata__" in arrays:
+        raise InputError(f"{path}: safetensors cannot name an array '__metadata__'; write .npz.")
+    else:
+        save_file(arrays, path)

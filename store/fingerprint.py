@@ -1,0 +1,69 @@
+"""The identity of everything that determines memory."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from ..errors import FingerprintMismatchError, StoreError
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Named components, each a short string: a hash of weights, a rate, a version.
+
+    Two memories may be mixed, and one decoder may eat both, exactly when their fingerprints are equal.
+    """
+
+    components: Mapping[str, str]
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits: BLAKE2b-128 of the components as canonical JSON."""
+        canonical = json.dumps(dict(self.components), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    def differences(self, other: Self) -> list[str]:
+        """One line ``key: mine | theirs`` for each component that differs, ``(absent)`` where one lacks it."""
+        keys = sorted(self.components.keys() | other.components.keys())
+        pairs = ((k, self.components.get(k, "(absent)"), other.components.get(k, "(absent)")) for k in keys)
+        return [f"{key}: {mine} | {theirs}" for key, mine, theirs in pairs if mine != theirs]
+
+    def require_equal(self, other: Self, what: str) -> None:
+        """Insist that ``other`` is the same.
+
+        Args:
+            other: the fingerprint to compare with, which ``what`` names in the message.
+            what: for example ``"the decoder checkpoint"``.
+
+        Raises:
+            FingerprintMismatchError: with both digests and every component that differs.
+        """
+        if lines := self.differences(other):
+            raise FingerprintMismatchError(
+                f"the store's memory has fingerprint {self.digest} but {what} has {other.digest}. "
+                f"They differ in {'; '.join(lines)}. Use what the store was built with, or build another store."
+            )
+
+    def to_json(self) -> str:
+        """The components as a JSON object."""
+        return json.dumps(dict(self.components), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what to_json wrote.
+
+        Raises:
+            StoreError: it is no JSON object of strings.
+        """
+        try:
+            components = json.loads(text)
+        except ValueError as error:
+            raise StoreError(f"a fingerprint is not JSON: {error}.") from None
+        if not isinstance(components, dict) or not all(isinstance(v, str) for v in components.values()):
+            raise StoreError("a fingerprint must be a JSON object of strings.")
+        return cls(components)

@@ -1,0 +1,61 @@
+"""One build at a time for a store in a folder."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import StoreError, StoreLockedError
+from .tables import local_folder, resolve_uri
+
+LOCK_NAME = ".build.lock"
+HOLDER_NAME = ".build.holder"
+
+
+@contextmanager
+def build_lock(uri: str | Path) -> Iterator[None]:
+    """Hold the right to build the store at ``uri``; its folder is made if need be.
+
+    The lock is the operating system's and ends with the process that holds it, however that dies, so none is ever
+    stale. The lock file itself stays. In an object store there is no lock: two builds of one store waste each other's
+    work, but each commit is a compare-and-swap, so every shard is still stored exactly once.
+
+    Raises:
+        StoreLockedError: another build holds it; names the process, host and time.
+        StoreError: the folder cannot be made.
+    """
+    folder = local_folder(resolve_uri(uri))
+    if folder is None:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the store's folder {folder}: {error}.") from error
+    # The holder is described in a file of its own, since some versions of filelock empty the lock file.
+    holder = folder / HOLDER_NAME
+    try:
+        lock = FileLock(folder / LOCK_NAME).acquire(blocking=False)
+    except Timeout:
+        raise StoreLockedError(f"the store at {folder} is being built by {_describe(holder)}.") from None
+    with lock:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+
+
+def _describe(holder: Path) -> str:
+    try:
+        found = json.loads(holder.read_text())
+        return f"process {found['pid']} on {found['host']} since {found['since']}"
+    except (OSError, ValueError, KeyError):
+        # It is taking the lock, or letting go of it, right now.
+        return "another process"

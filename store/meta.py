@@ -1,0 +1,83 @@
+"""What a store says of itself: kept as JSON in its assets."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import StoreError
+from .codecs import codec_by_name
+from .fingerprint import Fingerprint
+from .schema import FORMAT_VERSION, memory_schema
+
+Stage = Literal["hidden", "embedding"]
+
+
+class StoreMeta(BaseModel):
+    """The description that a store is created with and never changes.
+
+    Attributes:
+        fingerprint: identity of what made the memory.
+        stage: where memory is taken: ``"hidden"`` before the connector, ``"embedding"`` after it.
+        dim: width of the stored memory at that stage.
+        codec: name of the codec that new payloads use.
+        checkpoint: the checkpoint, described for people: its name, rate, maximum length and the like.
+        package_version: version of the package that created the store.
+        created_at: when, in UTC.
+        optional_columns: which of ``title`` and ``text`` the table ``memory`` has.
+        format_version: version of the on-disk format.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: Fingerprint
+    stage: Stage
+    dim: int = Field(gt=0)
+    codec: str
+    checkpoint: Mapping[str, Any]
+    package_version: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    optional_columns: tuple[str, ...] = ()
+    format_version: int = FORMAT_VERSION
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Check the names that other modules define.
+
+        Raises:
+            StoreError: for an unknown codec or optional column.
+        """
+        codec_by_name(self.codec)
+        memory_schema(self.optional_columns)
+
+    def to_json(self) -> bytes:
+        """JSON in UTF-8."""
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, origin: str) -> Self:
+        """Read what to_json wrote.
+
+        Args:
+            data: the JSON.
+            origin: which store it is of, for messages.
+
+        Raises:
+            StoreError: the store has a newer format, or the description is not valid.
+        """
+        try:
+            values = json.loads(data)
+            version = int(values["format_version"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{origin}: the store's description cannot be read: {error!r}.") from None
+        # Before anything else is looked at: a newer description may have other keys.
+        if version > FORMAT_VERSION:
+            raise StoreError(
+                f"{origin}: the store has format version {version}; this version of pisco-index reads up to "
+                f"{FORMAT_VERSION}. Install a newer pisco-index."
+            )
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise StoreError(f"{origin}: the store's description is not valid: {error}.") from None

@@ -1,0 +1,76 @@
+"""What the corpus tests share: writing a file, opening it, and reading it in pieces as shards do."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pisco_index.configs.corpus import CorpusConfig
+from pisco_index.errors import CorpusError
+from pisco_index.pipeline.corpus import open_corpus, open_source
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(name: str, data: bytes | str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return path
+
+    return write_file
+
+
+@pytest.fixture
+def sources():
+    """The sources of a path, with configuration keys."""
+    return lambda path, **config: open_corpus([path], CorpusConfig(**config)).sources
+
+
+@pytest.fixture
+def documents(sources):
+    """All documents of a path, each source scanned first, as a build does."""
+
+    def read(path, **config):
+        found = []
+        for source in sources(path, **config):
+            list(source.scan(Counter()))
+            found += source.read(0, None)
+        return found
+
+    return read
+
+
+@pytest.fixture
+def refusal(sources):
+    """The message with which a path is refused when it is opened and scanned."""
+
+    def message(path, **config) -> str:
+        with pytest.raises(CorpusError) as caught:
+            [list(source.scan(Counter())) for source in sources(path, **config)]
+        text = str(caught.value)
+        assert "\n" not in text, "a message is one paragraph"
+        return text
+
+    return message
+
+
+@pytest.fixture
+def read_in_shards():
+    """Read a scanned source from cuts between its records, in a given order, each shard after a trip through JSON."""
+
+    def read(source, cuts, order=None, reopen=True):
+        positions = [record.position for record in source.scan(Counter())]
+        assert positions == sorted(set(positions)), "positions rise strictly"
+        starts = sorted({0, *(cut % len(positions) for cut in cuts)}) if positions else [0]
+        bounds = [positions[start] if positions else 0 for start in starts]
+        shards = list(zip(bounds, [*bounds[1:], None], strict=True))
+        spec = json.loads(json.dumps(source.spec))
+        pieces = {}
+        for index in sorted(range(len(shards)), key=lambda shard: (order or range(len(shards)))[shard]):
+            reader = open_source(spec) if reopen else source
+            pieces[index] = list(reader.read(*shards[index]))
+        return [document for index in sorted(pieces) for document in pieces[index]]
+
+    return read

@@ -1,0 +1,43 @@
+"""docs/format.md is enough to write a reader: the one it shows reads what this package writes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pisco_index.store import CODECS, commit, write_fragment
+from pisco_index.store.payload import HEADER_BYTES
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
+
+
+@pytest.fixture
+def reader():
+    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    names = {}
+    exec(compile(code, str(DOCUMENT), "exec"), names)
+    return names
+
+
+def test_its_reader_reads_a_store(reader, store, rows_of, memory_of):
+    ids = [f"doc-{i}" for i in range(40)]
+    commit(store, [write_fragment(store.uri, 0, rows_of([*ids, "bad"], failed={"bad"}))])
+    meta, memory = reader["read_store"](store.uri)
+    assert (meta["format_version"], meta["stage"], meta["dim"]) == (1, "hidden", 8)
+    assert list(memory) == ids
+    for doc_id, values in memory.items():
+        np.testing.assert_array_equal(values, memory_of(doc_id))
+
+
+def test_its_reader_reads_the_golden_store(reader):
+    _, memory = reader["read_store"](str(Path(__file__).parent / "golden" / "v1" / "store"))
+    assert sorted(memory) == ["Zürich 日本", "empty", "half", "plain"]
+    assert memory["plain"][0, 0] == np.float32(0.1)
+
+
+def test_it_lists_every_codec():
+    text = DOCUMENT.read_text()
+    assert f"header of {HEADER_BYTES} bytes" in text
+    for codec in CODECS:
+        assert f"| {codec.codec_id} | `{codec.name}` |" in text
