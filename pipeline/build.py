@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,6 @@ class BuildReport:
         shards: of the plan.
         done_before: shards that an earlier run had committed.
         committed: shards that this run committed.
-        failed: shards given up.
         dropped: records left out on purpose, by reason.
         seconds: the run took.
     """
@@ -58,7 +57,6 @@ class BuildReport:
     shards: int
     done_before: int
     committed: int
-    failed: tuple[FailedShard, ...]
     dropped: Mapping[str, int]
     seconds: float
 
@@ -129,45 +127,11 @@ def build(
         BuildIncompleteError: shards were given up; the rest is committed.
         BuildInterruptedError: a signal came; what was finished is committed.
     """
-    began = time.monotonic()
     progress = progress or BuildProgress()
-    job = prepare(corpus, checkpoint, out, config or BuildConfig())
-    with ExitStack() as stack:
-        store, plan = _open_or_create(job, stack, progress)
-        done = done_shards(store)
-        todo = [shard for shard in plan.shards if shard.number not in done]
-        failed: Sequence[FailedShard] = ()
-        interrupted = False
-        if todo:
-            with _open_pool(job, plan) as pool, Interrupt() as interrupt:
-                characters = {shard.number: shard.characters for shard in todo}
-                progress.started(len(plan.shards), len(done), characters, pool.description)
-                try:
-                    failed = Driver(store, pool, job.config.run, progress).drive(todo, interrupt)
-                finally:
-                    progress.ended()
-                interrupted = interrupt.requested
-        else:
-            progress.ended()
-        # Under the lock, with no worker left: what nobody refers to is what killed workers left behind.
-        if _is_local(job.uri):
-            remove_orphans(store)
-        committed = len(done_shards(store)) - len(done)
-    report = BuildReport(
-        job.uri, len(plan.shards), len(done), committed, tuple(failed), plan.dropped, time.monotonic() - began
-    )
-    if interrupted and len(done) + committed < len(plan.shards):
-        raise BuildInterruptedError(
-            f"Stopped with {len(done) + committed} of {len(plan.shards)} shards committed to {job.uri}. "
-            "Run the same command again to go on."
-        )
-    if failed:
-        raise BuildIncompleteError(
-            f"{len(failed)} of {len(plan.shards)} shards failed {job.config.run.attempts} times and are not in "
-            f"{job.uri}; the first, shard {failed[0].number}: {failed[0].error}. All others are committed; run the "
-            "same command again to retry."
-        )
-    return report
+    try:
+        return _build(prepare(corpus, checkpoint, out, config or BuildConfig()), progress)
+    finally:
+        progress.ended()
 
 
 def dry_run(
@@ -183,9 +147,9 @@ def dry_run(
     Raises:
         InputError: as ``build`` would.
     """
-    job = prepare(corpus, checkpoint, out, config or BuildConfig())
     progress = progress or BuildProgress()
     try:
+        job = prepare(corpus, checkpoint, out, config or BuildConfig())
         plan = _resumed(job, Store.open(job.uri)) if Store.exists(job.uri) else _plan(job, progress)
     finally:
         progress.ended()
@@ -219,6 +183,38 @@ def prepare(paths: Sequence[str | Path], checkpoint: str | Path, out: str | Path
     if not Store.exists(uri):
         Store.require_free(uri)
     return Job(tuple(map(str, paths)), opened, uri, config, stage, choose_device(config.run.device))
+
+
+def _build(job: Job, progress: BuildProgress) -> BuildReport:
+    began = time.monotonic()
+    failed: Sequence[FailedShard] = ()
+    interrupted = False
+    with ExitStack() as stack:
+        store, plan = _open_or_create(job, stack, progress)
+        done = done_shards(store)
+        todo = [shard for shard in plan.shards if shard.number not in done]
+        if todo:
+            with _open_pool(job, plan) as pool, Interrupt() as interrupt:
+                characters = {shard.number: shard.characters for shard in todo}
+                progress.started(len(plan.shards), len(done), characters, pool.description)
+                failed = Driver(store, pool, job.config.run, progress).drive(todo, interrupt)
+                interrupted = interrupt.requested
+            # Under the lock, with no worker left: what nobody refers to is what killed workers left behind.
+            if _is_local(job.uri):
+                remove_orphans(store)
+        done_now = len(done_shards(store))
+    planned = len(plan.shards)
+    if interrupted and done_now < planned:
+        raise BuildInterruptedError(
+            f"Stopped with {done_now} of {planned} shards committed to {job.uri}. Run the same command again to go on."
+        )
+    if failed:
+        raise BuildIncompleteError(
+            f"{len(failed)} of {planned} shards failed {job.config.run.attempts} times and are not in "
+            f"{job.uri}; the first, shard {failed[0].number}: {failed[0].error}. All others are committed; run the "
+            "same command again to retry."
+        )
+    return BuildReport(job.uri, planned, len(done), done_now - len(done), plan.dropped, time.monotonic() - began)
 
 
 def _open_or_create(job: Job, stack: ExitStack, progress: BuildProgress) -> tuple[Store, Plan]:
@@ -276,13 +272,14 @@ def _resumed(job: Job, store: Store) -> Plan:
 def _open_pool(job: Job, plan: Plan) -> Pool:
     run, spec = job.config.run, job.worker_spec(plan)
     several = run.workers is not None and run.workers > 1
-    gpus = torch.cuda.device_count() if job.device == "cuda" else 0
-    if run.ray is None and not several and gpus <= 1:
+    every_gpu = run.workers is None and job.device == "cuda" and torch.cuda.device_count() > 1
+    if run.ray is None and not several and not every_gpu:
         return InProcessPool(spec)
     # Imported here: a build in this process needs no Ray and does not wait for it.
     from .ray_pool import RayPool
 
-    return RayPool(spec, address=run.ray or "local", workers=run.workers)
+    # The cluster's devices count, not this machine's.
+    return RayPool(replace(spec, device=run.device), address=run.ray or "local", workers=run.workers)
 
 
 def _is_local(uri: str) -> bool:

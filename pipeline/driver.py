@@ -60,7 +60,7 @@ class Driver:
         """
         self._queue.extend(shards)
         stopping = False
-        while self._queue or self._in_flight:
+        while self._queue or self._in_flight or self._written:
             if not stopping and (interrupt.requested or self._fatal):
                 stopping = True
                 self._queue.clear()
@@ -76,7 +76,6 @@ class Driver:
             if stopping:
                 # A shard that failed while draining is left to the next build.
                 self._queue.clear()
-        self._commit()
         if self._fatal:
             raise self._fatal
         return tuple(self._failed)
@@ -109,9 +108,9 @@ class Driver:
 
     def _is_commit_due(self) -> bool:
         waited = time.monotonic() - self._last_commit
-        return len(self._written) >= self._run.commit_shards or (
-            bool(self._written) and waited >= self._run.commit_seconds
-        )
+        idle = not self._queue and not self._in_flight
+        enough = len(self._written) >= self._run.commit_shards or waited >= self._run.commit_seconds
+        return bool(self._written) and (enough or idle)
 
     def _commit(self) -> None:
         self._last_commit = time.monotonic()

@@ -17,8 +17,9 @@ from .worker import passage_tokenizer
 SAMPLE_SHARDS = 8
 SAMPLE_DOCUMENTS = 32
 
-# Id, counts, hash and headers of a row beside its vectors: measured, 100 bytes with a short title.
-ROW_BYTES = 100
+# What a row takes beside its vectors (id, counts, hash, headers, a short title) and a shard's file beside its rows.
+ROW_BYTES = 80
+SHARD_BYTES = 5_500
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def estimate(
         documents=documents,
         tokens=round(sum(document.tokens_total for document in tokenized) * scale),
         memory_tokens=round(memory_tokens * scale),
-        store_bytes=round((memory_tokens * vector_bytes + ROW_BYTES * len(texts)) * scale),
+        store_bytes=round((memory_tokens * vector_bytes + ROW_BYTES * len(texts)) * scale)
+        + SHARD_BYTES * len(plan.shards),
         device=device,
         workers=workers,
         passages_per_s=speed,

@@ -111,7 +111,8 @@ class LineProgress(BuildProgress):
 
     def ended(self) -> None:
         """Say the totals."""
-        self._say(f"{self._totals.done:,}/{self._totals.shards:,} shards · {self._totals.rates}")
+        if self._totals.shards:
+            self._say(f"{self._totals.done:,}/{self._totals.shards:,} shards · {self._totals.rates}")
 
     def _say(self, text: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}", highlight=False, markup=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Workers as Ray actors, on this machine or a cluster. The only file that imports ray."""
 
 import os
+import socket
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,13 +13,29 @@ from .plan import Shard
 from .pool import Outcome
 from .worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
 
+CONNECT_S = 10.0
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+
 
 class NoWorkersError(InputError):
     """The cluster has no room for a worker."""
 
 
+class WorkerStartError(InputError):
+    """A worker cannot open what it is given: checkpoint, corpus or device are not there on its node."""
+
+
 class WorkerDiedError(PiscoIndexError):
     """A worker's process or node went away with its shards."""
+
+
+@dataclass(frozen=True)
+class _Seats:
+    """How many workers, and what each takes of a node."""
+
+    count: int
+    gpus: int
+    cpus: int
 
 
 @dataclass
@@ -46,25 +63,23 @@ class RayPool:
         if self._started_ray:
             _join(address)
         try:
-            self._on_gpu = spec.device != "cpu"
-            count, cpus = self._size(workers)
-            # Several workers on a machine share its cores; each keeps to its share.
-            self._spec = spec if self._on_gpu else replace(spec, threads=cpus)
+            seats = _size(spec.device, workers)
+            self._spec = replace(spec, device="cuda" if seats.gpus else "cpu", threads=seats.cpus or None)
             actor_class: Any = ray.remote(ShardWorker)
             self._remote = actor_class.options(
-                num_gpus=1 if self._on_gpu else 0,
-                num_cpus=0 if self._on_gpu else cpus,
+                num_gpus=seats.gpus,
+                num_cpus=seats.cpus,
                 max_restarts=0,
                 max_task_retries=0,
                 # One slot beside the shards', so that stop() is heard.
                 max_concurrency=DEPTH + 1,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cpus), "RAYON_NUM_THREADS": str(cpus)}},
+                runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, str(seats.cpus))} if seats.cpus else {},
             )
-            self._seats = [_Seat() for _ in range(count)]
+            self._seats = [_Seat() for _ in range(seats.count)]
         except BaseException:
             self._leave()
             raise
-        self.description = f"Ray ({address}), {count} worker{'s' if count > 1 else ''}"
+        self.description = f"Ray ({address}), {seats.count} worker{'s' if seats.count > 1 else ''}"
 
     @property
     def capacity(self) -> int:
@@ -115,32 +130,41 @@ class RayPool:
         except RayError as error:
             if isinstance(error, RayActorError):
                 seat.actor = None
+                if error.actor_init_failed:
+                    return Outcome(shard, error=WorkerStartError(f"A worker could not start: {_last_line(error)}"))
             return Outcome(shard, error=WorkerDiedError(f"the worker died: {str(error).splitlines()[0]}"))
         return Outcome(shard, result)
-
-    def _size(self, workers: int | None) -> tuple[int, int]:
-        """Number of workers, and CPU cores for each."""
-        total = ray.cluster_resources()
-        gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        count = workers or (gpus if self._on_gpu else nodes)
-        room, kind = (gpus, "GPU") if self._on_gpu else (cpus, "CPU core")
-        if count < 1 or count > room:
-            raise NoWorkersError(
-                f"{count or 'No'} workers asked for, but the Ray cluster has {room} {kind}s on {nodes} nodes, one for "
-                "each worker at most. Give fewer --workers, or add nodes."
-            )
-        return count, max(1, cpus // count)
 
     def _leave(self) -> None:
         if self._started_ray:
             ray.shutdown()
 
 
+def _size(device: str, workers: int | None) -> _Seats:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if device.startswith("cuda") or (device == "auto" and gpus):
+        # Its threads read, tokenize and write in bursts: cores are not what places a worker.
+        seats, room, kind = _Seats(workers or gpus, 1, 0), gpus, "GPU"
+    else:
+        cores = [int(node.get("CPU", 0)) for node in nodes]
+        count = workers or sum(map(bool, cores))
+        # The largest share of a node's cores that still leaves a place for every worker.
+        shares = (share for share in range(max(cores, default=0), 0, -1) if sum(c // share for c in cores) >= count)
+        seats, room, kind = _Seats(count, 0, next(shares, 0)), sum(cores), "CPU core"
+    if not 0 < seats.count <= room:
+        raise NoWorkersError(
+            f"{seats.count or 'No'} workers asked for, but the Ray cluster's {len(nodes)} nodes have {room} {kind}s, "
+            "one for each worker at least. Give fewer --workers, or add nodes."
+        )
+    return seats
+
+
 def _join(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own choice from its next version on; said now, it also says nothing about it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _require_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == "local":
         options["include_dashboard"] = False
@@ -148,3 +172,18 @@ def _join(address: str) -> None:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise NoWorkersError(f"No Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
+
+
+def _require_reachable(address: str) -> None:
+    """Ray tries an address for minutes before it says that nobody is there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise NoWorkersError(f"No Ray cluster at {address!r}: {error.strerror or error}.") from error
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,309 @@
+"""A build from beginning to end, in this process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lancedb
+import numpy as np
+import pytest
+import torch
+
+from pisco_index import (
+    BuildIncompleteError,
+    BuildInterruptedError,
+    Checkpoint,
+    Compressor,
+    CorpusError,
+    FingerprintMismatchError,
+    InputError,
+    PassageTokenizer,
+    PlanMismatchError,
+    Reader,
+    StoreError,
+    StoreLockedError,
+    build,
+    build_status,
+    dry_run,
+    new_tiny_checkpoint,
+)
+from pisco_index.pipeline.worker import ShardWorker
+from pisco_index.store import build_lock
+
+ENWIKI = Path(__file__).parents[3] / "shared" / "data" / "enwiki-sample.xml.bz2"
+ORACLE = Path(__file__).parents[3] / "shared" / "oracle" / "ckpt"
+
+
+def rows(uri):
+    """All rows of a store, by id, as plain lancedb reads them."""
+    table = lancedb.connect(str(uri)).open_table("memory").to_arrow()
+    return {row["doc_id"]: row for row in table.to_pylist()}
+
+
+def test_memory_in_the_store_is_what_the_compressor_computes(checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus()
+    build([corpus], checkpoint, tmp_path / "store", small())
+    opened = Checkpoint(checkpoint)
+    tokenizer = PassageTokenizer(opened.compressor_tokenizer, rate=8, max_length=64)
+    compressor = Compressor.load(opened, dtype=torch.float32)
+    records = [json.loads(line) for line in corpus.read_text().splitlines()]
+    with Reader(tmp_path / "store") as reader:
+        memory = reader.fetch([record["id"] for record in records])
+        assert len(reader) == len(records)
+    texts = [f"{record['title']}\n{record['text']}" for record in records]
+    for tokenized, stored in zip(tokenizer.tokenize(texts), memory, strict=True):
+        expected = compressor.compress(tokenized.passages).values
+        assert stored.shape == expected.shape
+        torch.testing.assert_close(stored, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["hidden", "embedding"])
+@pytest.mark.parametrize("codec", ["bf16", "fp32"])
+def test_stage_and_codec(checkpoint, make_corpus, small, tmp_path, stage, codec):
+    config = small(store={"stage": stage, "codec": codec}, compression={"dtype": "bfloat16"})
+    build([make_corpus(9)], checkpoint, tmp_path / "store", config)
+    with Reader(tmp_path / "store") as reader:
+        memory = reader.fetch(["doc-3", "doc-1"])
+        embeddings = reader.connector.connect(memory)
+    assert memory.stage == stage
+    assert memory.dim == (64 if stage == "hidden" else 96)
+    assert embeddings.dim == 96
+    assert memory.doc_ids == ("doc-3", "doc-1")
+    # The compressor computed in bf16, so bf16 loses nothing.
+    torch.testing.assert_close(memory.values, memory.values.bfloat16().float(), rtol=0, atol=0)
+
+
+def test_long_documents_are_chunked_or_truncated(checkpoint, tmp_path, small):
+    corpus = tmp_path / "long.jsonl"
+    corpus.write_text(json.dumps({"id": "long", "text": "the city and the river " * 50}) + "\n")
+    for rule in ("chunk", "truncate"):
+        build([corpus], checkpoint, tmp_path / rule, small(compression={"on_long": rule}))
+    chunked, truncated = rows(tmp_path / "chunk")["long"], rows(tmp_path / "truncate")["long"]
+    assert chunked["tokens_fed"] == chunked["tokens_total"] == truncated["tokens_total"]
+    assert truncated["tokens_fed"] == 64
+    assert truncated["n_mem"] == 64 // 8 + 1
+    assert chunked["n_mem"] > truncated["n_mem"]
+
+
+def test_a_second_run_has_nothing_to_do(checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus()
+    first = build([corpus], checkpoint, tmp_path / "store", small())
+    version = Reader(tmp_path / "store").version
+    second = build([corpus], checkpoint, tmp_path / "store", small())
+    assert (first.committed, first.done_before) == (first.shards, 0)
+    assert (second.committed, second.done_before) == (0, first.shards)
+    assert Reader(tmp_path / "store").version == version
+
+
+def test_a_build_that_failed_half_way_resumes_to_the_same_store(checkpoint, make_corpus, small, tmp_path, monkeypatch):
+    corpus = make_corpus()
+    build([corpus], checkpoint, tmp_path / "whole", small())
+    run = ShardWorker.run
+
+    def fail_on_odd_shards(self, shard):
+        if shard.number % 2:
+            raise RuntimeError("no luck")
+        return run(self, shard)
+
+    monkeypatch.setattr(ShardWorker, "run", fail_on_odd_shards)
+    with pytest.raises(BuildIncompleteError, match=r"of 5 shards failed 3 times .* RuntimeError: no luck"):
+        build([corpus], checkpoint, tmp_path / "store", small())
+    assert build_status(tmp_path / "store").shards_missing == (1, 3)
+    monkeypatch.undo()
+    report = build([corpus], checkpoint, tmp_path / "store", small())
+    assert (report.done_before, report.committed) == (3, 2)
+    assert rows(tmp_path / "store") == rows(tmp_path / "whole")
+    assert build_status(tmp_path / "store").is_complete
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "pisco_index.cli", *map(str, arguments)]
+
+
+def build_arguments(corpus, checkpoint, out):
+    return ["build", corpus, "-k", checkpoint, "-o", out, "--shard-documents", "4", "--dtype", "float32"]
+
+
+def committed_shards(uri):
+    try:
+        return build_status(uri).store.shards_done
+    except StoreError:
+        return 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_build_resumes_to_the_same_store(checkpoint, make_corpus, tmp_path, number):
+    corpus = make_corpus(1500)
+    arguments = build_arguments(corpus, checkpoint, tmp_path / "store")
+    slow = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=slow)
+    while committed_shards(tmp_path / "store") < 32:
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.02)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    status = build_status(tmp_path / "store")
+    assert not status.is_complete
+    if number == signal.SIGKILL:
+        assert running.returncode == -signal.SIGKILL
+    else:
+        assert running.returncode == BuildInterruptedError.exit_code
+        assert "Run the same command again to go on" in errors
+    subprocess.run(command(*arguments), check=True, capture_output=True)
+    subprocess.run(command(*build_arguments(corpus, checkpoint, tmp_path / "whole")), check=True, capture_output=True)
+    assert rows(tmp_path / "store") == rows(tmp_path / "whole")
+    # What the killed process had written and not committed is gone.
+    table = lancedb.connect(str(tmp_path / "store")).open_table("memory").to_lance()
+    named = {file.path for fragment in table.get_fragments() for file in fragment.metadata.files}
+    assert {path.name for path in (tmp_path / "store" / "memory.lance" / "data").iterdir()} == named
+
+
+class TestRefusals:
+    def test_another_compression(self, checkpoint, make_corpus, small, tmp_path):
+        corpus = make_corpus(9)
+        build([corpus], checkpoint, tmp_path / "store", small())
+        with pytest.raises(FingerprintMismatchError, match=r"max_length: 64 \| 32"):
+            build([corpus], checkpoint, tmp_path / "store", small(compression={"max_length": 32}))
+
+    def test_another_checkpoint(self, checkpoint, make_corpus, small, tmp_path):
+        corpus = make_corpus(9)
+        build([corpus], checkpoint, tmp_path / "store", small())
+        other = new_tiny_checkpoint(tmp_path / "other", rate=8, seed=1).path
+        with pytest.raises(FingerprintMismatchError, match="compressor"):
+            build([corpus], other, tmp_path / "store", small())
+
+    def test_another_codec(self, checkpoint, make_corpus, small, tmp_path):
+        corpus = make_corpus(9)
+        build([corpus], checkpoint, tmp_path / "store", small())
+        with pytest.raises(StoreError, match="codec 'fp32', not 'bf16'"):
+            build([corpus], checkpoint, tmp_path / "store", small(store={"codec": "bf16"}))
+
+    def test_a_corpus_that_changed(self, checkpoint, make_corpus, small, tmp_path):
+        build([make_corpus(9)], checkpoint, tmp_path / "store", small())
+        with pytest.raises(PlanMismatchError, match=r"corpus\.jsonl had"):
+            build([make_corpus(10)], checkpoint, tmp_path / "store", small())
+
+    def test_a_folder_with_something_else(self, checkpoint, make_corpus, small, tmp_path):
+        folder = tmp_path / "mine"
+        folder.mkdir()
+        (folder / "thesis.tex").write_text("do not lose me")
+        with pytest.raises(StoreError, match=r"thesis\.tex"):
+            build([make_corpus(9)], checkpoint, folder, small())
+        assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+    def test_a_bad_corpus_leaves_no_trace(self, checkpoint, small, tmp_path):
+        corpus = tmp_path / "broken.jsonl"
+        corpus.write_text('{"id": "a", "text": "fine"}\n{"id": "b", "text": \n')
+        with pytest.raises(CorpusError, match=r"broken\.jsonl, line 2"):
+            build([corpus], checkpoint, tmp_path / "store", small())
+        assert not (tmp_path / "store").exists()
+
+    def test_a_store_another_build_is_writing(self, checkpoint, make_corpus, small, tmp_path):
+        corpus = make_corpus(9)
+        build([corpus], checkpoint, tmp_path / "store", small())
+        holder = f"""
+import sys
+from pisco_index.store import build_lock
+with build_lock({str(tmp_path / "store")!r}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+        with subprocess.Popen(
+            [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(StoreLockedError, match=f"{other.pid}"):
+                build([corpus], checkpoint, tmp_path / "store", small())
+            other.communicate("")
+        build([corpus], checkpoint, tmp_path / "store", small())
+
+    def test_a_corpus_that_shrinks_while_it_is_read(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
+        corpus = make_corpus(40)
+        init = ShardWorker.__init__
+
+        def shrink_first(self, spec):
+            lines = corpus.read_text().splitlines(keepends=True)
+            corpus.write_text("".join(lines[:20]))
+            init(self, spec)
+
+        monkeypatch.setattr(ShardWorker, "__init__", shrink_first)
+        with pytest.raises(InputError):
+            build([corpus], checkpoint, tmp_path / "store", small())
+
+    def test_a_full_disk(self, checkpoint, make_corpus, small, tmp_path):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+        if mounted.returncode:
+            pytest.skip("no right to mount a small file system")
+        try:
+            corpus = make_corpus(600)
+            with pytest.raises(StoreError, match="disk is full"):
+                build([corpus], checkpoint, disk / "store", small(run={"shard_documents": 40}))
+            done = build_status(disk / "store").store.shards_done
+            subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+            report = build([corpus], checkpoint, disk / "store", small(run={"shard_documents": 40}))
+            assert report.done_before == done
+            assert build_status(disk / "store").store.documents == 600
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
+
+def test_a_lock_is_free_after_its_build(checkpoint, make_corpus, small, tmp_path):
+    build([make_corpus(9)], checkpoint, tmp_path / "store", small())
+    with build_lock(tmp_path / "store"):
+        pass
+
+
+def test_a_dry_run_estimates_and_writes_nothing(checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus(200)
+    estimate = dry_run([corpus], checkpoint, tmp_path / "store", small())
+    assert not (tmp_path / "store").exists()
+    build([corpus], checkpoint, tmp_path / "store", small())
+    store = build_status(tmp_path / "store").store
+    assert estimate.records == estimate.documents == store.documents == 200
+    assert estimate.tokens == pytest.approx(store.tokens_total, rel=0.15)
+    assert estimate.memory_tokens == pytest.approx(store.n_mem, rel=0.15)
+    assert estimate.store_bytes == pytest.approx(store.table_bytes, rel=0.15)
+    assert estimate.seconds > 0
+
+
+def test_text_is_kept_on_request(checkpoint, make_corpus, small, tmp_path):
+    build([make_corpus(3)], checkpoint, tmp_path / "store", small(store={"keep": ["title", "text"]}))
+    row = rows(tmp_path / "store")["doc-2"]
+    assert row["title"] == "Title 2"
+    assert row["text"].startswith("Document 2 is about")
+
+
+def test_shards_without_documents_are_done_too(checkpoint, small, tmp_path):
+    dump = tmp_path / "dump.xml"
+    page = "<page><title>{0}</title><ns>0</ns><id>{0}</id><revision><id>1</id><text>{1}</text></revision></page>"
+    pages = [page.format(n, "{{template only}}" if n < 6 else "Some prose.") for n in range(1, 9)]
+    dump.write_text(
+        '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo><namespaces><namespace key="0"/>'
+        "</namespaces></siteinfo>" + "".join(pages) + "</mediawiki>"
+    )
+    config = small(run={"shard_documents": 2})
+    build([dump], checkpoint, tmp_path / "store", config)
+    assert sorted(rows(tmp_path / "store")) == ["6#0", "7#0", "8#0"]
+    assert build_status(tmp_path / "store").is_complete
+    assert build([dump], checkpoint, tmp_path / "store", config).committed == 0
+
+
+@pytest.mark.skipif(not ENWIKI.is_file(), reason="the real dump (../shared/data) is not here")
+def test_a_real_wikipedia_dump(tmp_path, small):
+    build([ENWIKI], ORACLE, tmp_path / "store", small(run={"shard_documents": 2000, "commit_shards": 16}))
+    status = build_status(tmp_path / "store")
+    assert status.records == 106
+    assert status.dropped["redirect"] == 100
+    assert status.store.documents > 4000
+    assert status.store.tokens_fed == status.store.tokens_total
+    with Reader(tmp_path / "store") as reader:
+        ids = list(reader.ids())
+        memory = reader.fetch(ids[:50])
+    assert memory.doc_ids == tuple(ids[:50])
+    assert np.isfinite(memory.values.numpy()).all()
