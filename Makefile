@@ -47,5 +47,8 @@ bench: install  ## Run the benchmarks at a size for this machine
 	$(BIN)/python benchmarks/compress.py
 	$(BIN)/python benchmarks/build.py
 
+docs: $(DEV_STAMP)  ## Check the documentation against the code
+	$(BIN)/python -m pytest tests/test_docs.py
+
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo-index

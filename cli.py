@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from .configs import load_config, presets
+from .configs import BuildConfig, load_config, presets
 from .errors import BuildInterruptedError, PiscoIndexError
 
 out = Console()
@@ -48,10 +48,25 @@ checkpoint_app = typer.Typer(no_args_is_help=True, help="Make and inspect checkp
 app.add_typer(checkpoint_app, name="checkpoint")
 
 
+Format = StrEnum("Format", ["auto", "jsonl", "json", "parquet", "arrow", "tsv", "mediawiki"])
 Codec = StrEnum("Codec", ["bf16", "fp32"])
 StageChoice = StrEnum("StageChoice", ["auto", "hidden", "embedding"])
 OnLong = StrEnum("OnLong", ["chunk", "truncate"])
 Dtype = StrEnum("Dtype", ["bfloat16", "float32"])
+Keep = StrEnum("Keep", {"TITLE": "title", "TEXT": "text", "NOTHING": "nothing"})
+
+
+def _key(section: str, key: str, *names: str, metavar: str | None = None) -> Any:
+    """An option for a configuration key, with the key's own description and default."""
+    model: Any = BuildConfig.model_fields[section].annotation
+    field = model.model_fields[key]
+    default = "" if field.default is None else f" Default: {_shown(field.default)}."
+    return typer.Option(*names, metavar=metavar, show_default=False, help=f"{field.description}{default}")
+
+
+def _shown(default: Any) -> str:
+    return ", ".join(default) if isinstance(default, tuple) else repr(default) if "\n" in str(default) else str(default)
+
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="The store: a folder, or an object-store URI.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -60,40 +75,31 @@ CheckpointOption = Annotated[Path, typer.Option("--checkpoint", "-k", help="Chec
 
 @app.command(name="build")
 def build_command(
-    corpus: Annotated[list[Path], typer.Argument(metavar="CORPUS...", help="Corpus files or folders.")],
+    corpus: Annotated[list[Path], typer.Argument(metavar="CORPUS", help="Corpus files or folders.")],
     checkpoint: CheckpointOption,
     to: Annotated[str, typer.Option("--out", "-o", metavar="URI", help="The store to make or to go on with.")],
     config: Annotated[
         str | None,
         typer.Option("--config", "--preset", "-c", help="A preset's name (see: pisco-index presets) or a YAML file."),
     ] = None,
-    stage: Annotated[
-        StageChoice | None, typer.Option(help="Store memory before the connector (hidden) or after it (embedding).")
-    ] = None,
-    codec: Annotated[Codec | None, typer.Option(help="How vectors are stored; fp32 is for tests.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Most tokens of a passage.")] = None,
-    on_long: Annotated[
-        OnLong | None, typer.Option(help="Cut a longer document into passages, or keep its beginning.")
-    ] = None,
-    overlap: Annotated[int | None, typer.Option(help="Tokens a chunk repeats from the one before.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="The compressor's arithmetic.")] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Field to store beside memory: title, text. Repeatable.")
-    ] = None,
-    corpus_format: Annotated[str | None, typer.Option("--format", help="Corpus format, if not recognised.")] = None,
-    id_field: Annotated[str | None, typer.Option(help="Field with the document id.")] = None,
-    text_field: Annotated[str | None, typer.Option(help="Field with the text.")] = None,
-    title_field: Annotated[str | None, typer.Option(help="Field with the title.")] = None,
-    passage_words: Annotated[
-        int | None, typer.Option(help="Cut texts into documents of this many words, ID#0, ID#1, …")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: a GPU where there is one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Compressing processes; more than one run on Ray.")] = None,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Run on Ray: local, auto, or a cluster's address.")
-    ] = None,
-    token_budget: Annotated[int | None, typer.Option(help="Most padded tokens in a batch.")] = None,
-    shard_documents: Annotated[int | None, typer.Option(help="Documents in a shard.")] = None,
+    stage: Annotated[StageChoice | None, _key("store", "stage")] = None,
+    codec: Annotated[Codec | None, _key("store", "codec")] = None,
+    keep: Annotated[list[Keep] | None, _key("store", "keep")] = None,
+    max_length: Annotated[int | None, _key("compression", "max_length")] = None,
+    on_long: Annotated[OnLong | None, _key("compression", "on_long")] = None,
+    overlap: Annotated[int | None, _key("compression", "overlap")] = None,
+    template: Annotated[str | None, _key("compression", "template")] = None,
+    dtype: Annotated[Dtype | None, _key("compression", "dtype")] = None,
+    corpus_format: Annotated[Format | None, _key("corpus", "format", "--format")] = None,
+    id_field: Annotated[str | None, _key("corpus", "id_field")] = None,
+    text_field: Annotated[str | None, _key("corpus", "text_field")] = None,
+    title_field: Annotated[str | None, _key("corpus", "title_field")] = None,
+    passage_words: Annotated[int | None, _key("corpus", "passage_words")] = None,
+    device: Annotated[str | None, _key("run", "device")] = None,
+    workers: Annotated[int | None, _key("run", "workers")] = None,
+    ray: Annotated[str | None, _key("run", "ray", metavar="ADDRESS")] = None,
+    token_budget: Annotated[int | None, _key("run", "token_budget")] = None,
+    shard_documents: Annotated[int | None, _key("run", "shard_documents")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and estimate; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -112,8 +118,14 @@ def build_command(
                 "title_field": title_field,
                 "passage_words": passage_words,
             },
-            "compression": {"max_length": max_length, "on_long": on_long, "overlap": overlap, "dtype": dtype},
-            "store": {"stage": stage, "codec": codec, "keep": keep or None},
+            "compression": {
+                "max_length": max_length,
+                "on_long": on_long,
+                "overlap": overlap,
+                "template": template,
+                "dtype": dtype,
+            },
+            "store": {"stage": stage, "codec": codec, "keep": [k for k in keep if k != Keep.NOTHING] if keep else None},
             "run": {
                 "device": device,
                 "workers": workers,
@@ -131,9 +143,9 @@ def build_command(
     if as_json:
         out.print_json(json.dumps(asdict(report)))
         return
-    dropped = "".join(f", {count:,} {reason} dropped" for reason, count in report.dropped.items())
+    dropped = "".join(f", dropped {count:,} ({reason})" for reason, count in report.dropped.items())
     out.print(
-        f"{report.uri}: {report.shards:,} shards done ({report.done_before:,} before){dropped}; "
+        f"{report.uri}: {_count(report.shards, 'shard')} done ({report.done_before:,} before){dropped}; "
         f"{report.seconds:,.1f} s. See: pisco-index info {report.uri}",
         highlight=False,
         soft_wrap=True,
@@ -152,21 +164,21 @@ def info(uri: Uri, as_json: Json = False) -> None:
     store = status.store
     stored = store.documents - store.failed_documents
     missing = len(status.shards_missing)
-    failures = store.failed_documents + store.rejected_records
     _print_rows(
         {
             "store": store.uri,
             "documents": f"{store.documents:,}",
             "tokens": f"{store.tokens_total:,} ({store.tokens_fed:,} fed to the compressor)",
             "memory tokens": f"{store.n_mem:,}",
-            "compression": f"{_ratio(store.compression)} tokens per memory token (rate {store.checkpoint['rate']})",
+            "compression": f"{_ratio(store.compression)} tokens per memory token reached; the rate is "
+            f"{store.checkpoint['rate']}",
             "payload": f"{decimal(store.payload_bytes)}, {store.payload_bytes / max(stored, 1):,.0f} bytes a document",
             "on disk": f"{decimal(store.disk_bytes if store.disk_bytes is not None else store.table_bytes)}",
             "vectors": f"stage {store.stage}, {store.dim} wide, codec {store.codec}",
             "shards": f"{store.shards_done:,} of {status.shards_planned:,} done"
             + (f"; missing {_some(status.shards_missing)}" if missing else ""),
-            "failures": f"{failures:,}",
-            "dropped": ", ".join(f"{count:,} {reason}" for reason, count in status.dropped.items()) or "none",
+            "failures": f"{_count(store.failed_documents, 'document')}, {_count(store.rejected_records, 'record')}",
+            "dropped": ", ".join(f"{count:,} ({reason})" for reason, count in status.dropped.items()) or "none",
             "fingerprint": store.fingerprint,
             **{f"  {name}": repr(value)[1:-1] for name, value in store.fingerprint_components.items()},
             "format": f"version {store.format_version}, table version {store.version}, {store.fragments:,} fragments",
@@ -180,7 +192,7 @@ def info(uri: Uri, as_json: Json = False) -> None:
 @app.command()
 def get(
     uri: Uri,
-    doc_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Document ids.")],
+    doc_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Document ids.")],
     to: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the vectors: FILE.npz or FILE.safetensors.")
     ] = None,
@@ -212,7 +224,7 @@ def get(
 @app.command()
 def ask(
     uri: Uri,
-    question: Annotated[str, typer.Argument(help="The question.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
     doc: Annotated[list[str], typer.Option("--doc", "-d", metavar="ID", help="A document to read. Repeatable.")],
     checkpoint: CheckpointOption,
     decoder_base: Annotated[
@@ -239,7 +251,7 @@ def ask(
     if as_json:
         out.print_json(json.dumps(asdict(answer)))
     else:
-        out.print(answer.text, markup=False, highlight=False, soft_wrap=True)
+        out.print(_printable(answer.text), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(name="presets")
@@ -250,7 +262,7 @@ def list_presets() -> None:
 
 @checkpoint_app.command()
 def new(
-    folder: Annotated[Path, typer.Argument(help="New folder to make the checkpoint in.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder to make the checkpoint in.")],
     compressor: Annotated[str | None, typer.Option(help="Causal LM to compress with: a model folder.")] = None,
     decoder: Annotated[str | None, typer.Option(help="Causal LM to decode with: a model folder.")] = None,
     tiny: Annotated[
@@ -287,7 +299,7 @@ def new(
 
 @checkpoint_app.command()
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint folder.")],
     as_json: Json = False,
 ) -> None:
     """Describe a checkpoint: its models, widths and digests. Every part of it is opened and checked."""
@@ -297,14 +309,11 @@ def inspect(
     if as_json:
         out.print_json(json.dumps(description))
         return
-    rows: dict[str, str] = {}
+    rows = []
     for name, value in description.items():
-        if isinstance(value, dict):
-            rows[name] = ""
-            rows.update({f"  {key}": str(entry) for key, entry in value.items()})
-        else:
-            rows[name] = str(value)
-    _print_rows(rows)
+        entries = value if isinstance(value, dict) else {"": value}
+        rows += [(f"{name} {key}".rstrip().replace("_", " "), str(entry)) for key, entry in entries.items()]
+    _print_rows(dict(rows))
 
 
 def _print_estimate(estimate: Any, as_json: bool) -> None:
@@ -313,13 +322,13 @@ def _print_estimate(estimate: Any, as_json: bool) -> None:
         return
     _print_rows(
         {
-            "records": f"{estimate.records:,} in {estimate.shards:,} shards",
+            "records": f"{estimate.records:,} in {_count(estimate.shards, 'shard')}",
             "documents": f"{estimate.documents:,}",
             "tokens": f"{estimate.tokens:,}",
             "memory tokens": f"{estimate.memory_tokens:,}",
             "store": decimal(estimate.store_bytes),
             "speed": f"{estimate.passages_per_s:,.1f} passages/s on {estimate.device}",
-            "time": f"{estimate.seconds / 3600:,.2f} h with {estimate.workers} workers",
+            "time": f"{estimate.seconds / 3600:,.2f} h of computing with {_count(estimate.workers, 'worker')}",
         }
     )
 
@@ -328,6 +337,15 @@ def _print_rows(rows: dict[str, str]) -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
         out.print(f"[bold]{name:{width}}[/]  {escape(value)}".rstrip(), highlight=False, soft_wrap=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _printable(text: str) -> str:
+    """A model's words with control characters spelled out: a terminal would obey them."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def _ratio(value: float | None) -> str:

@@ -3,12 +3,13 @@
 The build plans, reads, tokenizes, compresses, encodes, writes and commits; the baseline is given the token ids and only
 compresses. Qwen3-0.6B's width, random weights.
 
-    python benchmarks/build.py [--layers 4] [--documents 1500] [--json]
+    python benchmarks/build.py [--layers 4] [--documents 1000] [--json]
 """
 
 import argparse
 import json
 import random
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -55,8 +56,9 @@ def make_corpus(path: Path, documents: int, seed: int = 0) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--documents", type=int, default=1500)
-    parser.add_argument("--shard-documents", type=int, default=256)
+    parser.add_argument("--documents", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shard-documents", type=int, default=500)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
 
@@ -73,19 +75,21 @@ def main() -> None:
         passages = [passage for document in tokenizer.tokenize(texts) for passage in document.passages]
         compressor = Compressor.load(opened)
         compressor.compress(passages[:32])
-        seconds = {"compressor": 0.0, "build": 0.0}
-        # Halves around the build, so that a machine that slows down slows both.
         half = len(passages) // 2
-        began = time.perf_counter()
-        compressor.compress(passages[:half])
-        seconds["compressor"] += time.perf_counter() - began
-        began = time.perf_counter()
-        build([corpus], checkpoint, folder / "store", config)
-        seconds["build"] = time.perf_counter() - began
-        began = time.perf_counter()
-        compressor.compress(passages[half:])
-        seconds["compressor"] += time.perf_counter() - began
-        store = build_status(folder / "store").store
+        ratios, compressor_s, build_s = [], [], []
+        for round_number in range(args.rounds):
+            # Half of the baseline before the build and half after, since these machines slow down and recover.
+            began = time.perf_counter()
+            compressor.compress(passages[:half])
+            built = time.perf_counter()
+            build([corpus], checkpoint, folder / f"store-{round_number}", config)
+            again = time.perf_counter()
+            compressor.compress(passages[half:])
+            ended = time.perf_counter()
+            build_s.append(again - built)
+            compressor_s.append(built - began + ended - again)
+            ratios.append(compressor_s[-1] / build_s[-1])
+        store = build_status(folder / "store-0").store
         assert store.documents == args.documents
         report(
             {
@@ -93,9 +97,10 @@ def main() -> None:
                 "layers": args.layers,
                 "documents": store.documents,
                 "tokens": store.tokens_fed,
-                "compressor_documents_per_s": args.documents / seconds["compressor"],
-                "documents_per_s": args.documents / seconds["build"],
-                "ratio": seconds["compressor"] / seconds["build"],
+                "compressor_documents_per_s": args.documents / statistics.median(compressor_s),
+                "documents_per_s": args.documents / statistics.median(build_s),
+                "ratio": statistics.median(ratios),
+                "ratios": [round(ratio, 3) for ratio in ratios],
             },
             args.json,
         )

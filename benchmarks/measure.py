@@ -3,8 +3,7 @@
 import json
 import platform
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,18 +53,3 @@ def report(result: Mapping[str, Any], as_json: bool) -> None:
         print(f"{key:24} {value:.3f}" if isinstance(value, float) else f"{key:24} {value}")
     if as_json:
         print(json.dumps({**result, **machine()}))
-
-
-@contextmanager
-def no_garbage() -> Any:
-    import gc
-
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-Timed = Callable[[], Any]

@@ -48,7 +48,8 @@ class StoreConfig(Config):
     )
     codec: Literal["bf16", "fp32"] = Field("bf16", description="How vectors become bytes; fp32 is for tests.")
     keep: tuple[Literal["title", "text"], ...] = Field(
-        ("title",), description="Fields of the document stored beside its memory: title, text."
+        ("title",),
+        description="Fields of the document stored beside its memory: title, text; on the command line also nothing.",
     )
 
 
@@ -65,7 +66,11 @@ class RunConfig(Config):
     token_budget: int | None = Field(
         None, ge=1, description="Most padded tokens in a batch; default: by device. Changes rounding in bfloat16 only."
     )
-    shard_documents: int = Field(4096, ge=1, description="Documents of about 1,000 characters in a shard.")
+    shard_documents: int = Field(
+        4096,
+        ge=1,
+        description="Documents of about 1,000 characters in a shard; a store that was begun keeps its shards.",
+    )
     commit_shards: int = Field(16, ge=1, description="Commit after this many finished shards …")
     commit_seconds: float = Field(30.0, gt=0, description="… or this many seconds, whichever comes first.")
     attempts: int = Field(3, ge=1, description="Tries of a shard that fails before it is given up and reported.")

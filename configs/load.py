@@ -13,7 +13,9 @@ from .build import BuildConfig
 
 def presets() -> dict[str, str]:
     """Names of the shipped presets, each with the first line of its file."""
-    files = sorted(resources.files(f"{__package__}.presets").iterdir(), key=lambda file: file.name)
+    files = sorted(
+        resources.files(f"{__package__}.presets").iterdir(), key=lambda file: file.name.removesuffix(".yaml")
+    )
     return {
         file.name.removesuffix(".yaml"): file.read_text("utf-8").splitlines()[0].lstrip("# ")
         for file in files

@@ -13,14 +13,15 @@ Tensors are read with ``weights_only=True`` or from safetensors, no remote code 
 
 import hashlib
 import json
-import pickle
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -30,6 +31,7 @@ from .connector import Connector
 from .passages import AUTOENCODING_TOKEN, MEMORY_TOKEN
 
 FILES = ("config.json", "connector.pt", "decoder_state.pt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 FOLDERS = ("compressor", "compressor_tokenizer", "decoder_tokenizer")
 
 
@@ -87,7 +89,7 @@ class Checkpoint:
         return _load_config(self.path / "compressor")
 
     def load_compressor(self, *, dtype: torch.dtype) -> Any:
-        """The compressor without its ``lm_head``, in eval mode on the CPU, attending through SDPA."""
+        """The compressor without its ``lm_head``, in eval mode on the CPU."""
         return self._checked_compressor(AutoModel, dtype)
 
     def load_causal_compressor(self, *, dtype: torch.dtype) -> Any:
@@ -120,7 +122,7 @@ class Checkpoint:
 
         A hub name is looked up in the local cache only, when it is loaded.
         """
-        for root in (self.path, self.path.parent, Path.cwd()):
+        for root in (self.path, self.path.absolute().parent, Path.cwd()):
             folder = root / Path(name).expanduser()
             if (folder / "config.json").is_file():
                 return str(folder.resolve())
@@ -136,8 +138,9 @@ class Checkpoint:
         compressor = self.path / "compressor"
         weights = sorted(compressor.glob("*.safetensors"))
         tokenizer = self.path / "compressor_tokenizer"
-        vocabulary = [tokenizer / "tokenizer.json"]
-        if not vocabulary[0].is_file():
+        # tokenizer_config.json counts: it names the class, and some classes put in a BOS because it says so.
+        vocabulary = [path for name in TOKENIZER_FILES if (path := tokenizer / name).is_file()]
+        if TOKENIZER_FILES[0] not in {path.name for path in vocabulary}:
             vocabulary = sorted(path for path in tokenizer.iterdir() if path.is_file())
         return {
             "compressor": _digest_files([compressor / "config.json", *weights]),
@@ -216,22 +219,18 @@ class Checkpoint:
         return model
 
     def _count_compressor_parameters(self) -> int:
-        with torch.device("meta"):
-            model = AutoModel.from_config(self.compressor_config)
+        folder = self.path / "compressor"
+        with _errors_name(f"{folder}: its configuration makes no model"), torch.device("meta"), quiet_transformers():
+            model = AutoModel.from_config(self.compressor_config, attn_implementation=None, trust_remote_code=False)
         return sum(p.numel() for p in model.parameters())
 
     def _load_tokenizer(self, name: str, required: tuple[str, ...]) -> Any:
         folder = self.path / name
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}: no tokenizer could be loaded: {_first_line(error)}") from error
+        tokenizer = load_tokenizer(folder)
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in required if token not in vocabulary]
         if missing:
             raise CheckpointError(f"{folder}: the tokenizer lacks the added tokens {', '.join(missing)}.")
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.bos_token or tokenizer.eos_token
         return tokenizer
 
 
@@ -241,18 +240,37 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: if the file is damaged, holds anything but named tensors, or a value is not finite.
     """
-    try:
+    with _errors_name(f"{path}: refused or damaged; only a plain dictionary of tensors is read"):
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: refused or damaged; only a plain dictionary of tensors is read: {_first_line(error)}"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: holds {type(state).__name__}; expected a dictionary of named tensors.")
+    strange = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
+    if strange:
+        raise CheckpointError(f"{path}: {strange[0]!r} is no named tensor; expected nothing else.")
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(f"{path}: {broken[0]} has values that are not finite.")
     return dict(state)
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder itself, or the cached snapshot of a hub name.
+
+    transformers, given a hub name, asks the network even for what it was told to find locally.
+
+    Raises:
+        CheckpointError: if neither is there.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    with suppress(HFValidationError):
+        cached = try_to_load_from_cache(str(name), "config.json")
+        if isinstance(cached, str):
+            return Path(cached).parent
+    raise CheckpointError(
+        f"{name}: neither a model folder nor in the Hugging Face cache. Name a folder (for a base decoder: "
+        f"--decoder-base), or download it first (hf download {name})."
+    )
 
 
 def load_model(auto_class: Any, name: str, dtype: torch.dtype | Literal["auto"]) -> Any:
@@ -261,20 +279,22 @@ def load_model(auto_class: Any, name: str, dtype: torch.dtype | Literal["auto"])
     Raises:
         CheckpointError: if it is not there, or its weights do not fill its architecture.
     """
-    try:
-        with no_progress_bars():
-            model, report = auto_class.from_pretrained(
-                name,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        hint = "" if Path(name).exists() else " Name a folder, or download it first (hf download)."
-        raise CheckpointError(f"{name}: cannot be loaded: {_first_line(error)}{hint}") from error
+    folder = local_folder(name)
+    config = _load_config(folder)
+    with _errors_name(f"{name}: cannot be loaded"), quiet_transformers():
+        model, report = auto_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            # None is SDPA where the architecture has it. Unsaid, or said without the configuration at hand, a
+            # config.json could name a kernel to be downloaded.
+            config=config,
+            attn_implementation=None,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are in the report, by name
+            output_loading_info=True,
+        )
     wrong = [*report["missing_keys"], *report["mismatched_keys"]]
     if wrong:
         raise CheckpointError(
@@ -283,23 +303,46 @@ def load_model(auto_class: Any, name: str, dtype: torch.dtype | Literal["auto"])
     return model.eval().requires_grad_(False)
 
 
+def load_tokenizer(name: str | Path) -> Any:
+    """Load a tokenizer: local files, no remote code; BOS pads where nothing else does.
+
+    Raises:
+        CheckpointError: if it is not there or damaged.
+    """
+    folder = local_folder(name)
+    with _errors_name(f"{name}: no tokenizer could be loaded"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.bos_token or tokenizer.eos_token
+    return tokenizer
+
+
 @contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing bars while a model is read or written."""
-    shown = transformers_logging.is_progress_bar_enabled()
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing bars and reporting unused weights while a model is read or written."""
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
             transformers_logging.enable_progress_bar()
 
 
-def _load_config(folder: Path) -> Any:
+@contextmanager
+def _errors_name(problem: str) -> Iterator[None]:
+    """Raise whatever a library makes of a file it cannot use as a CheckpointError that says where it was."""
     try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"{problem}: {_first_line(error)}") from error
+
+
+def _load_config(folder: Path) -> Any:
+    with _errors_name(f"{folder}: no model configuration could be loaded"):
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: no model configuration could be loaded: {_first_line(error)}") from error
 
 
 def _digest_files(paths: list[Path]) -> str:

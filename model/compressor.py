@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
 from .checkpoint import Checkpoint
 from .connector import Connector
 from .last_layer import LastLayerAtMemory
@@ -53,8 +52,6 @@ class Compressor:
         token_budget: int | None = None,
         whole_last_layer: bool = False,
     ):
-        if model.config._attn_implementation == "eager":
-            raise CheckpointError("The compressor needs SDPA attention: eager attention without a mask is not causal.")
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.hidden_dim: int = model.config.hidden_size

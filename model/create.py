@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,16 +14,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from ..errors import CheckpointError
-from .checkpoint import Checkpoint, CheckpointConfig, load_model, no_progress_bars
+from .checkpoint import Checkpoint, CheckpointConfig, load_model, load_tokenizer, quiet_transformers
 from .connector import Connector
-from .decoder import EMBEDDING_COPY
+from .decoder import ORIGINAL, SAVED_COPY
 from .passages import AUTOENCODING_TOKEN, MEMORY_TOKEN
 
 CHAT_TEMPLATE = (
@@ -102,8 +102,7 @@ def new_checkpoint(
         CheckpointError: if a model cannot be loaded or the folder holds something.
     """
     _empty_folder(out)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with _seeded(seed):
         compressor_tokenizer = _extend_tokenizer(compressor, [MEMORY_TOKEN])
         decoder_tokenizer = _extend_tokenizer(decoder, [MEMORY_TOKEN, AUTOENCODING_TOKEN])
         compressor_model = load_model(AutoModelForCausalLM, str(compressor), "auto")
@@ -117,8 +116,8 @@ def new_checkpoint(
         state = _new_decoder_state(decoder_model, len(decoder_tokenizer), lora_rank)
     config = CheckpointConfig.model_validate(
         {
-            "decoder_model_name": decoder_name or str(decoder),
-            "compressor_model_name": compressor_name or str(compressor),
+            "decoder_model_name": decoder_name or _lasting_name(decoder),
+            "compressor_model_name": compressor_name or _lasting_name(compressor),
             "compr_rate": rate,
             "compressor_mlp_hidden_dim": mlp_dim,
             "lora_decoder": True,
@@ -148,8 +147,7 @@ def new_tiny_checkpoint(out: str | Path, *, rate: int = 16, seed: int = 0) -> Ch
     """
     tokenizer = _tiny_tokenizer()
     bases = {"base_compressor": 64, "base_decoder": 96}
-    with TemporaryDirectory() as scratch, torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with TemporaryDirectory() as scratch, _seeded(seed):
         for name, width in bases.items():
             model: Any = Qwen3ForCausalLM(_tiny_config(width, len(tokenizer), tokenizer))
             _write_model(model.to(torch.bfloat16), Path(scratch) / name)
@@ -171,15 +169,30 @@ def new_tiny_checkpoint(out: str | Path, *, rate: int = 16, seed: int = 0) -> Ch
     return Checkpoint(out)
 
 
+def _lasting_name(base: str | Path) -> str:
+    """A folder's absolute path, so that the checkpoint finds it from wherever it is opened; else the hub name."""
+    return str(Path(base).resolve()) if Path(base).is_dir() else str(base)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed, and leave the caller's random state as it was; everything here is made on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def _new_decoder_state(model: Any, tokens: int, rank: int) -> dict[str, torch.Tensor]:
     """The tensors of a ``decoder_state.pt`` whose LoRA pairs add nothing: A random, B zero."""
     names = {id(module): name for name, module in model.named_modules()}
     head = model.get_output_embeddings()
     state = {}
     for module in (model.get_input_embeddings(), head):
-        weight = _resize_rows(module.weight, tokens)
-        state[names[id(module)] + ".original_module.weight"] = weight
-        state[names[id(module)] + EMBEDDING_COPY] = weight.clone()
+        # A head with a bias (Phi) has it resized too.
+        for kind, values in module.named_parameters():
+            resized = _resize_rows(values, tokens)
+            state[f"{names[id(module)]}.{ORIGINAL}.{kind}"] = resized
+            state[f"{names[id(module)]}.{SAVED_COPY}.{kind}"] = resized.clone()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
             down = torch.empty(rank, module.in_features)
@@ -190,33 +203,32 @@ def _new_decoder_state(model: Any, tokens: int, rank: int) -> dict[str, torch.Te
     return state
 
 
-def _resize_rows(weight: torch.Tensor, rows: int) -> torch.Tensor:
-    resized = weight.detach()[:rows].clone()
+def _resize_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
+    resized = values.detach()[:rows].clone()
     missing = rows - resized.shape[0]
     if missing > 0:
-        noise = torch.randn(missing, weight.shape[1]) * float(weight.float().std())
-        resized = torch.cat([resized, noise.to(weight.dtype)])
+        noise = torch.randn(missing, *values.shape[1:]) * float(values.float().std())
+        resized = torch.cat([resized, noise.to(values.dtype)])
     return resized
 
 
 def _extend_tokenizer(base: str | Path, added: list[str]) -> Any:
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{base}: no tokenizer could be loaded: {str(error).splitlines()[0]}") from error
+    tokenizer = load_tokenizer(base)
     tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
     return tokenizer
 
 
 def _write_model(model: Any, folder: Path) -> None:
-    with no_progress_bars():
+    with quiet_transformers():
         model.save_pretrained(folder)
     path = folder / "config.json"
     values = json.loads(path.read_text("utf-8"))
-    theta = (values.get("rope_parameters") or {}).get("rope_theta")
-    if theta is not None:
-        # Readers of transformers 4 know this key only, and silently fall back to 10000 without it.
-        values["rope_theta"] = theta
+    rope = dict(values.get("rope_parameters") or {})
+    if "rope_theta" in rope:
+        # Readers of transformers 4 know these keys only, and silently fall back to 10000 unscaled without them.
+        values["rope_theta"] = rope.pop("rope_theta")
+        if rope.get("rope_type", "default") != "default":
+            values["rope_scaling"] = rope
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
 
 

@@ -1,7 +1,9 @@
 """The decoder: answers questions from memory in place of documents' text."""
 
+import copy
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,14 +20,16 @@ from .prompt import prompt_text
 
 # The family's adapters are made with alpha = 2 × rank.
 LORA_SCALE = 2.0
-EMBEDDING_COPY = ".modules_to_save.default.weight"
+# Whole modules stand twice in a decoder_state.pt: as they were, and as they are to be used.
+ORIGINAL = "original_module"
+SAVED_COPY = "modules_to_save.default"
 
 
 class Decoder:
     """A causal LM with a checkpoint's embeddings and LoRA merged into it.
 
     Args:
-        model: the merged causal LM.
+        model: the merged causal LM; its own generation settings are dropped, but for its end tokens.
         tokenizer: the checkpoint's decoder tokenizer.
         connector: applied to memory of stage ``"hidden"``.
     """
@@ -37,23 +41,30 @@ class Decoder:
         self.dtype = next(model.parameters()).dtype
         self.connector = connector.to(self.device, self.dtype)
         self._memory_token_id: int = tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
+        self._end_token_ids = _end_token_ids(model, tokenizer)
+        # generate() would fill what is not said from here: a base's repetition penalty, beams, sampling.
+        model.generation_config = GenerationConfig()
 
     @classmethod
     def load(
         cls,
-        checkpoint: str | Checkpoint,
+        checkpoint: str | Path | Checkpoint,
         *,
         dtype: torch.dtype = torch.bfloat16,
         device: str | torch.device = "cpu",
-        decoder_base: str | None = None,
     ) -> "Decoder":
         """Load the base decoder and lay the checkpoint's weights over it.
+
+        Args:
+            checkpoint: its folder; or opened, where it is to have another base decoder than it names.
+            dtype: of the decoder, and of the connector in it.
+            device: where it computes.
 
         Raises:
             CheckpointError: if the base is not there, or a tensor of ``decoder_state.pt`` has no place in it.
         """
         if not isinstance(checkpoint, Checkpoint):
-            checkpoint = Checkpoint(checkpoint, decoder_base=decoder_base)
+            checkpoint = Checkpoint(checkpoint)
         model = checkpoint.load_decoder_base(dtype=dtype)
         origin = str(checkpoint.path / "decoder_state.pt")
         merge_decoder_state(model, checkpoint.load_decoder_state(), origin)
@@ -63,8 +74,7 @@ class Decoder:
         width, needed = checkpoint.connector.out_dim, model.get_input_embeddings().weight.shape[1]
         if width != needed:
             raise CheckpointError(f"{checkpoint.path}: the connector gives {width} values, the decoder takes {needed}.")
-        connector = Connector.from_state(checkpoint.connector.state(), str(checkpoint.path))
-        return cls(model.to(device), checkpoint.decoder_tokenizer, connector)
+        return cls(model.to(device), checkpoint.decoder_tokenizer, copy.deepcopy(checkpoint.connector))
 
     def answer(self, question: str, memory: Memory, *, max_new_tokens: int = 128) -> str:
         """Answer one question from the memory of its documents (greedy)."""
@@ -118,7 +128,7 @@ class Decoder:
             return []
         embeddings = [self.embed(ids, memory) for ids, memory in zip(prompts, memories, strict=True)]
         attended = [torch.ones(len(ids), dtype=torch.int64, device=self.device) for ids in prompts]
-        end = self._end_token_ids()
+        end = self._end_token_ids
         pad = self.tokenizer.pad_token_id or 0
         output = self.model.generate(
             inputs_embeds=pad_sequence(embeddings, batch_first=True, padding_side="left"),
@@ -148,12 +158,6 @@ class Decoder:
                 f"context of {limit}. Give fewer documents, or a smaller number of new tokens."
             )
 
-    def _end_token_ids(self) -> list[int]:
-        ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        if ends is None:
-            ends = self.tokenizer.eos_token_id
-        return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-
 
 def merge_decoder_state(model: Any, state: dict[str, torch.Tensor], origin: str) -> None:
     """Lay a ``decoder_state.pt`` over a base decoder, in place.
@@ -164,35 +168,21 @@ def merge_decoder_state(model: Any, state: dict[str, torch.Tensor], origin: str)
     Raises:
         CheckpointError: if a tensor has no place in the model, lacks its partner, or has a wrong shape.
     """
-    model.config.tie_word_embeddings = False
     remaining = dict(state)
+    model.config.tie_word_embeddings = False
     for module_name in _embedding_names(model):
-        weight = remaining.pop(module_name + EMBEDDING_COPY, None)
-        remaining.pop(module_name + ".original_module.weight", None)
-        if weight is None:
-            raise CheckpointError(f"{origin}: lacks {module_name}{EMBEDDING_COPY}.")
-        module = model.get_submodule(module_name)
-        if weight.ndim != 2 or weight.shape[1] != module.weight.shape[1]:
-            raise CheckpointError(
-                f"{origin}: {module_name}{EMBEDDING_COPY} is {tuple(weight.shape)}, but the base decoder's rows have "
-                f"{module.weight.shape[1]} values. Is it the base this checkpoint was trained on?"
-            )
-        module.weight = nn.Parameter(weight.to(module.weight.dtype), requires_grad=False)
-        if isinstance(module, nn.Embedding):
-            module.num_embeddings = weight.shape[0]
-        else:
-            module.out_features = weight.shape[0]
+        _replace_rows(model.get_submodule(module_name), module_name, remaining, origin)
     model.config.vocab_size = model.get_input_embeddings().weight.shape[0]
     for name in [name for name in remaining if ".lora_A." in name]:
         linear_name, _, adapter = name.partition(".lora_A.")
-        down = remaining.pop(name)
-        up = remaining.pop(f"{linear_name}.lora_B.{adapter}", None)
+        down, up = remaining.pop(name), remaining.pop(f"{linear_name}.lora_B.{adapter}", None)
         linear = None
         with suppress(AttributeError):
             linear = model.get_submodule(linear_name)
         if up is None or not isinstance(linear, nn.Linear):
             raise CheckpointError(f"{origin}: {name} has no partner lora_B, or no Linear in the base decoder.")
-        if (up.shape[0], down.shape[1]) != linear.weight.shape or up.shape[1] != down.shape[0]:
+        fits = up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0]
+        if not fits or (up.shape[0], down.shape[1]) != linear.weight.shape:
             raise CheckpointError(
                 f"{origin}: {linear_name} is {tuple(linear.weight.shape)} in the base decoder, but its LoRA pair is "
                 f"{tuple(up.shape)} × {tuple(down.shape)}. Is it the base this checkpoint was trained on?"
@@ -201,6 +191,33 @@ def merge_decoder_state(model: Any, state: dict[str, torch.Tensor], origin: str)
         linear.weight = nn.Parameter(merged.to(linear.weight.dtype), requires_grad=False)
     if remaining:
         raise CheckpointError(f"{origin}: {len(remaining)} tensors have no place, the first: {sorted(remaining)[0]}.")
+
+
+def _replace_rows(module: Any, module_name: str, remaining: dict[str, torch.Tensor], origin: str) -> None:
+    """Give an embedding or ``lm_head`` its saved weight (and bias, where it has one), of any number of rows."""
+    for kind, present in list(module.named_parameters()):
+        name = f"{module_name}.{SAVED_COPY}.{kind}"
+        saved = remaining.pop(name, None)
+        remaining.pop(f"{module_name}.{ORIGINAL}.{kind}", None)
+        if saved is None:
+            raise CheckpointError(f"{origin}: lacks {name}.")
+        if saved.ndim != present.ndim or saved.shape[1:] != present.shape[1:]:
+            raise CheckpointError(
+                f"{origin}: {name} is {tuple(saved.shape)}, but in the base decoder {tuple(present.shape)}. "
+                "Is it the base this checkpoint was trained on?"
+            )
+        setattr(module, kind, nn.Parameter(saved.to(present.dtype), requires_grad=False))
+    rows = {len(values) for values in module.parameters()}
+    if len(rows) != 1:
+        raise CheckpointError(f"{origin}: weight and bias of {module_name} differ in rows: {sorted(rows)}.")
+    setattr(module, "num_embeddings" if isinstance(module, nn.Embedding) else "out_features", rows.pop())
+
+
+def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 def _embedding_names(model: Any) -> tuple[str, str]:

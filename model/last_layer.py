@@ -26,7 +26,9 @@ class LastLayerAtMemory(nn.Module):
         attention = self.layer.self_attn
         self.head_dim: int = attention.head_dim
         self.scaling: float = attention.scaling
-        self.window: int | None = getattr(attention, "sliding_window", None)
+        # Mistral has one window for all layers, in its configuration; a Qwen layer has its own, Llama none.
+        owner = model.config if model.config.model_type == "mistral" else attention
+        self.window: int | None = getattr(owner, "sliding_window", None)
 
     @staticmethod
     def knows(model: Any) -> bool:

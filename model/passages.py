@@ -68,13 +68,15 @@ class PassageTokenizer:
     ):
         if not 0 <= overlap < max_length:
             raise ValueError(f"overlap {overlap} must be at least 0 and less than max_length {max_length}")
+        self._suffix = _closing_tokens(tokenizer)
+        if max_length <= len(self._suffix):
+            raise ValueError(f"max_length {max_length} leaves no room beside the {len(self._suffix)} closing tokens")
         self.rate = rate
         self.max_length = max_length
         self.on_long = on_long
         self.overlap = overlap
         self.memory_token_id: int = tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
         self._tokenizer = tokenizer
-        self._suffix = _closing_tokens(tokenizer)
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
         if self._fast is not None:
             # Truncation or padding kept in a tokenizer.json would change what is fed, silently.
@@ -102,7 +104,7 @@ class PassageTokenizer:
             pieces = [ids[:kept] + self._suffix]
         else:
             step = self.max_length - self.overlap
-            starts = range(0, max(len(ids) - self.overlap, 1), step)
+            starts = range(0, len(ids) - self.overlap, step)
             pieces = [ids[start : start + self.max_length] for start in starts]
         counts = [memory_length(len(piece), self.rate) for piece in pieces]
         return TokenizedDocument(

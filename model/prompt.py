@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from ..errors import CheckpointError
 from .passages import MEMORY_TOKEN, clean_text
 
@@ -28,18 +30,24 @@ def prompt_text(tokenizer: Any, question: str, lengths: Sequence[int], *, answer
         answer: None leaves the assistant's turn open, for generation; a text closes it, for training.
 
     Raises:
-        CheckpointError: if the tokenizer has no chat template.
+        CheckpointError: if the tokenizer has no chat template, or it fails.
     """
     if not tokenizer.chat_template:
         raise CheckpointError(
             f"{tokenizer.name_or_path}: the decoder's tokenizer has no chat template; add chat_template.jinja to it."
         )
-    messages = [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": user_text(question, lengths)},
-    ]
-    if answer is not None:
-        messages.append({"role": "assistant", "content": answer})
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=answer is None, enable_thinking=False
-    )
+    user = user_text(question, lengths)
+    with_system = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
+    without_system = [{"role": "user", "content": f"{SYSTEM}\n{user}"}]
+    failure = None
+    # Some templates refuse a system turn: its text then opens the user's.
+    for turns in (with_system, without_system):
+        if answer is not None:
+            turns.append({"role": "assistant", "content": answer})
+        try:
+            return tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=answer is None, enable_thinking=False
+            )
+        except TemplateError as error:
+            failure = error
+    raise CheckpointError(f"{tokenizer.name_or_path}: the chat template fails: {failure}.") from failure

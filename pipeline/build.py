@@ -248,6 +248,7 @@ def _open_or_create(job: Job, stack: ExitStack, progress: BuildProgress) -> tupl
 
 def _plan(job: Job, progress: BuildProgress) -> Plan:
     corpus = open_corpus(job.paths, job.config.corpus)
+    progress.planning(len(corpus.sources))
     return plan_corpus(
         corpus,
         job.reading,
@@ -257,7 +258,7 @@ def _plan(job: Job, progress: BuildProgress) -> Plan:
 
 
 def _resumed(job: Job, store: Store) -> Plan:
-    job.fingerprint.require_equal(store.meta.fingerprint, f"the store at {store.uri}")
+    store.meta.fingerprint.require_equal(job.fingerprint, "this build")
     asked = {"stage": job.stage, "codec": job.config.store.codec, "keep": tuple(job.config.store.keep)}
     stored = {"stage": store.meta.stage, "codec": store.meta.codec, "keep": tuple(store.meta.optional_columns)}
     changed = [f"{key} {stored[key]!r}, not {asked[key]!r}" for key in asked if asked[key] != stored[key]]

@@ -1,8 +1,9 @@
 """What a build will take: counted from the plan, measured on a sample of the corpus."""
 
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
@@ -11,11 +12,12 @@ from ..model.checkpoint import Checkpoint
 from ..model.compressor import Compressor
 from ..model.memory import Stage
 from ..store import codec_by_name
-from .plan import Plan, Slice, open_sources
+from .plan import Plan, open_sources, read_shard
 from .worker import passage_tokenizer
 
 SAMPLE_SHARDS = 8
-SAMPLE_DOCUMENTS = 32
+SAMPLE_DOCUMENTS = 256
+PROBES = 3
 
 # What a row takes beside its vectors (id, counts, hash, headers, a short title) and a shard's file beside its rows.
 ROW_BYTES = 80
@@ -68,18 +70,15 @@ def estimate(
         CorpusError: if the sample cannot be read.
     """
     sources = open_sources(plan.sources)
-    tokenizer = passage_tokenizer(checkpoint, compression)
-    step = max(1, len(plan.shards) // SAMPLE_SHARDS)
-    texts: list[str] = []
-    for shard in plan.shards[::step]:
-        part: Slice = shard.slices[0]
-        documents = list(islice(sources[part.source].read(part.start, part.stop), SAMPLE_DOCUMENTS))
-        texts += [compression.input_text(document.text, document.title) for document in documents]
-    characters = sum(map(len, texts))
-    tokenized = list(tokenizer.tokenize(texts))
+    shards = plan.shards[:: max(1, len(plan.shards) // SAMPLE_SHARDS)]
+    sample = [document for shard in shards for document in read_shard(shard, sources)]
     # Records are cut into documents only where their source says so; elsewhere one is one.
     cut = any(spec["passage_words"] for spec in plan.sources)
-    documents = round(plan.characters * len(texts) / max(characters, 1)) if cut else plan.records
+    sampled_share = sum(shard.characters for shard in shards) / max(plan.characters, 1)
+    documents = round(len(sample) / max(sampled_share, 1e-9)) if cut else plan.records
+
+    texts = [compression.input_text(d.text, d.title) for d in sample[:: max(1, len(sample) // SAMPLE_DOCUMENTS)]]
+    tokenized = list(passage_tokenizer(checkpoint, compression).tokenize(texts))
     scale = documents / max(len(texts), 1)
     passages = [passage for document in tokenized for passage in document.passages]
     memory_tokens = sum(document.n_mem for document in tokenized)
@@ -90,9 +89,8 @@ def estimate(
         checkpoint, dtype=getattr(torch, compression.dtype), device=device, token_budget=token_budget
     )
     compressor.compress(passages[:2], stage=stage)
-    began = time.perf_counter()
-    compressor.compress(passages, stage=stage)
-    speed = len(passages) / max(time.perf_counter() - began, 1e-9)
+    # Several timings, since one alone may fall into a busy moment of the machine.
+    speed = statistics.median(_passages_per_s(compressor, passages, stage) for _ in range(PROBES))
     return Estimate(
         records=plan.records,
         shards=len(plan.shards),
@@ -106,3 +104,9 @@ def estimate(
         passages_per_s=speed,
         seconds=len(passages) * scale / speed / workers,
     )
+
+
+def _passages_per_s(compressor: Compressor, passages: Sequence[list[int]], stage: Stage) -> float:
+    began = time.perf_counter()
+    compressor.compress(passages, stage=stage)
+    return len(passages) / max(time.perf_counter() - began, 1e-9)

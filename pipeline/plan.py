@@ -335,6 +335,6 @@ def _raise_for_duplicate(sources: Sequence[Source], hashes: set[int]) -> None:
             if record.doc_id in places:
                 raise CorpusError(
                     f"The id {record.doc_id!r} occurs twice: {places[record.doc_id]} and {place}. "
-                    "Ids must be unique in a corpus; remove one, or choose another id field (corpus.id_field)."
+                    "Ids must be unique in a corpus; remove one, or choose another id field (--id-field)."
                 )
             places[record.doc_id] = place

@@ -3,16 +3,20 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 LINE_SECONDS = 10.0
 
 
 class BuildProgress:
     """The moments of a build. Every method returns at once; these, the library's default, say nothing."""
+
+    def planning(self, files: int) -> None:
+        """Every record of so many files is read and checked before anything is computed."""
 
     def planned_records(self, count: int) -> None:
         """So many records have been scanned."""
@@ -49,10 +53,14 @@ class _Totals:
     size: int = 0
     failures: int = 0
     began: float = field(default_factory=time.monotonic)
+    first: float = 0.0
+    first_characters: int = 0
 
     def add(self, number: int, documents: int, tokens: int, size: int) -> None:
         self.done += 1
         self.characters_done += self.characters.get(number, 0)
+        if not self.first:
+            self.first, self.first_characters = time.monotonic(), self.characters_done
         self.documents += documents
         self.tokens += tokens
         self.size += size
@@ -65,10 +73,12 @@ class _Totals:
 
     @property
     def remaining_s(self) -> float | None:
-        todo = sum(self.characters.values()) - self.characters_done
-        if not self.characters_done:
+        """Seconds left at the speed since the first shard came in, which leaves out how long workers take to start."""
+        since_first = self.characters_done - self.first_characters
+        if not since_first:
             return None
-        return (time.monotonic() - self.began) * todo / self.characters_done
+        todo = sum(self.characters.values()) - self.characters_done
+        return (time.monotonic() - self.first) * todo / since_first
 
 
 class LineProgress(BuildProgress):
@@ -79,6 +89,10 @@ class LineProgress(BuildProgress):
         self._totals = _Totals()
         self._last = time.monotonic()
 
+    def planning(self, files: int) -> None:
+        """Say what begins."""
+        self._say(f"reading and checking the whole corpus to plan its shards ({_count(files, 'file')})")
+
     def planned_records(self, count: int) -> None:
         """Say so at most every ten seconds."""
         if time.monotonic() - self._last >= LINE_SECONDS:
@@ -88,7 +102,7 @@ class LineProgress(BuildProgress):
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
         """Say what begins."""
         self._totals = _Totals(shards, done, characters)
-        self._say(f"compressing {shards - done:,} of {shards:,} shards in {where}")
+        self._say(f"compressing {shards - done:,} of {_count(shards, 'shard')} in {where}")
 
     def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
         """Say so at most every ten seconds."""
@@ -96,7 +110,7 @@ class LineProgress(BuildProgress):
         if time.monotonic() - self._last >= LINE_SECONDS:
             self._last = time.monotonic()
             remaining = self._totals.remaining_s
-            eta = f" · about {remaining:,.0f} s left" if remaining is not None else ""
+            eta = "" if remaining is None else f" · about {timedelta(seconds=round(remaining))} left"
             self._say(f"{self._totals.done:,}/{self._totals.shards:,} shards · {self._totals.rates}{eta}")
 
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
@@ -130,11 +144,15 @@ class BarProgress(BuildProgress):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rates]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
         )
-        self._task = self._bars.add_task("planning", total=None, rates="")
+        self._task = self._bars.add_task("planning", total=None, rates="", left="")
         self._bars.start()
+
+    def planning(self, files: int) -> None:
+        """Say how many files are read."""
+        self._bars.update(self._task, description=f"reading {_count(files, 'file')} to plan")
 
     def planned_records(self, count: int) -> None:
         """Count the records."""
@@ -144,12 +162,14 @@ class BarProgress(BuildProgress):
         """Begin the bar of shards."""
         self._totals = _Totals(shards, done, characters)
         self._bars.remove_task(self._task)
-        self._task = self._bars.add_task("shards", total=shards, completed=done, rates=where)
+        self._task = self._bars.add_task("shards", total=shards, completed=done, rates=where, left="")
 
     def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
         """Move the bar."""
         self._totals.add(number, documents, tokens, size)
-        self._bars.update(self._task, completed=self._totals.done, rates=self._totals.rates)
+        remaining = self._totals.remaining_s
+        left = "" if remaining is None else f"{timedelta(seconds=round(remaining))} left"
+        self._bars.update(self._task, completed=self._totals.done, rates=self._totals.rates, left=left)
 
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
         """Say what happened, above the bar."""
@@ -169,3 +189,7 @@ class BarProgress(BuildProgress):
 def progress_on(console: Console) -> BuildProgress:
     """Bars on a terminal, lines elsewhere."""
     return BarProgress(console) if console.is_terminal else LineProgress(console)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

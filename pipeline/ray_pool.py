@@ -1,7 +1,9 @@
 """Workers as Ray actors, on this machine or a cluster. The only file that imports ray."""
 
+import logging
 import os
 import socket
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -168,8 +170,13 @@ def _join(address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == "local":
         options["include_dashboard"] = False
+    # Advice on clusters in general, at every start.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(address=address, **options)
+        with warnings.catch_warnings():
+            # Ray forks to start its processes and executes another program at once: Lance is not used in between.
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
+            ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise NoWorkersError(f"No Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
 

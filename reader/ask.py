@@ -63,8 +63,11 @@ def require_checkpoint(reader: Reader, checkpoint: Checkpoint) -> None:
         FingerprintMismatchError: showing what differs.
     """
     stored = reader.meta.fingerprint.components
-    known = Fingerprint({name: stored.get(name, "") for name in checkpoint.identity})
-    try:
-        known.require_equal(Fingerprint(checkpoint.identity), f"the checkpoint {checkpoint.path}")
-    except FingerprintMismatchError as error:
-        raise FingerprintMismatchError(f"{error} Load the checkpoint that the store was built with.") from None
+    differences = Fingerprint({name: stored.get(name, "") for name in checkpoint.identity}).differences(
+        Fingerprint(checkpoint.identity)
+    )
+    if differences:
+        raise FingerprintMismatchError(
+            f"The store's memory was made by another checkpoint than {checkpoint.path}: {'; '.join(differences)} "
+            "(store | checkpoint). Load the checkpoint that the store was built with."
+        )

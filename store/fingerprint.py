@@ -34,11 +34,11 @@ class Fingerprint:
         return [f"{key}: {mine} | {theirs}" for key, mine, theirs in pairs if mine != theirs]
 
     def require_equal(self, other: Self, what: str) -> None:
-        """Insist that ``other`` is the same.
+        """Insist that ``other`` is the same as this one, a store's.
 
         Args:
             other: the fingerprint to compare with, which ``what`` names in the message.
-            what: for example ``"the decoder checkpoint"``.
+            what: for example ``"this build"``.
 
         Raises:
             FingerprintMismatchError: with both digests and every component that differs.

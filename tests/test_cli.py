@@ -61,7 +61,7 @@ def test_dry_run(folder, tmp_path):
     arguments = ("build", folder / "corpus.jsonl", "-k", folder / "checkpoint", "-o", tmp_path / "store", "--dry-run")
     shown = run(*arguments)
     assert shown.exit_code == 0, shown.output
-    assert "12 in 1 shards" in shown.stdout
+    assert "12 in 1 shard" in shown.stdout
     assert json.loads(run(*arguments, "--json").stdout)["documents"] == 12
     assert not (tmp_path / "store").exists()
 
@@ -78,7 +78,7 @@ def test_inspect(folder):
     values = json.loads(run("checkpoint", "inspect", folder / "checkpoint", "--json").stdout)
     assert values["rate"] == 8
     assert values["compressor"]["hidden"] == 64
-    assert "lora_rank" in run("checkpoint", "inspect", folder / "checkpoint").stdout
+    assert "decoder lora rank" in run("checkpoint", "inspect", folder / "checkpoint").stdout
 
 
 def test_presets():

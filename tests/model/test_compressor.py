@@ -1,0 +1,148 @@
+from random import Random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from pisco_index import Checkpoint, Compressor, Connector, PassageTokenizer
+
+TEXTS = ["", "a", "hello world", "<MEM>", "é" * 9, "x y z " * 21, "the end"]
+
+
+def passages_of(checkpoint, texts=TEXTS):
+    tokenizer = PassageTokenizer(checkpoint.compressor_tokenizer, rate=checkpoint.rate, max_length=40)
+    return [passage for document in tokenizer.tokenize(texts) for passage in document.passages]
+
+
+def plainly(checkpoint, passages, dtype=torch.float32):
+    """What memory is by definition: the whole causal LM, one passage at a time, eager attention and a mask."""
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint.path / "compressor", dtype=dtype, attn_implementation="eager", local_files_only=True
+    ).eval()
+    memory_token = checkpoint.compressor_tokenizer.convert_tokens_to_ids("<MEM>")
+    parts = []
+    for passage in passages:
+        ids = torch.tensor([passage])
+        with torch.inference_mode():
+            output = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+        parts.append(output.hidden_states[-1][0, ids[0] == memory_token])
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("whole_last_layer", [False, True], ids=["memory-tokens-only", "whole-last-layer"])
+def test_any_architecture_gives_the_last_hidden_states(made, whole_last_layer):
+    passages = passages_of(made)
+    compressor = Compressor.load(made, dtype=torch.float32, token_budget=90, whole_last_layer=whole_last_layer)
+    memory = compressor.compress(passages)
+    expected = plainly(made, passages)
+    assert memory.lengths == tuple(
+        passage.count(made.compressor_tokenizer.convert_tokens_to_ids("<MEM>")) for passage in passages
+    )
+    torch.testing.assert_close(memory.values, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        compressor.compress(passages, stage="embedding").values, made.connector(expected), rtol=0, atol=1e-5
+    )
+
+
+def test_any_architecture_does_so_in_bfloat16(made):
+    passages = passages_of(made)
+    memory = Compressor.load(made, dtype=torch.bfloat16).compress(passages)
+    assert memory.values.dtype == torch.bfloat16
+    # The exact values are the judge: two computations in bfloat16 are each this far from them.
+    exact = plainly(made, passages)
+    assert torch.cosine_similarity(memory.values.float(), exact).min() >= 0.999
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama", "llama3", "mistral"], indirect=True)
+def test_known_architectures_compute_their_last_layer_at_memory_tokens_only(made):
+    model = made.load_compressor(dtype=torch.float32)
+    memory_token, read = 5, []
+    model.layers[-1].mlp.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[:-1].numel()))
+    compressor = Compressor(model, made.connector, memory_token_id=memory_token, pad_token_id=0)
+    compressor.compress([[1, 2, 3, memory_token], [1, memory_token, memory_token, 4]])
+    assert read == [3]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    return Checkpoint(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def compressor(tiny):
+    return Compressor.load(tiny, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def memory_token(tiny):
+    return tiny.compressor_tokenizer.convert_tokens_to_ids("<MEM>")
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(token_budget=st.integers(1, 400), seed=st.integers(0, 999))
+def test_memory_does_not_depend_on_order_or_budget(tiny, compressor, token_budget, seed):
+    passages = passages_of(tiny)
+    expected = compressor.compress(passages)
+    order = list(range(len(passages)))
+    Random(seed).shuffle(order)
+    compressor.token_budget, before = token_budget, compressor.token_budget
+    try:
+        found = compressor.compress([passages[i] for i in order])
+    finally:
+        compressor.token_budget = before
+    reordered = expected.select(order)
+    assert found.lengths == reordered.lengths
+    torch.testing.assert_close(found.values, reordered.values, rtol=0, atol=1e-5)
+
+
+def test_a_passage_longer_than_the_budget_is_a_batch_of_its_own(tiny, compressor):
+    passages = passages_of(tiny)
+    small = Compressor.load(tiny, dtype=torch.float32, token_budget=1)
+    torch.testing.assert_close(small.compress(passages).values, compressor.compress(passages).values, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["hidden", "embedding"])
+def test_no_passages_are_empty_memory(tiny, compressor, stage):
+    memory = compressor.compress([], stage=stage)
+    assert memory.lengths == ()
+    assert memory.values.shape == (0, 64 if stage == "hidden" else 96)
+
+
+@pytest.mark.parametrize("whole_last_layer", [False, True], ids=["memory-tokens-only", "whole-last-layer"])
+def test_memory_tokens_stand_anywhere_or_nowhere(tiny, memory_token, whole_last_layer):
+    compressor = Compressor.load(tiny, dtype=torch.float32, whole_last_layer=whole_last_layer)
+    passages = [
+        [memory_token, 7, 8, memory_token, memory_token, 9],
+        [1, 2, 3, 4, 5, 6, 7, 8],
+        [memory_token],
+        [],
+        [3, memory_token],
+    ]
+    memory = compressor.compress(passages)
+    assert memory.lengths == (3, 0, 1, 0, 1)
+    expected = plainly(tiny, [passage for passage in passages if passage])
+    torch.testing.assert_close(memory.values, expected, rtol=0, atol=1e-5)
+    assert compressor.compress([[1, 2, 3]]).lengths == (0,)
+
+
+def test_padding_with_the_memory_token_opens_no_slot(tiny, compressor, memory_token):
+    model = tiny.load_compressor(dtype=torch.float32)
+    connector = Connector.from_state(tiny.connector.state(), "")
+    padded = Compressor(model, connector, memory_token_id=memory_token, pad_token_id=memory_token)
+    passages = passages_of(tiny)
+    found, expected = padded.compress(passages), compressor.compress(passages)
+    assert found.lengths == expected.lengths
+    torch.testing.assert_close(found.values, expected.values, rtol=0, atol=1e-5)
+
+
+def test_memory_names_its_connector(tiny, compressor):
+    assert compressor.compress([]).connector == tiny.connector.digest
+
+
+def test_the_checkpoints_connector_keeps_its_dtype(tiny):
+    before = tiny.connector.digest
+    Compressor.load(tiny, dtype=torch.bfloat16)
+    assert tiny.connector.weight.dtype == torch.float32
+    assert tiny.connector.digest == before

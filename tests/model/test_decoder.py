@@ -1,0 +1,256 @@
+import copy
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pisco_index import (
+    Checkpoint,
+    CheckpointError,
+    Compressor,
+    Decoder,
+    FingerprintMismatchError,
+    Memory,
+    PassageTokenizer,
+    PromptError,
+    new_checkpoint,
+)
+from pisco_index.model.decoder import merge_decoder_state
+
+QUESTIONS = ["Who?", "What is <MEM> in a text?", "And?", ""]
+DOCUMENTS = ["", "a long day in a small town " * 3, "hello", "x" * 30]
+CHOSEN = [[0], [1, 2, 3], [], [3, 3]]
+
+
+def memory_of(checkpoint, stage="hidden"):
+    tokenizer = PassageTokenizer(checkpoint.compressor_tokenizer, rate=checkpoint.rate, max_length=512)
+    passages = [document.passages[0] for document in tokenizer.tokenize(DOCUMENTS)]
+    return Compressor.load(checkpoint, dtype=torch.float32).compress(passages, stage=stage)
+
+
+def greedily(model, embeddings, ends, limit):
+    """Greedy decoding by definition: the whole sequence anew for each token."""
+    ids = []
+    with torch.inference_mode():
+        while len(ids) < limit and not (ids and ids[-1] in ends):
+            ids.append(int(model(inputs_embeds=embeddings[None]).logits[0, -1].argmax()))
+            embeddings = torch.cat([embeddings, model.get_input_embeddings()(torch.tensor(ids[-1:]))])
+    return ids
+
+
+def test_any_architecture_answers_alone_as_in_a_batch(made):
+    decoder, memory = Decoder.load(made, dtype=torch.float32), memory_of(made)
+    chosen = [memory.select(documents) for documents in CHOSEN]
+    together = decoder.answer_batch(QUESTIONS, chosen, max_new_tokens=12)
+    assert together == [decoder.answer(q, m, max_new_tokens=12) for q, m in zip(QUESTIONS, chosen, strict=True)]
+
+
+def test_any_architecture_decodes_greedily(made):
+    decoder, memory = Decoder.load(made, dtype=torch.float32), memory_of(made)
+    chosen = [memory.select(documents) for documents in CHOSEN]
+    prompts = [decoder.prompt_ids(q, m.lengths) for q, m in zip(QUESTIONS, chosen, strict=True)]
+    end = [decoder.tokenizer.eos_token_id]
+    assert decoder.generate(prompts, chosen, max_new_tokens=8) == [
+        greedily(decoder.model, decoder.embed(ids, m), end, 8) for ids, m in zip(prompts, chosen, strict=True)
+    ]
+
+
+def test_any_architecture_has_its_adapters_merged(made, tmp_path):
+    """``W + 2·B·A``: the same as running each pair beside its Linear."""
+    folder = Path(shutil.copytree(made.path, tmp_path / "trained"))
+    state = torch.load(folder / "decoder_state.pt", weights_only=True)
+    torch.manual_seed(0)
+    trained = {name: torch.randn_like(tensor) * 0.1 for name, tensor in state.items()}
+    torch.save(trained, folder / "decoder_state.pt")
+    merged = Decoder.load(str(folder), dtype=torch.float32).model
+
+    base = made.load_decoder_base(dtype=torch.float32)
+    saved = "modules_to_save.default."
+    adapters = {name.partition(".lora_A.")[0] for name in trained if ".lora_A." in name}
+    for name in adapters:
+        down, up = (trained[f"{name}.lora_{ab}.default.weight"] for ab in "AB")
+        base.get_submodule(name).register_forward_hook(
+            lambda _, inputs, output, down=down, up=up: output + 2 * (inputs[0] @ down.T @ up.T)
+        )
+    wholes = {name.partition(f".{saved}")[0] for name in trained if saved in name}
+    assert len(wholes) == 2
+    for name in wholes:
+        module = base.get_submodule(name)
+        for kind, _ in list(module.named_parameters()):
+            setattr(module, kind, nn.Parameter(trained[f"{name}.{saved}{kind}"]))
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
+    with torch.inference_mode():
+        torch.testing.assert_close(merged(ids).logits, base(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    return Checkpoint(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny):
+    return Decoder.load(tiny, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def memory(tiny):
+    return memory_of(tiny)
+
+
+class TestPrompt:
+    def test_memory_stands_at_its_tokens_and_nowhere_else(self, decoder, memory):
+        chosen = memory.select([1, 0])
+        ids = torch.tensor(decoder.prompt_ids("What is <MEM>?", chosen.lengths))
+        slots = ids == decoder.tokenizer.convert_tokens_to_ids("<MEM>")
+        assert int(slots.sum()) == sum(chosen.lengths)
+        embedded = decoder.embed(ids.tolist(), chosen)
+        assert torch.equal(embedded[slots], decoder.connector(chosen.values))
+        assert torch.equal(embedded[~slots], decoder.model.get_input_embeddings()(ids)[~slots])
+
+    def test_either_stage_gives_the_same_prompt(self, tiny, decoder, memory):
+        ids = decoder.prompt_ids("Who?", memory.lengths)
+        connected = decoder.connector.connect(memory)
+        assert torch.equal(decoder.embed(ids, connected), decoder.embed(ids, memory))
+        stored = memory_of(tiny, stage="embedding")
+        torch.testing.assert_close(decoder.embed(ids, stored), decoder.embed(ids, memory), rtol=0, atol=1e-5)
+
+    def test_memory_is_connected_in_the_decoders_dtype(self, tiny, memory):
+        decoder = Decoder.load(tiny)
+        assert (decoder.dtype, decoder.connector.weight.dtype) == (torch.bfloat16, torch.bfloat16)
+        assert tiny.connector.weight.dtype == torch.float32
+        ids = torch.tensor(decoder.prompt_ids("Who?", memory.lengths))
+        slots = ids == decoder.tokenizer.convert_tokens_to_ids("<MEM>")
+        expected = copy.deepcopy(tiny.connector).bfloat16()(memory.values)
+        assert torch.equal(decoder.embed(ids.tolist(), memory)[slots], expected)
+        assert isinstance(decoder.answer("Who?", memory, max_new_tokens=4), str)
+
+    def test_embedding_changes_no_weights(self, decoder, memory):
+        before = decoder.model.get_input_embeddings().weight.clone()
+        decoder.embed(decoder.prompt_ids("Who?", memory.lengths), memory)
+        assert torch.equal(decoder.model.get_input_embeddings().weight, before)
+
+    def test_one_that_does_not_fit_is_an_error_that_says_what_to_do(self, decoder, memory):
+        with pytest.raises(PromptError, match=r"answer of up to 5000 .* context of 4096\. Give fewer documents"):
+            decoder.answer("Who?", memory, max_new_tokens=5000)
+        with pytest.raises(PromptError, match="Give fewer documents"):
+            decoder.answer("Who? " * 4000, memory, max_new_tokens=1)
+
+    def test_the_last_place_of_the_context_can_be_used(self, decoder, memory):
+        none = memory.select([])
+        assert len(decoder.generate([[5] * 4095], [none], max_new_tokens=1)[0]) == 1
+        with pytest.raises(PromptError):
+            decoder.generate([[5] * 4096], [none], max_new_tokens=1)
+
+    def test_memory_of_another_connector_is_refused(self, decoder, memory):
+        other = Memory(memory.values, memory.lengths, memory.stage, "abc")
+        with pytest.raises(FingerprintMismatchError, match=f"connector abc, .* has {decoder.connector.digest}"):
+            decoder.answer("Who?", other)
+
+    @pytest.mark.parametrize("lengths", [[1], [1, 1, 1, 1, 1]])
+    def test_slots_and_vectors_must_be_as_many(self, decoder, memory, lengths):
+        with pytest.raises(PromptError, match=f"{sum(lengths)} memory tokens for {len(memory.values)} vectors"):
+            decoder.embed(decoder.prompt_ids("Who?", lengths), memory)
+
+    def test_each_question_has_its_memory(self, decoder, memory):
+        with pytest.raises(ValueError, match="shorter"):
+            decoder.answer_batch(["Who?", "What?"], [memory])
+
+
+class TestGreedy:
+    @pytest.fixture
+    def expected(self, decoder, memory):
+        return decoder.answer("Who?", memory, max_new_tokens=30)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"do_sample": True, "temperature": 5.0, "top_p": 0.9, "top_k": 50},
+            {"repetition_penalty": 9.0},
+            {"no_repeat_ngram_size": 1},
+            {"num_beams": 4},
+            {"suppress_tokens": list(range(700))},
+            {"min_new_tokens": 30},
+            {"max_length": 3},
+            {"do_sample": False, "temperature": 0.6, "top_p": 0.1},
+        ],
+        ids=lambda settings: next(iter(settings)),
+    )
+    def test_generation_settings_of_a_base_are_not_used(self, folder, memory, expected, settings, caplog, recwarn):
+        path = folder / "base_decoder" / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+        with caplog.at_level(logging.WARNING):
+            found = Decoder.load(str(folder), dtype=torch.float32).answer("Who?", memory, max_new_tokens=30)
+        assert found == expected
+        assert (caplog.messages, list(recwarn)) == ([], [])
+
+    def test_an_answer_ends_at_any_of_the_bases_end_tokens(self, folder, decoder, memory):
+        prompt = decoder.prompt_ids("Who?", memory.lengths)
+        (ids,) = decoder.generate([prompt], [memory], max_new_tokens=20)
+        end = ids[3]
+        path = folder / "base_decoder" / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [811, end]}))
+        stopping = Decoder.load(str(folder), dtype=torch.float32)
+        other = decoder.prompt_ids("What else?", ())
+        none = memory.select([])
+        short, long = stopping.generate([prompt, other], [memory, none], max_new_tokens=20)
+        assert short == ids[: ids.index(end) + 1]
+        (alone,) = decoder.generate([other], [none], max_new_tokens=20)
+        assert long == (alone[: alone.index(end) + 1] if end in alone else alone)
+
+    def test_a_model_without_end_tokens_goes_on(self, decoder, memory):
+        model, tokenizer = decoder.model, decoder.tokenizer
+        model.generation_config.eos_token_id = None
+
+        class Endless:
+            eos_token_id = None
+
+            def __getattr__(self, name):
+                return getattr(tokenizer, name)
+
+        endless = Decoder(model, Endless(), decoder.connector)
+        (ids,) = endless.generate([decoder.prompt_ids("Who?", ())], [memory.select([])], max_new_tokens=40)
+        assert len(ids) == 40
+
+    def test_no_questions_have_no_answers(self, decoder):
+        assert decoder.answer_batch([], []) == []
+
+
+class TestScores:
+    def test_loss_is_the_mean_over_the_labels_that_count(self, decoder, memory):
+        ids = decoder.prompt_ids("Who?", memory.lengths, answer="Ada")
+        labels = [-100] * (len(ids) - 3) + ids[-3:]
+        logits = decoder.logits(ids, memory)
+        assert logits.shape == (len(ids), len(decoder.tokenizer))
+        log_probabilities = logits.log_softmax(-1)
+        expected = -sum(float(log_probabilities[i - 1, ids[i]]) for i in range(len(ids) - 3, len(ids))) / 3
+        assert math.isclose(float(decoder.loss(ids, labels, memory)), expected, rel_tol=1e-5)
+
+
+class TestMerge:
+    def test_tied_embeddings_become_two(self, tiny, decoder):
+        assert tiny.load_decoder_base(dtype=torch.float32).config.tie_word_embeddings
+        tables = decoder.model.get_input_embeddings().weight, decoder.model.get_output_embeddings().weight
+        assert tables[0].data_ptr() != tables[1].data_ptr()
+
+    def test_the_copy_to_be_used_is_used(self, tiny):
+        state = tiny.load_decoder_state()
+        name = "lm_head.modules_to_save.default.weight"
+        state[name] = torch.ones_like(state[name])
+        model = tiny.load_decoder_base(dtype=torch.float32)
+        merge_decoder_state(model, state, "decoder_state.pt")
+        assert torch.equal(model.lm_head.weight, state[name].float())
+        assert not torch.equal(model.model.embed_tokens.weight, state[name].float())
+
+    def test_weight_and_bias_of_a_head_go_together(self, make_base, tmp_path):
+        made = new_checkpoint(tmp_path / "phi", make_base("phi"), make_base("phi"), mlp_dim=8, lora_rank=1)
+        state = made.load_decoder_state()
+        name = "lm_head.modules_to_save.default.bias"
+        state[name] = state[name][:-1]
+        with pytest.raises(CheckpointError, match=r"^here: weight and bias of lm_head differ in rows"):
+            merge_decoder_state(made.load_decoder_base(dtype=torch.float32), state, "here")

@@ -1,0 +1,153 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, CTRLTokenizer
+
+from pisco_index import PassageTokenizer
+from pisco_index.model.passages import TOKENIZER_CHUNK, clean_text, memory_length
+
+RATE = 16
+# One token a letter, so that lengths are what they look like.
+documents = st.text(st.sampled_from("abc é漢<>MERT "), max_size=90)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(make_tokenizer):
+    return make_tokenizer()
+
+
+def tokenize(tokenizer, text, **settings):
+    (document,) = PassageTokenizer(tokenizer, **({"rate": RATE, "max_length": 512} | settings)).tokenize([text])
+    return document
+
+
+def split_memory(passage, tokenizer):
+    """A passage's text tokens and its number of memory tokens."""
+    memory = tokenizer.convert_tokens_to_ids("<MEM>")
+    count = passage.count(memory)
+    assert passage[len(passage) - count :] == [memory] * count
+    return passage[: len(passage) - count], count
+
+
+@pytest.mark.parametrize(
+    ("tokens", "truncated", "chunked"),
+    [
+        (0, [1], [1]),
+        (15, [1], [1]),
+        (16, [2], [2]),
+        (17, [2], [2]),
+        (511, [32], [32]),
+        (512, [33], [33]),
+        (513, [33], [33, 1]),
+        (600, [33], [33, 6]),
+        (1024, [33], [33, 33]),
+    ],
+)
+def test_a_passage_of_n_tokens_has_n_by_rate_plus_one_memory_tokens(tokenizer, tokens, truncated, chunked):
+    for on_long, expected in (("truncate", truncated), ("chunk", chunked)):
+        document = tokenize(tokenizer, "a" * tokens, on_long=on_long)
+        assert [split_memory(passage, tokenizer)[1] for passage in document.passages] == expected
+        assert document.n_mem == sum(expected)
+
+
+@given(text=documents, max_length=st.integers(1, 40), rate=st.integers(1, 20), bos=st.booleans(), eos=st.booleans())
+def test_chunks_lose_nothing(make_tokenizer, text, max_length, rate, bos, eos):
+    tokenizer = make_tokenizer(bos=bos, eos=eos)
+    max_length += eos
+    ids = tokenizer(clean_text(text))["input_ids"]
+    document = tokenize(tokenizer, text, max_length=max_length, rate=rate)
+    parts = [split_memory(passage, tokenizer) for passage in document.passages]
+    assert [token for piece, _ in parts for token in piece] == ids
+    assert all(len(piece) <= max_length and count == memory_length(len(piece), rate) for piece, count in parts)
+    assert document.n_mem == sum(count for _, count in parts)
+    assert document.tokens_total == document.tokens_fed == len(ids)
+
+
+@given(text=documents, max_length=st.integers(2, 30), data=st.data())
+def test_overlapping_chunks_repeat_the_end_of_the_one_before(tokenizer, text, max_length, data):
+    overlap = data.draw(st.integers(0, max_length - 1))
+    document = tokenize(tokenizer, text, max_length=max_length, overlap=overlap)
+    first, *others = [split_memory(passage, tokenizer)[0] for passage in document.passages]
+    whole = list(first)
+    for piece in others:
+        assert len(piece) > overlap, "a chunk of nothing new"
+        assert piece[:overlap] == whole[len(whole) - overlap :]
+        whole += piece[overlap:]
+    assert whole == tokenizer(clean_text(text))["input_ids"]
+    assert document.tokens_fed == document.tokens_total + overlap * len(others)
+
+
+@given(text=documents, max_length=st.integers(3, 40), bos=st.booleans(), eos=st.booleans())
+def test_truncation_is_that_of_transformers(make_tokenizer, text, max_length, bos, eos):
+    tokenizer = make_tokenizer(bos=bos, eos=eos)
+    document = tokenize(tokenizer, text, max_length=max_length, on_long="truncate")
+    (passage,) = document.passages
+    expected = tokenizer(clean_text(text), truncation=True, max_length=max_length)["input_ids"]
+    assert split_memory(passage, tokenizer)[0] == expected
+    assert document.tokens_fed == len(expected)
+    assert document.tokens_total == len(tokenizer(clean_text(text))["input_ids"])
+
+
+def test_bos_counts(make_tokenizer):
+    document = tokenize(make_tokenizer(bos=True), "a" * 15)
+    assert (document.tokens_total, document.n_mem) == (16, 2)
+
+
+def test_a_cut_text_keeps_its_eos(make_tokenizer):
+    tokenizer = make_tokenizer(bos=True, eos=True)
+    piece, _ = split_memory(tokenize(tokenizer, "a" * 99, max_length=10, on_long="truncate").passages[0], tokenizer)
+    assert (piece[0], piece[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+@given(documents)
+def test_no_text_opens_memory_slots(tokenizer, text):
+    assert "<MEM>" not in clean_text(text)
+    assert "<RET>" not in clean_text(text)
+    assert sum(split_memory(p, tokenizer)[1] for p in tokenize(tokenizer, text).passages) == memory_length(
+        len(tokenizer(clean_text(text))["input_ids"]), RATE
+    )
+
+
+def test_literal_memory_tokens_are_spelled_apart():
+    assert clean_text("a <MEM><MEM> b <RET>, <mem>") == "a < MEM >< MEM > b < RET >, <mem>"
+
+
+def test_texts_come_back_in_order_across_chunks(tokenizer):
+    lengths = [i % 7 for i in range(2 * TOKENIZER_CHUNK + 3)]
+    found = PassageTokenizer(tokenizer, rate=4, max_length=9).tokenize(["a" * n for n in lengths])
+    assert [document.tokens_total for document in found] == lengths
+
+
+def test_no_texts_are_no_documents(tokenizer):
+    assert list(PassageTokenizer(tokenizer, rate=4, max_length=9).tokenize([])) == []
+
+
+def test_truncation_and_padding_stored_with_a_tokenizer_are_ignored(make_tokenizer, tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(5)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["truncation"]["max_length"] == 5
+    assert tokenize(AutoTokenizer.from_pretrained(tmp_path), "a" * 20).tokens_fed == 20
+
+
+def test_a_tokenizer_written_in_python_gives_what_it_gives(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"<unk>": 0, "a": 1, "b": 2}')
+    (tmp_path / "merges.txt").write_text("#version\n")
+    tokenizer = CTRLTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<MEM>"]})
+    document = tokenize(tokenizer, "a b b", rate=2, max_length=2)
+    assert document.passages == ([1, 2, 3, 3], [2, 3])
+
+
+@pytest.mark.parametrize(("max_length", "overlap"), [(8, 8), (8, -1), (0, 0)])
+def test_chunks_must_advance(tokenizer, max_length, overlap):
+    with pytest.raises(ValueError, match="overlap"):
+        PassageTokenizer(tokenizer, rate=RATE, max_length=max_length, overlap=overlap)
+
+
+def test_a_passage_holds_more_than_its_closing_tokens(make_tokenizer):
+    with pytest.raises(ValueError, match="no room"):
+        PassageTokenizer(make_tokenizer(eos=True), rate=RATE, max_length=1)

@@ -1,0 +1,228 @@
+"""The documentation says what is there: every key, option, command, name and link; and its examples run."""
+
+import ast
+import doctest
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+import pytest
+import typer
+import yaml
+
+from pisco_index import BuildConfig, build, errors, load_config, new_tiny_checkpoint, presets
+from pisco_index.cli import app
+
+ROOT = Path(__file__).parents[1]
+README, PYTHON, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "configuration.md"
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SECTIONS = {name: field.annotation for name, field in BuildConfig.model_fields.items()}
+PUBLIC = [
+    alias.asname or alias.name
+    for node in ast.parse((ROOT / "__init__.pyi").read_text("utf-8")).body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+]
+
+# Options whose name is not their key's.
+OPTIONS = {"corpus.format": "--format"}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its words: "build", "checkpoint new", …"""
+
+    def walk(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from walk(command, (*words, name))
+            else:
+                yield " ".join((*words, name)), command
+
+    return dict(walk(typer.main.get_command(app), ()))
+
+
+COMMANDS = commands()
+
+
+def options_of(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
+
+
+# Configuration
+
+
+def type_of(annotation: Any, bounds: str = "") -> str:
+    """A key's type in words."""
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return f"list of {type_of(get_args(annotation)[0])}"
+    if isinstance(annotation, UnionType):
+        (kind,) = [each for each in get_args(annotation) if each is not NoneType]
+        return f"{type_of(kind, bounds)}, or null"
+    return {str: "string", int: "integer", float: "number"}[annotation] + bounds
+
+
+def bounds_of(field: Any) -> str:
+    shown = {annotated_types.Ge: ("≥", "ge"), annotated_types.Gt: (">", "gt")}
+    return "".join(f" {shown[type(m)][0]} {getattr(m, shown[type(m)][1]):g}" for m in field.metadata)
+
+
+def yaml_of(value: Any) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    text = '"{title}\\n{text}"' if value == "{title}\n{text}" else yaml.safe_dump(plain, default_flow_style=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def table_of(section: str) -> list[str]:
+    """The table of a section as docs/configuration.md shall have it."""
+    lines = ["| key | type | default | option of `build` | |", "|---|---|---|---|---|"]
+    for key, field in SECTIONS[section].model_fields.items():
+        option = OPTIONS.get(f"{section}.{key}", "--" + key.replace("_", "-"))
+        shown = f"`{option}`" if option in options_of(COMMANDS["build"]) else ""
+        kind = type_of(field.annotation, bounds_of(field))
+        lines.append(f"| `{key}` | {kind} | `{yaml_of(field.default)}` | {shown} | {field.description} |")
+    return lines
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_is_documented_as_it_is(section):
+    expected = "\n".join([f"## `{section}`", "", *table_of(section)])
+    assert expected in CONFIGURATION.read_text("utf-8"), f"docs/configuration.md must say:\n{expected}"
+
+
+@pytest.mark.parametrize("text", blocks(CONFIGURATION, "yaml"))
+def test_the_examples_of_configurations_are_valid(text, tmp_path):
+    path = tmp_path / "example.yaml"
+    path.write_text(text, "utf-8")
+    load_config(str(path))
+
+
+def test_every_preset_loads_and_is_documented():
+    for name in presets():
+        load_config(name)
+        assert f"| `{name}` |" in CONFIGURATION.read_text("utf-8")
+        assert f"--preset {name} " in (ROOT / "docs" / "corpora.md").read_text("utf-8")
+
+
+def test_every_exit_code_is_documented():
+    codes = {0} | {error.exit_code for error in vars(errors).values() if hasattr(error, "exit_code")}
+    table = re.findall(r"^\| (\d+) \| (.+) \|$", CONFIGURATION.read_text("utf-8"), re.MULTILINE)
+    assert {int(code) for code, _ in table} == codes
+    epilog = typer.main.get_command(app).epilog
+    assert all(str(code) in epilog for code in codes - {1})
+
+
+# Commands
+
+
+def test_every_command_and_option_has_a_help_text():
+    for name, command in COMMANDS.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_the_readme_lists_every_command():
+    for name in COMMANDS:
+        assert f"| `pisco-index {name}" in README.read_text("utf-8"), name
+
+
+def command_lines() -> list[tuple[str, list[str]]]:
+    """Every command of this package that the documents show, as its words."""
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text("utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^(?:\$ |\| .*`)?(pisco-index [a-z][^`\n]*)", text, re.MULTILINE):
+            found.append((path.name, shlex.split(line, comments=True)[1:]))
+    return found
+
+
+def test_commands_in_the_documents_exist_with_their_options():
+    lines = command_lines()
+    assert len(lines) > 20
+    for document, words in lines:
+        name = next((n for n in (" ".join(words[:2]), words[0]) if n in COMMANDS), None)
+        assert name, f"{document}: pisco-index {' '.join(words)}"
+        given = {word for word in words if re.match(r"--?[a-z]", word)}
+        assert given <= options_of(COMMANDS[name]), f"{document}: {given - options_of(COMMANDS[name])} of {name}"
+
+
+# Python
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory) -> Path:
+    """A folder as the repository's root is after ``make demo``."""
+    folder = tmp_path_factory.mktemp("documentation")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    new_tiny_checkpoint(folder / "demo-index" / "checkpoint")
+    sample = [folder / "examples" / "sample.jsonl"]
+    build(sample, folder / "demo-index" / "checkpoint", folder / "demo-index" / "store", load_config("beir"))
+    return folder
+
+
+@pytest.mark.parametrize("path", [README, PYTHON], ids=lambda path: path.name)
+def test_the_python_examples_run_and_show_what_they_say(path, demo_folder, monkeypatch):
+    monkeypatch.chdir(demo_folder)
+    names: dict[str, Any] = {}
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    said: list[str] = []
+    for number, block in enumerate(blocks(path, "python")):
+        example = doctest.DocTestParser().get_doctest(block, names, f"{path.name}, block {number}", str(path), 0)
+        assert example.examples
+        runner.run(example, out=said.append, clear_globs=False)
+        names = example.globs
+    assert runner.tries
+    assert not runner.failures, "".join(said)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented(name):
+    assert f"`{name}`" in PYTHON.read_text("utf-8") or f"`{name}(" in PYTHON.read_text("utf-8")
+
+
+# Links
+
+
+def anchors_of(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors_of(linked), target
+
+
+def test_the_readme_leads_to_every_document():
+    for path in DOCUMENTS:
+        if path != README:
+            assert f"]({path.relative_to(ROOT).as_posix()})" in README.read_text("utf-8"), path.name
+
+
+def test_tests_named_in_the_architecture_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", ARCHITECTURE.read_text("utf-8"))
+    assert len(named) > 10
+    for file, test in named:
+        body = ast.parse((ROOT / file).read_text("utf-8")).body
+        for part in test.split("::"):
+            found = [node for node in body if getattr(node, "name", None) == part]
+            assert found, f"{file}::{test}"
+            body = found[0].body

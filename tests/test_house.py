@@ -1,0 +1,199 @@
+"""The rules of the house: which room may import what, what an import costs, and what a wheel holds."""
+
+import ast
+import configparser
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import pisco_index
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("configs", "model", "pipeline", "reader", "store")
+
+MAY_IMPORT = {
+    "errors": set(),
+    "configs": {"errors"},
+    "model": {"configs", "errors"},
+    "store": {"configs", "errors"},
+    "pipeline": {"model", "store", "configs", "errors"},
+    "reader": {"model", "store", "configs", "errors"},
+    "cli": {"pipeline", "reader", "model", "store", "configs", "errors"},
+    "__init__": set(),
+}
+
+# Folders, ending in a slash, or files that may import a package; nobody else may.
+ONLY_IN = {
+    "transformers": ("model/",),
+    "tokenizers": ("model/",),
+    "peft": ("model/",),
+    "lance": ("store/",),
+    "lancedb": ("store/",),
+    "zstandard": ("store/", "pipeline/corpus/streams.py"),
+    "typer": ("cli.py",),
+}
+
+HEAVY = ("torch", "ray", "lance", "lancedb", "transformers", "tokenizers", "pyarrow", "numpy")
+
+SOURCES = sorted([*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
+PUBLIC = sorted(
+    alias.asname or alias.name
+    for node in ast.parse((ROOT / "__init__.pyi").read_text("utf-8")).body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """What a file imports anywhere in it, inside functions too: dotted names, from the package's root if relative."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module or "", node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from ((".".join(("", *base, name)), node.lineno) for name in names)
+
+
+def run(code: str, folder: Path) -> str:
+    """Run Python in a fresh process, away from the source tree."""
+    finished = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_point_down(path):
+    own = room_of(path)
+    for module, line in imports(path):
+        if module.startswith("."):
+            room = module.split(".")[1]
+            assert room in {own, *MAY_IMPORT[own]}, f"{name_of(path)}:{line} imports {room}, which is not below {own}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_inside_the_package_are_relative(path):
+    absolute = {"pisco_index", *ROOMS, "errors", "cli"}
+    for module, line in imports(path):
+        assert module.split(".")[0] not in absolute, f"{name_of(path)}:{line} imports {module}; import it relatively"
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_is_imported_in_its_room_only(package):
+    users = {name_of(path) for path in SOURCES for module, _ in imports(path) if module.split(".")[0] == package}
+    strangers = {user for user in users if not any(user == own or user.startswith(own) for own in ONLY_IN[package])}
+    assert not strangers
+
+
+def test_one_file_of_the_pipeline_imports_ray():
+    (user,) = {name_of(path) for path in SOURCES for module, _ in imports(path) if module.split(".")[0] == "ray"}
+    assert user.startswith("pipeline/")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nobody_prints_but_the_command_line(path):
+    if name_of(path) == "cli.py":
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def test_every_package_is_listed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = setup["options"]["packages"].split()
+    folders = [ROOT, *(path.parent for room in ROOMS for path in (ROOT / room).rglob("__init__.py"))]
+    found = [".".join(("pisco_index", *folder.relative_to(ROOT).parts)) for folder in folders]
+    assert sorted(listed) == sorted(found)
+    others = {p.name for p in ROOT.iterdir() if (p / "__init__.py").is_file()}
+    assert others == set(ROOMS)
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path):
+    loaded = run(f"import sys, pisco_index; print([m for m in {HEAVY} if m in sys.modules])", tmp_path)
+    assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [[], ["build"], ["info"], ["get"], ["ask"], ["checkpoint", "new"]], ids=" ".join)
+def test_help_loads_nothing_heavy(command, tmp_path):
+    code = f"""
+import sys
+from pisco_index.cli import app
+try:
+    app({[*command, "--help"]!r})
+except SystemExit as ended:
+    assert not ended.code
+print([m for m in {HEAVY} if m in sys.modules])
+"""
+    assert run(code, tmp_path).splitlines()[-1] == "[]"
+
+
+def test_presets_are_listed_without_anything_heavy(tmp_path):
+    code = f"import sys; from pisco_index import presets; presets(); print([m for m in {HEAVY} if m in sys.modules])"
+    assert run(code, tmp_path).strip() == "[]"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_there_and_documented(name):
+    assert name in dir(pisco_index)
+    assert getattr(pisco_index, name).__doc__
+
+
+def test_the_public_names_are_all():
+    assert sorted(pisco_index.__all__) == PUBLIC
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of the working tree, built beside it, so that nothing is left in it."""
+    for needed in ("build", "setuptools"):
+        if find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    source, out = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "demo-index", "golden")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_a_wheel_holds_the_package_and_no_more(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    content = {name for name in names if ".dist-info/" not in name}
+    expected = {f"pisco_index/{name_of(path)}" for path in SOURCES}
+    expected |= {f"pisco_index/configs/presets/{path.name}" for path in (ROOT / "configs/presets").glob("*.yaml")}
+    expected |= {"pisco_index/py.typed", "pisco_index/__init__.pyi"}
+    assert content == expected
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_a_wheel_works_away_from_the_source_tree(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "site")!r})
+import pisco_index
+assert pisco_index.__file__.startswith({str(tmp_path / "site")!r}), pisco_index.__file__
+assert pisco_index.load_config("wikipedia").corpus.format == "mediawiki"
+assert pisco_index.MissingDocumentsError
+"""
+    run(code, tmp_path)
