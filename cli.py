@@ -1,6 +1,7 @@
 """The command ``pisco-index``: each command parses, makes one library call, and prints."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -230,7 +231,7 @@ def ask(
     decoder_base: Annotated[
         str | None, typer.Option(help="Base decoder's folder, in place of the name in the checkpoint.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     dtype: Annotated[Dtype, typer.Option(help="The decoder's arithmetic.")] = Dtype.bfloat16,
     device: Annotated[str, typer.Option(help="cpu, cuda, …; auto takes a GPU where there is one.")] = "auto",
     as_json: Json = False,
@@ -359,6 +360,9 @@ def _some(numbers: Sequence[int]) -> str:
 
 def main() -> None:
     """Entry point of the command."""
+    # OpenMP's threads spin while they wait for each other; by default so long that one other busy process on the
+    # machine slows a build several times. To be set before torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     app()
 
 

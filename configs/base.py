@@ -28,14 +28,18 @@ class Config(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             problems = "; ".join(_explain(cls, detail) for detail in error.errors())
-            raise ConfigError(f"{origin}: {problems}.") from None
+            raise ConfigError(f"{origin}: {problems}" + ("" if problems.endswith("?") else ".")) from None
 
 
 def _explain(root: type[BaseModel], detail: Any) -> str:
     *parents, last = detail["loc"] or ("",)
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] != "extra_forbidden":
-        return f"{key}: {detail['msg']}, not {detail['input']!r}"
+        message = detail["msg"].removeprefix("Value error, ")
+        # Rules over several keys have no one value to show.
+        return (
+            f"{key}: {message}" if isinstance(detail["input"], dict) else f"{key}: {message}, not {detail['input']!r}"
+        )
     model: Any = root
     for part in parents:
         model = model.model_fields[part].annotation

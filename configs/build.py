@@ -64,7 +64,7 @@ class RunConfig(Config):
         None, description="Run on Ray: local, auto (the cluster this node is in) or a cluster's address."
     )
     token_budget: int | None = Field(
-        None, ge=1, description="Most padded tokens in a batch; default: by device. Changes rounding in bfloat16 only."
+        None, ge=1, description="Most padded tokens in a batch; default: by device. Changes rounding only."
     )
     shard_documents: int = Field(
         4096,

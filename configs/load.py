@@ -48,7 +48,10 @@ def _read_yaml(name: str) -> dict[str, Any]:
     if name in presets():
         text = resources.files(f"{__package__}.presets").joinpath(f"{name}.yaml").read_text("utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text("utf-8")
+        try:
+            text = Path(name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}: cannot be read as UTF-8 text: {error}.") from None
     else:
         raise ConfigError(f"{name}: neither a file nor a preset. Presets: {', '.join(presets())}.")
     try:

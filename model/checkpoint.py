@@ -13,6 +13,8 @@ Tensors are read with ``weights_only=True`` or from safetensors, no remote code 
 
 import hashlib
 import json
+import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -240,8 +242,18 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: if the file is damaged, holds anything but named tensors, or a value is not finite.
     """
-    with _errors_name(f"{path}: refused or damaged; only a plain dictionary of tensors is read"):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with _errors_name(f"{path}: damaged or truncated, fetch it again"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            # Not torch's own words, which advise to load it all the same.
+            raise CheckpointError(
+                f"{path}: refused, nothing of it was run: it is damaged or holds something other than a plain "
+                "dictionary of tensors."
+            ) from None
+        raise
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: holds {type(state).__name__}; expected a dictionary of named tensors.")
     strange = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]

@@ -89,6 +89,8 @@ class Decoder:
             PromptError: if a prompt with its answer does not fit the decoder's context.
             FingerprintMismatchError: if memory belongs to another connector than this checkpoint's.
         """
+        if len(questions) != len(memories):
+            raise ValueError(f"{len(questions)} questions for the memory of {len(memories)}")
         prompts = [self.prompt_ids(q, memory.lengths) for q, memory in zip(questions, memories, strict=True)]
         generated = self.generate(prompts, memories, max_new_tokens=max_new_tokens)
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]

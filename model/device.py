@@ -16,7 +16,9 @@ def choose_device(name: str) -> str:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"{name!r} is no device; name cpu, cuda or cuda:1.") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{name!r} is no device to compute on; name cpu, cuda, cuda:1 or auto.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"{name!r} is not here; this machine has {torch.cuda.device_count()} GPUs.")
     return name

@@ -3,16 +3,15 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
 
 from ..configs import BuildConfig
-from ..errors import BuildIncompleteError, BuildInterruptedError, StoreError
+from ..errors import BuildIncompleteError, BuildInterruptedError, ConfigError, StoreError
 from ..model.checkpoint import Checkpoint
 from ..model.compressor import COMPRESSION_VERSION
 from ..model.device import choose_device
@@ -27,15 +26,15 @@ from ..store import (
     done_shards,
     remove_orphans,
 )
-from .corpus import open_corpus
+from .corpus import Corpus, open_corpus
 from .driver import Driver, FailedShard
 from .estimate import Estimate, estimate
 from .interrupt import Interrupt
-from .plan import Plan, plan_corpus, resume_plan
+from .plan import CorpusWatch, Plan, plan_corpus, resume_plan
 from .pool import InProcessPool, Pool
 from .progress import BuildProgress
 from .status import PLAN_ASSET
-from .worker import WorkerSpec
+from .worker import WorkerSpec, passage_tokenizer
 
 CONFIG_ASSET = "config.json"
 
@@ -77,11 +76,6 @@ class Job:
         """Identity of everything that determines the memory of this build."""
         settings = {key: str(value) for key, value in self.config.compression.model_dump().items()}
         return Fingerprint({**self.checkpoint.identity, **settings, "compression": COMPRESSION_VERSION})
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """The corpus configuration as plain values."""
-        return self.config.corpus.model_dump(mode="json")
 
     @property
     def dim(self) -> int:
@@ -150,18 +144,21 @@ def dry_run(
     progress = progress or BuildProgress()
     try:
         job = prepare(corpus, checkpoint, out, config or BuildConfig())
-        plan = _resumed(job, Store.open(job.uri)) if Store.exists(job.uri) else _plan(job, progress)
+        found = open_corpus(job.paths, job.config.corpus)
+        plan = _resumed(job, Store.open(job.uri), found) if Store.exists(job.uri) else _plan(job, found, progress)
     finally:
         progress.ended()
     run = job.config.run
-    workers = run.workers or (max(torch.cuda.device_count(), 1) if job.device.startswith("cuda") else 1)
+    # The probe runs here, wherever the build will.
+    device = choose_device(run.device)
+    workers = run.workers or (max(torch.cuda.device_count(), 1) if device.startswith("cuda") else 1)
     return estimate(
         plan,
         job.checkpoint,
         job.config.compression,
         stage=job.stage,
         codec=job.config.store.codec,
-        device=job.device,
+        device=device,
         workers=workers,
         token_budget=run.token_budget,
     )
@@ -173,16 +170,30 @@ def prepare(paths: Sequence[str | Path], checkpoint: str | Path, out: str | Path
     Raises:
         InputError: if it does not.
     """
+    if isinstance(paths, (str, Path)):
+        raise TypeError(f"build takes a list of corpus paths, not the one path {str(paths)!r}")
     opened = Checkpoint(checkpoint)
     connector = opened.connector
     stage = config.store.stage
     if stage == "auto":
         stage = "hidden" if connector.in_dim < connector.out_dim else "embedding"
     codec_by_name(config.store.codec)
+    try:
+        passage_tokenizer(opened, config.compression)
+    except ValueError as error:
+        raise ConfigError(f"compression: {error}.") from None
     uri = str(out)
+    if not uri:
+        raise ConfigError("The store's place is empty: name a folder or an object-store URI (--out).")
     if not Store.exists(uri):
         Store.require_free(uri)
-    return Job(tuple(map(str, paths)), opened, uri, config, stage, choose_device(config.run.device))
+    if config.run.ray:
+        from .ray_pool import require_reachable
+
+        require_reachable(config.run.ray)
+    # On a cluster its own devices count, not those of the machine that asks.
+    device = config.run.device if config.run.ray else choose_device(config.run.device)
+    return Job(tuple(map(str, paths)), opened, uri, config, stage, device)
 
 
 def _build(job: Job, progress: BuildProgress) -> BuildReport:
@@ -190,18 +201,24 @@ def _build(job: Job, progress: BuildProgress) -> BuildReport:
     failed: Sequence[FailedShard] = ()
     interrupted = False
     with ExitStack() as stack:
-        store, plan = _open_or_create(job, stack, progress)
-        done = done_shards(store)
+        store, plan, watch = _open(job, stack, progress)
+        done = done_shards(store) if store else set()
         todo = [shard for shard in plan.shards if shard.number not in done]
         if todo:
-            with _open_pool(job, plan) as pool, Interrupt() as interrupt:
+            # Before the store is made: workers that cannot open what they are given leave no trace.
+            pool = stack.enter_context(_open_pool(job, plan))
+            if store is None:
+                store = _create(job, plan, stack)
+            with Interrupt() as interrupt:
                 characters = {shard.number: shard.characters for shard in todo}
                 progress.started(len(plan.shards), len(done), characters, pool.description)
-                failed = Driver(store, pool, job.config.run, progress).drive(todo, interrupt)
+                driver = Driver(store, pool, job.config.run, progress, lambda: watch.require_unchanged(plan.files))
+                failed = driver.drive(todo, interrupt)
                 interrupted = interrupt.requested
-            # Under the lock, with no worker left: what nobody refers to is what killed workers left behind.
-            if _is_local(job.uri):
-                remove_orphans(store)
+        assert store is not None
+        # Under the lock, with no worker at work: what nobody refers to is what killed workers left behind.
+        if _is_local(job.uri):
+            remove_orphans(store)
         done_now = len(done_shards(store))
     planned = len(plan.shards)
     if interrupted and done_now < planned:
@@ -217,17 +234,19 @@ def _build(job: Job, progress: BuildProgress) -> BuildReport:
     return BuildReport(job.uri, planned, len(done), done_now - len(done), plan.dropped, time.monotonic() - began)
 
 
-def _open_or_create(job: Job, stack: ExitStack, progress: BuildProgress) -> tuple[Store, Plan]:
-    if Store.exists(job.uri):
-        stack.enter_context(build_lock(job.uri))
-        store = Store.open(job.uri)
-        return store, _resumed(job, store)
-    # Planned before the folder is made: a corpus that cannot be read leaves no trace.
-    plan = _plan(job, progress)
+def _open(job: Job, stack: ExitStack, progress: BuildProgress) -> tuple[Store | None, Plan, CorpusWatch]:
+    """The store, locked, with its plan; or for one that is not there yet a new plan."""
+    corpus = open_corpus(job.paths, job.config.corpus)
+    watch = CorpusWatch(corpus.sources)
+    if not Store.exists(job.uri):
+        return None, _plan(job, corpus, progress), watch
     stack.enter_context(build_lock(job.uri))
-    if Store.exists(job.uri):
-        store = Store.open(job.uri)
-        return store, _resumed(job, store)
+    store = Store.open(job.uri)
+    return store, _resumed(job, store, corpus), watch
+
+
+def _create(job: Job, plan: Plan, stack: ExitStack) -> Store:
+    stack.enter_context(build_lock(job.uri))
     checkpoint = job.checkpoint
     meta = StoreMeta(
         fingerprint=job.fingerprint,
@@ -243,31 +262,24 @@ def _open_or_create(job: Job, stack: ExitStack, progress: BuildProgress) -> tupl
         PLAN_ASSET: plan.to_json(),
         CONFIG_ASSET: job.config.model_dump_json().encode(),
     }
-    return Store.create(job.uri, meta=meta, assets=assets), plan
+    return Store.create(job.uri, meta=meta, assets=assets)
 
 
-def _plan(job: Job, progress: BuildProgress) -> Plan:
-    corpus = open_corpus(job.paths, job.config.corpus)
+def _plan(job: Job, corpus: Corpus, progress: BuildProgress) -> Plan:
     progress.planning(len(corpus.sources))
-    return plan_corpus(
-        corpus,
-        job.reading,
-        shard_documents=job.config.run.shard_documents,
-        on_records=progress.planned_records,
-    )
+    return plan_corpus(corpus, shard_documents=job.config.run.shard_documents, on_records=progress.planned_records)
 
 
-def _resumed(job: Job, store: Store) -> Plan:
+def _resumed(job: Job, store: Store, corpus: Corpus) -> Plan:
     store.meta.fingerprint.require_equal(job.fingerprint, "this build")
-    asked = {"stage": job.stage, "codec": job.config.store.codec, "keep": tuple(job.config.store.keep)}
-    stored = {"stage": store.meta.stage, "codec": store.meta.codec, "keep": tuple(store.meta.optional_columns)}
+    asked = {"stage": job.stage, "codec": job.config.store.codec, "keep": sorted(job.config.store.keep)}
+    stored = {"stage": store.meta.stage, "codec": store.meta.codec, "keep": sorted(store.meta.optional_columns)}
     changed = [f"{key} {stored[key]!r}, not {asked[key]!r}" for key in asked if asked[key] != stored[key]]
     if changed:
         raise StoreError(
             f"The store at {store.uri} was begun with {', '.join(changed)}. Give the same, or name another store."
         )
-    plan = Plan.from_json(store.asset(PLAN_ASSET))
-    return resume_plan(plan, open_corpus(job.paths, job.config.corpus), job.reading)
+    return resume_plan(Plan.from_json(store.asset(PLAN_ASSET)), corpus)
 
 
 def _open_pool(job: Job, plan: Plan) -> Pool:
@@ -279,8 +291,7 @@ def _open_pool(job: Job, plan: Plan) -> Pool:
     # Imported here: a build in this process needs no Ray and does not wait for it.
     from .ray_pool import RayPool
 
-    # The cluster's devices count, not this machine's.
-    return RayPool(replace(spec, device=run.device), address=run.ray or "local", workers=run.workers)
+    return RayPool(spec, address=run.ray or "local", workers=run.workers)
 
 
 def _is_local(uri: str) -> bool:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..configs import RunConfig
@@ -35,13 +35,22 @@ class Driver:
         pool: does the work.
         run: attempts and commit intervals.
         progress: told of everything.
+        before_commit: called before each commit; what it raises ends the build without that commit.
     """
 
-    def __init__(self, store: Store, pool: Pool, run: RunConfig, progress: BuildProgress):
+    def __init__(
+        self,
+        store: Store,
+        pool: Pool,
+        run: RunConfig,
+        progress: BuildProgress,
+        before_commit: Callable[[], None] = lambda: None,
+    ):
         self._store = store
         self._pool = pool
         self._run = run
         self._progress = progress
+        self._before_commit = before_commit
         self._queue: deque[Shard] = deque()
         self._attempts: Counter[int] = Counter()
         self._in_flight = 0
@@ -59,6 +68,15 @@ class Driver:
             InputError: what a worker or a commit said is wrong with corpus or store.
         """
         self._queue.extend(shards)
+        try:
+            self._loop(interrupt)
+        finally:
+            self._commit()
+        if self._fatal:
+            raise self._fatal
+        return tuple(self._failed)
+
+    def _loop(self, interrupt: Interrupt) -> None:
         stopping = False
         while self._queue or self._in_flight or self._written:
             if not stopping and (interrupt.requested or self._fatal):
@@ -76,13 +94,9 @@ class Driver:
             if stopping:
                 # A shard that failed while draining is left to the next build.
                 self._queue.clear()
-        if self._fatal:
-            raise self._fatal
-        return tuple(self._failed)
 
     def _submit(self, shard: Shard) -> None:
         self._in_flight += 1
-        self._attempts[shard.number] += 1
         self._pool.submit(shard)
 
     def _take(self, outcome: Outcome) -> None:
@@ -95,9 +109,10 @@ class Driver:
         elif isinstance(outcome.error, InputError):
             self._fatal = self._fatal or outcome.error
         elif outcome.error is not None:
-            self._retry(shard, outcome.error)
+            self._retry(shard, outcome.error, charged=outcome.charged)
 
-    def _retry(self, shard: Shard, error: Exception) -> None:
+    def _retry(self, shard: Shard, error: Exception, *, charged: bool = True) -> None:
+        self._attempts[shard.number] += charged
         attempt = self._attempts[shard.number]
         final = attempt >= self._run.attempts
         self._progress.failed_shard(shard.number, error, attempt, final)
@@ -116,16 +131,27 @@ class Driver:
         self._last_commit = time.monotonic()
         if not self._written:
             return
+        try:
+            self._before_commit()
+            commit(self._store, [written for _, written in self._written.values()])
+        except CorruptStoreError as error:
+            if not self._retry_damaged():
+                self._fatal = self._fatal or error
+                self._written.clear()
+        except InputError as error:
+            self._fatal = self._fatal or error
+            self._written.clear()
+        else:
+            self._written.clear()
+
+    def _retry_damaged(self) -> bool:
+        """Put the shards whose files are not whole back in the queue; the others wait for the next commit."""
+        damaged = False
         for number, (shard, written) in list(self._written.items()):
             try:
                 verify_written(self._store, written)
             except CorruptStoreError as error:
+                damaged = True
                 del self._written[number]
                 self._retry(shard, error)
-        try:
-            committed = commit(self._store, [written for _, written in self._written.values()])
-        except InputError as error:
-            self._fatal = self._fatal or error
-        else:
-            self._progress.committed(len(committed.new))
-        self._written.clear()
+        return damaged

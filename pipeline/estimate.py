@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from .worker import passage_tokenizer
 SAMPLE_SHARDS = 8
 SAMPLE_DOCUMENTS = 256
 PROBES = 3
+PROBE_TOKENS = 16_384
 
 # What a row takes beside its vectors (id, counts, hash, headers, a short title) and a shard's file beside its rows.
 ROW_BYTES = 80
@@ -88,9 +89,10 @@ def estimate(
     compressor = Compressor.load(
         checkpoint, dtype=getattr(torch, compression.dtype), device=device, token_budget=token_budget
     )
-    compressor.compress(passages[:2], stage=stage)
+    probe = list(_up_to(passages, PROBE_TOKENS))
+    compressor.compress(probe, stage=stage)
     # Several timings, since one alone may fall into a busy moment of the machine.
-    speed = statistics.median(_passages_per_s(compressor, passages, stage) for _ in range(PROBES))
+    speed = statistics.median(_passages_per_s(compressor, probe, stage) for _ in range(PROBES))
     return Estimate(
         records=plan.records,
         shards=len(plan.shards),
@@ -106,7 +108,15 @@ def estimate(
     )
 
 
+def _up_to(passages: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
+    for passage in passages:
+        yield passage
+        tokens -= len(passage)
+        if tokens <= 0:
+            return
+
+
 def _passages_per_s(compressor: Compressor, passages: Sequence[list[int]], stage: Stage) -> float:
     began = time.perf_counter()
     compressor.compress(passages, stage=stage)
-    return len(passages) / max(time.perf_counter() - began, 1e-9)
+    return max(len(passages), 1) / max(time.perf_counter() - began, 1e-9)

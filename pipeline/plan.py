@@ -4,13 +4,11 @@ A plan is deterministic: the same corpus and configuration give the same shards 
 every file, so that a build can be resumed without reading the corpus record by record, and never over another corpus.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +68,12 @@ class Plan:
         sources: what a worker opens each source from.
         shards: in order of number.
         dropped: records left out on purpose, by reason.
-        reading: the corpus configuration that the records were read with.
     """
 
     files: tuple[CorpusFile, ...]
     sources: tuple[Mapping[str, Any], ...]
     shards: tuple[Shard, ...]
     dropped: Mapping[str, int]
-    reading: Mapping[str, Any]
 
     @property
     def records(self) -> int:
@@ -88,16 +84,6 @@ class Plan:
     def characters(self) -> int:
         """Characters of all records."""
         return sum(shard.characters for shard in self.shards)
-
-    @cached_property
-    def digest(self) -> str:
-        """Identity of the plan: files, their content, how they are read, and the table of shards."""
-        identity = {
-            "files": [asdict(file) for file in self.files],
-            "shards": [asdict(shard) for shard in self.shards],
-            "reading": self.reading,
-        }
-        return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> bytes:
         """The plan as JSON; shards as plain lists, since there are thousands."""
@@ -110,7 +96,6 @@ class Plan:
                     for s in self.shards
                 ],
                 "dropped": dict(self.dropped),
-                "reading": self.reading,
             }
         ).encode()
 
@@ -126,13 +111,11 @@ class Plan:
                 for number, slices, records, characters in values["shards"]
             ),
             dropped=values["dropped"],
-            reading=values["reading"],
         )
 
 
 def plan_corpus(
     corpus: Corpus,
-    reading: Mapping[str, Any],
     *,
     shard_documents: int,
     on_records: Callable[[int], object] = bool,
@@ -141,7 +124,6 @@ def plan_corpus(
 
     Args:
         corpus: its sources, in order.
-        reading: the corpus configuration, kept in the plan.
         shard_documents: documents of about 1,000 characters in a shard.
         on_records: told the number of records found so far, now and then.
 
@@ -151,6 +133,7 @@ def plan_corpus(
     dropped: Counter[str] = Counter()
     shards: list[Shard] = []
     building = _ShardBuilder(shard_documents)
+    watch = CorpusWatch(corpus.sources)
     hashes = _IdHashes()
     count = 0
     for index, source in enumerate(corpus.sources):
@@ -160,7 +143,7 @@ def plan_corpus(
             building.add(index, record)
             hashes.add(record.doc_id)
             count += 1
-            if count % 50_000 == 0:
+            if count % 1000 == 0:
                 on_records(count)
         building.end_source()
     if building.records:
@@ -176,33 +159,33 @@ def plan_corpus(
     repeated = hashes.repeated()
     if repeated.size:
         _raise_for_duplicate(corpus.sources, set(repeated.tolist()))
+    files = describe_files(corpus)
+    watch.require_unchanged()
     return Plan(
-        files=describe_files(corpus),
+        files=files,
         sources=tuple(source.spec for source in corpus.sources),
         shards=tuple(shards),
         dropped=dict(dropped),
-        reading=reading,
     )
 
 
-def resume_plan(plan: Plan, corpus: Corpus, reading: Mapping[str, Any]) -> Plan:
+def resume_plan(plan: Plan, corpus: Corpus) -> Plan:
     """The stored plan, pointed at the corpus as it lies now, after checking that it is the same one.
 
     Raises:
         PlanMismatchError: naming what changed: files added, missing, or with other content, or other reading options.
     """
-    changes = [
-        f"corpus.{key} was {plan.reading.get(key)!r} and is {reading.get(key)!r}"
-        for key in sorted({*plan.reading, *reading})
-        if plan.reading.get(key) != reading.get(key)
-    ]
+    changes: list[str] = []
     present = describe_files(corpus)
     before, now = [file.name for file in plan.files], [file.name for file in present]
     if before == now:
-        changes += [change for pair in zip(plan.files, present, strict=True) for change in _compare(*pair)]
+        for pair in zip(plan.files, present, strict=True):
+            changes += _compare(*pair)
+        for pair in zip(plan.sources, corpus.sources, strict=True):
+            changes += _compare_reading(*pair)
     else:
-        changes += [f"{name} is missing" for name in before if name not in now]
-        changes += [f"{name} is new" for name in now if name not in before]
+        changes += [f"{name} is missing" for name in sorted(set(before) - set(now))]
+        changes += [f"{name} is new" for name in sorted(set(now) - set(before))]
         changes += [] if changes else ["the files are given in another order"]
     if changes:
         shown = "; ".join(changes[:10]) + (f"; and {len(changes) - 10} more" if len(changes) > 10 else "")
@@ -252,6 +235,51 @@ def _describe_file(source: Source) -> CorpusFile:
         return CorpusFile(source.name, path.stat().st_size, digest.hexdigest())
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _compare_reading(before: Mapping[str, Any], source: Source) -> Iterator[str]:
+    # The resolved reading counts, not the configuration: a field named is the same as the field recognised.
+    now = source.spec
+    for key in sorted(before.keys() & now.keys() - {"file", "path", "name"}):
+        if before[key] != now[key]:
+            yield f"{source.name} was read with {key} {before[key]!r} and is to be read with {now[key]!r}"
+
+
+class CorpusWatch:
+    """Notices corpus files that are written to after they were planned, by size and time, and then by content."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = sources
+        self._states = [_state(source) for source in sources]
+
+    def require_unchanged(self, files: Sequence[CorpusFile] | None = None) -> None:
+        """Look at every file again.
+
+        Args:
+            files: as planned; a file that was only touched, and still has its content, passes.
+
+        Raises:
+            CorpusError: naming the first file that changed.
+        """
+        for index, source in enumerate(self._sources):
+            state = _state(source)
+            if state == self._states[index]:
+                continue
+            if files is None or _describe_file(source) != files[index]:
+                raise CorpusError(
+                    f"{source.path}: changed while the build was reading it. What was committed before is of the "
+                    "planned content. Put that file back and run the build again, or build the new one into another "
+                    "store."
+                )
+            self._states[index] = state
+
+
+def _state(source: Source) -> tuple[int, int]:
+    try:
+        status = Path(source.path).stat()
+    except OSError as error:
+        raise CorpusError(f"{source.path}: cannot be read: {error.strerror}.") from error
+    return status.st_size, status.st_mtime_ns
 
 
 class _ShardBuilder:
@@ -331,7 +359,7 @@ def _raise_for_duplicate(sources: Sequence[Source], hashes: set[int]) -> None:
         for record in source.scan(Counter()):
             if _hash(record.doc_id) not in hashes:
                 continue
-            place = f"{source.name}, record {record.where}" if record.where else source.name
+            place = f"{source.path}, record {record.where}" if record.where else source.path
             if record.doc_id in places:
                 raise CorpusError(
                     f"The id {record.doc_id!r} occurs twice: {places[record.doc_id]} and {place}. "

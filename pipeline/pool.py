@@ -10,11 +10,15 @@ from .worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, Worker
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a submitted shard ended: with a result, or with an error, or (neither) cancelled by ``stop``."""
+    """How a submitted shard ended: with a result, or with an error, or (neither) cancelled by ``stop``.
+
+    ``charged`` is False for a shard that was only beside the one that its worker died of.
+    """
 
     shard: Shard
     result: ShardResult | None = None
     error: Exception | None = None
+    charged: bool = True
 
 
 class Pool(Protocol):

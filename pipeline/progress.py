@@ -30,9 +30,6 @@ class BuildProgress:
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
         """A shard failed; unless it was the last attempt it is tried again."""
 
-    def committed(self, shards: int) -> None:
-        """So many further shards are in the store."""
-
     def stopping(self) -> None:
         """A signal came: what is in hand is finished."""
 
@@ -69,7 +66,9 @@ class _Totals:
     def rates(self) -> str:
         elapsed = max(time.monotonic() - self.began, 1e-9)
         failures = f" · {self.failures} failed tries" if self.failures else ""
-        return f"{self.documents:,} documents · {self.tokens / elapsed:,.0f} tokens/s · {decimal(self.size)}{failures}"
+        return (
+            f"{self.documents:,} documents now · {self.tokens / elapsed:,.0f} tokens/s · {decimal(self.size)}{failures}"
+        )
 
     @property
     def remaining_s(self) -> float | None:
@@ -107,7 +106,7 @@ class LineProgress(BuildProgress):
     def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
         """Say so at most every ten seconds."""
         self._totals.add(number, documents, tokens, size)
-        if time.monotonic() - self._last >= LINE_SECONDS:
+        if time.monotonic() - self._last >= LINE_SECONDS and self._totals.done < self._totals.shards:
             self._last = time.monotonic()
             remaining = self._totals.remaining_s
             eta = "" if remaining is None else f" · about {timedelta(seconds=round(remaining))} left"
@@ -121,7 +120,7 @@ class LineProgress(BuildProgress):
 
     def stopping(self) -> None:
         """Say what happens now."""
-        self._say("stopping: what is in hand is finished and committed; a second signal exits at once")
+        self._say("stopping: what is in hand is finished and committed (Ctrl-C now exits at once)")
 
     def ended(self) -> None:
         """Say the totals."""

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -13,9 +13,11 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ..errors import InputError, PiscoIndexError
 from .plan import Shard
 from .pool import Outcome
-from .worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
+from .worker import DEPTH, ShardCancelledError, ShardWorker, WorkerSpec
 
 CONNECT_S = 10.0
+# Time for a node to give a worker room and for that worker to load its model.
+START_S = 600.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -40,12 +42,17 @@ class _Seats:
     cpus: int
 
 
-@dataclass
-class _Seat:
-    """A place for a worker: the actor in it, if one lives, and what it works on."""
+class _Worker:
+    """An actor: not ready until its model is loaded, then busy with the shards it was given, oldest first."""
 
-    actor: Any = None
-    running: dict[Any, Shard] = field(default_factory=dict)
+    def __init__(self, actor: Any):
+        self.actor = actor
+        self.starting: Any = actor.__ray_ready__.remote()
+        self.running: dict[Any, Shard] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        return self.starting is None
 
 
 class RayPool:
@@ -57,7 +64,8 @@ class RayPool:
         workers: how many; None is one a GPU, or where the device is a CPU, one a node.
 
     Raises:
-        NoWorkersError: if the cluster is not there, or cannot hold the workers asked for.
+        NoWorkersError: if the cluster is not there, cannot hold the workers asked for, or starts none of them.
+        WorkerStartError: if a worker cannot open what it is given.
     """
 
     def __init__(self, spec: WorkerSpec, *, address: str = "local", workers: int | None = None):
@@ -77,7 +85,9 @@ class RayPool:
                 max_concurrency=DEPTH + 1,
                 runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, str(seats.cpus))} if seats.cpus else {},
             )
-            self._seats = [_Seat() for _ in range(seats.count)]
+            self._cancelled: list[Outcome] = []
+            self._workers = [self._start() for _ in range(seats.count)]
+            self._await_first()
         except BaseException:
             self._leave()
             raise
@@ -85,61 +95,101 @@ class RayPool:
 
     @property
     def capacity(self) -> int:
-        """Shards to keep submitted."""
-        return DEPTH * len(self._seats)
+        """Shards to keep submitted: to the workers that are ready, and at least to one."""
+        return DEPTH * max(1, sum(worker.is_ready for worker in self._workers))
 
     def submit(self, shard: Shard) -> None:
-        """Give a shard to the worker with the fewest; one that died is started again."""
-        seat = min(self._seats, key=lambda seat: len(seat.running))
-        if seat.actor is None:
-            seat.actor = self._remote.remote(self._spec)
-        seat.running[seat.actor.run.remote(shard)] = shard
+        """Give a shard to the ready worker with the fewest; while none is, to one that starts."""
+        worker = min(self._workers, key=lambda worker: (not worker.is_ready, len(worker.running)))
+        worker.running[worker.actor.run.remote(shard)] = shard
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """Outcomes that came in; a dead worker fails all its shards at once."""
-        running = [reference for seat in self._seats for reference in seat.running]
-        if not running:
-            return []
-        ready, _ = ray.wait(running, num_returns=1, timeout=timeout_s)
-        outcomes = []
-        for seat in self._seats:
-            for reference in [r for r in ready if r in seat.running]:
-                outcomes.append(self._collect(seat, reference))
+        """Outcomes that came in; a dead worker gives back all its shards, and another is started in its place."""
+        waited_for = {reference: worker for worker in self._workers for reference in worker.running}
+        waited_for |= {worker.starting: worker for worker in self._workers if not worker.is_ready}
+        ready, _ = ray.wait(list(waited_for), num_returns=1, timeout=timeout_s) if waited_for else ([], [])
+        outcomes, self._cancelled = self._cancelled, []
+        for reference in ready:
+            worker = waited_for[reference]
+            if worker in self._workers:
+                outcomes += self._collect(worker, reference)
         return outcomes
 
     def stop(self) -> None:
         """Cancel shards that have not begun to compute."""
-        for seat in self._seats:
-            if seat.actor is not None:
-                seat.actor.stop.remote()
+        for worker in self._workers:
+            worker.actor.stop.remote()
+            if not worker.is_ready:
+                # It may never start, and would not answer.
+                self._cancelled += [Outcome(shard) for shard in worker.running.values()]
+                worker.running.clear()
 
     def __enter__(self) -> "RayPool":
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for seat in self._seats:
-            if seat.actor is not None:
-                ray.kill(seat.actor)
+        for worker in self._workers:
+            ray.kill(worker.actor)
         self._leave()
 
-    def _collect(self, seat: _Seat, reference: Any) -> Outcome:
-        shard = seat.running.pop(reference)
+    def _start(self) -> _Worker:
+        return _Worker(self._remote.remote(self._spec))
+
+    def _await_first(self) -> None:
+        """Wait until a worker is ready: a cluster that is busy with other work must not look like a slow build."""
+        starting = [worker.starting for worker in self._workers]
+        ready, _ = ray.wait(starting, num_returns=1, timeout=START_S)
+        if not ready:
+            free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+            raise NoWorkersError(
+                f"No worker could be started within {START_S:.0f} s; the Ray cluster has {free or 'nothing'} free. "
+                "Other work may hold its devices: wait for it, or give fewer --workers."
+            )
+        for worker in list(self._workers):
+            if worker.starting in ready:
+                self._collect(worker, worker.starting)
+
+    def _collect(self, worker: _Worker, reference: Any) -> list[Outcome]:
         try:
-            result: ShardResult = ray.get(reference)
+            result = ray.get(reference)
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            return Outcome(shard) if isinstance(cause, ShardCancelledError) else Outcome(shard, error=cause)
+            return [_failed(worker.running.pop(reference), error)]
         except RayError as error:
-            if isinstance(error, RayActorError):
-                seat.actor = None
-                if error.actor_init_failed:
-                    return Outcome(shard, error=WorkerStartError(f"A worker could not start: {_last_line(error)}"))
-            return Outcome(shard, error=WorkerDiedError(f"the worker died: {str(error).splitlines()[0]}"))
-        return Outcome(shard, result)
+            return self._bury(worker, error)
+        if reference is worker.starting:
+            worker.starting = None
+            return []
+        return [Outcome(worker.running.pop(reference), result)]
+
+    def _bury(self, worker: _Worker, error: RayError) -> list[Outcome]:
+        """Give back a dead worker's shards, the oldest charged with it: it was the one computing.
+
+        Raises:
+            WorkerStartError: if it was the last one and did not even start.
+        """
+        self._workers.remove(worker)
+        if not (isinstance(error, RayActorError) and error.actor_init_failed):
+            self._workers.append(self._start())
+        elif not self._workers:
+            raise WorkerStartError(f"A worker could not start: {str(error).strip().splitlines()[-1]}") from None
+        outcomes = []
+        for reference, shard in worker.running.items():
+            try:
+                outcomes.append(Outcome(shard, ray.get(reference, timeout=0)))
+            except (RayError, TimeoutError):
+                died = WorkerDiedError(f"the worker died: {str(error).splitlines()[0]}")
+                charged = all(outcome.error is None for outcome in outcomes)
+                outcomes.append(Outcome(shard, error=died, charged=charged))
+        return outcomes
 
     def _leave(self) -> None:
         if self._started_ray:
             ray.shutdown()
+
+
+def _failed(shard: Shard, error: RayTaskError) -> Outcome:
+    cause = error.cause if isinstance(error.cause, Exception) else error
+    return Outcome(shard) if isinstance(cause, ShardCancelledError) else Outcome(shard, error=cause)
 
 
 def _size(device: str, workers: int | None) -> _Seats:
@@ -166,7 +216,6 @@ def _join(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own choice from its next version on; said now, it also says nothing about it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    _require_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == "local":
         options["include_dashboard"] = False
@@ -178,19 +227,23 @@ def _join(address: str) -> None:
             warnings.filterwarnings("ignore", message="lance is not fork-safe")
             ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise NoWorkersError(f"No Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
+        raise NoWorkersError(
+            f"No Ray cluster at {address!r}. Start one (ray start --head), or give --ray local or an address."
+        ) from error
 
 
-def _require_reachable(address: str) -> None:
-    """Ray tries an address for minutes before it says that nobody is there."""
+def require_reachable(address: str) -> None:
+    """Look whether somebody answers at a cluster's address; Ray itself would try for minutes.
+
+    Raises:
+        NoWorkersError: if nobody does.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise NoWorkersError(f"No Ray cluster at {address!r}: {error.strerror or error}.") from error
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+        raise NoWorkersError(
+            f"No Ray cluster at {address!r}: {error.strerror or error}. Check the head's address and port (ray status)."
+        ) from error

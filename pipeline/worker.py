@@ -1,7 +1,6 @@
 """The worker: one shard from records to a written fragment. It knows no framework and commits nothing."""
 
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,11 +61,9 @@ class ShardResult:
 
     Attributes:
         written: for the commit.
-        compute_s: seconds in the compressor.
     """
 
     written: WrittenShard
-    compute_s: float
 
 
 class ShardWorker:
@@ -107,8 +104,8 @@ class ShardWorker:
             documents = list(read_shard(shard, self._sources))
             self._require_planned(shard, documents)
             tokenized = self._tokenize(documents)
-        memory, seconds = self._compute.submit(self._compress, shard, tokenized).result()
-        return ShardResult(self._write(shard, documents, tokenized, memory), seconds)
+        memory = self._compute.submit(self._compress, shard, tokenized).result()
+        return ShardResult(self._write(shard, documents, tokenized, memory))
 
     def stop(self) -> None:
         """Cancel the shards that have not begun to compute."""
@@ -136,11 +133,10 @@ class ShardWorker:
         texts = [self._spec.compression.input_text(document.text, document.title) for document in documents]
         return list(self._tokenizer.tokenize(texts))
 
-    def _compress(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> tuple[Memory, float]:
+    def _compress(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> Memory:
         self._continue_or_cancel(shard)
-        began = time.perf_counter()
         passages = [passage for document in tokenized for passage in document.passages]
-        return self._compressor.compress(passages, stage=self._spec.stage), time.perf_counter() - began
+        return self._compressor.compress(passages, stage=self._spec.stage)
 
     def _write(
         self, shard: Shard, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
@@ -162,11 +158,9 @@ class ShardWorker:
     def _encode(
         self, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
     ) -> Iterator[bytes]:
-        values = memory.values.float().numpy()
-        start = 0
-        for document, tokens in zip(documents, tokenized, strict=True):
-            yield encode(document.doc_id, values[start : start + tokens.n_mem], self._codec)
-            start += tokens.n_mem
+        lengths = [tokens.n_mem for tokens in tokenized]
+        for document, values in zip(documents, memory.values.split(lengths), strict=True):
+            yield encode(document.doc_id, values.float().numpy(), self._codec)
 
 
 def passage_tokenizer(checkpoint: Checkpoint, compression: CompressionConfig) -> PassageTokenizer:

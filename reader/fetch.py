@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import torch
 from safetensors.torch import load as load_tensors
 
+from ..errors import StoreError
 from ..model.connector import Connector
 from ..model.memory import Memory
 from ..store import CONNECTOR_ASSET, Store, StoreMeta
@@ -28,7 +29,7 @@ class Reader:
     """
 
     def __init__(self, uri: str | Path, *, version: int | None = None):
-        self._store = Store.open(uri, version)
+        self._opened: Store | None = Store.open(uri, version)
 
     def fetch(self, doc_ids: Sequence[str], *, missing: Literal["error", "skip"] = "error") -> Memory:
         """The memory of documents, in request order, at the stage at which it is stored.
@@ -47,6 +48,8 @@ class Reader:
         """
         if isinstance(doc_ids, str):
             raise TypeError(f"fetch takes a list of ids, not the string {doc_ids!r}")
+        if strange := [doc_id for doc_id in doc_ids if not isinstance(doc_id, str)]:
+            raise TypeError(f"ids are strings, not {strange[0]!r}")
         rows = self._store.fetch(doc_ids, missing=missing)
         if rows.doc_ids:
             values, lengths = rows.memory()
@@ -55,6 +58,12 @@ class Reader:
             tensor, lengths = torch.empty(0, self.meta.dim), []
         digest = self.meta.fingerprint.components["connector"]
         return Memory(tensor, tuple(int(n) for n in lengths), self.meta.stage, digest, rows.doc_ids)
+
+    @property
+    def _store(self) -> Store:
+        if self._opened is None:
+            raise StoreError("The reader is closed; open another one.")
+        return self._opened
 
     @cached_property
     def connector(self) -> Connector:
@@ -80,7 +89,7 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the store; reading after this is an error."""
-        self.__dict__.pop("_store", None)
+        self._opened = None
 
     def __enter__(self) -> Self:
         return self

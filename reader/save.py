@@ -28,13 +28,20 @@ def save_memory(memory: Memory, path: str | Path) -> None:
     arrays = {doc_id: values.numpy().astype(np.float32) for doc_id, values in zip(memory.doc_ids, memory, strict=True)}
     if len(arrays) != len(memory.doc_ids):
         raise InputError(f"{path}: an id was given twice; arrays are named by their ids.")
+    if path.suffix == ".safetensors" and "__metadata__" in arrays:
+        raise InputError(f"{path}: safetensors cannot name an array '__metadata__'; write .npz.")
+    try:
+        _write(arrays, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+
+def _write(arrays: dict[str, np.ndarray], path: Path) -> None:
     if path.suffix == ".npz":
         # Not np.savez: ids would be its keyword arguments, and "file" is one already.
         with zipfile.ZipFile(path, "w") as archive:
             for doc_id, values in arrays.items():
                 with archive.open(f"{doc_id}.npy", "w") as member:
                     np.lib.format.write_array(member, values)
-    elif "__metadata__" in arrays:
-        raise InputError(f"{path}: safetensors cannot name an array '__metadata__'; write .npz.")
     else:
         save_file(arrays, path)

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,11 +41,15 @@ def build_lock(uri: str | Path) -> Iterator[None]:
     holder = folder / HOLDER_NAME
     try:
         lock = FileLock(folder / LOCK_NAME).acquire(blocking=False)
-    except Timeout:
+    except OSError as error:
+        if not isinstance(error, Timeout):
+            raise StoreError(f"cannot lock the store at {folder}: {error.strerror}. Is it writable?") from error
         raise StoreLockedError(f"the store at {folder} is being built by {_describe(holder)}.") from None
     with lock:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        # It only words a message: a disk that is full must not keep a build from looking at its store.
+        with suppress(OSError):
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         try:
             yield
         finally:

@@ -1,5 +1,6 @@
 """A store: created once, opened to read documents' memory by id."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,13 +153,18 @@ class Store:
         """Check that a store could be created there: a folder that is new, empty, or holds one never completed.
 
         Raises:
-            StoreError: the folder holds something else, or is a file.
+            StoreError: the folder holds something else, is a file, or cannot be made or written.
         """
         folder = local_folder(resolve_uri(uri))
-        if folder is None or not folder.exists():
+        if folder is None:
             return
-        if not folder.is_dir():
-            raise StoreError(f"{folder} is a file; a store needs a folder.")
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not nearest.is_dir():
+            raise StoreError(f"{nearest} is a file; a store needs a folder.")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise StoreError(f"{folder} cannot be made: {nearest} is not writable. Name another place.")
+        if nearest != folder:
+            return
         # Hidden files do not count: the build's lock is one.
         ours = {f"{table}.lance" for table in TABLES}
         if others := sorted(p.name for p in folder.iterdir() if p.name not in ours and p.name[0] != "."):

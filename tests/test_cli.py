@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from pisco_index import Reader
 from pisco_index.cli import app
 
 
@@ -74,6 +75,21 @@ def test_build_again(folder):
     assert json.loads(again.stdout)["committed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [((), ["title"]), (("--keep", "nothing"), []), (("--keep", "title", "--keep", "text"), ["title", "text"])],
+)
+def test_keep(folder, tmp_path, options, kept):
+    run("build", folder / "corpus.jsonl", "-k", folder / "checkpoint", "-o", tmp_path / "store", *options)
+    assert list(Reader(tmp_path / "store").meta.optional_columns) == kept
+
+
+def test_control_characters_of_a_model_do_not_reach_the_terminal(folder, monkeypatch):
+    monkeypatch.setattr("pisco_index.reader.ask.Decoder.answer", lambda *_, **__: "a\x1b[2Jb\nc é")
+    shown = run("ask", folder / "store", "why?", "--doc", "d1", "-k", folder / "checkpoint")
+    assert shown.stdout == "a\\x1b[2Jb\nc é\n"
+
+
 def test_inspect(folder):
     values = json.loads(run("checkpoint", "inspect", folder / "checkpoint", "--json").stdout)
     assert values["rate"] == 8
@@ -100,7 +116,12 @@ def test_presets():
         (("build", "{}/corpus.jsonl", "-k", "{}/checkpoint", "-o", "{}/s", "--max-length", "0"), "max_length"),
         (("build", "{}/corpus.jsonl", "-k", "{}/checkpoint", "-o", "{}/s", "--text-field", "body"), "body"),
         (("build", "{}/corpus.jsonl", "-k", "{}/checkpoint", "-o", "{}/s", "--device", "cuda:9"), "cuda:9"),
+        (("build", "{}/corpus.jsonl", "-k", "{}/checkpoint", "-o", "{}/s", "--device", "mps"), "is no device"),
+        (("build", "{}/corpus.jsonl", "-k", "{}/checkpoint", "-o", "{}/s", "-c", "{}/store/assets.lance"), "neither"),
         (("info", "{}/nothing"), "no store"),
+        (("get", "{}/store", "d1", "-o", "{}/no/folder/x.npz"), "cannot be written"),
+        (("ask", "{}/store", "why?", "--doc", "d1", "-k", "{}/checkpoint", "--max-new-tokens", "0"), "max-new-tokens"),
+        (("checkpoint", "new", "{}/corpus.jsonl/x", "--tiny"), "cannot be made"),
         (("get", "{}/store", "d1", "zz"), "'zz'"),
         (("get", "{}/store", "d1", "-o", "{}/x.bin"), ".npz"),
         (("ask", "{}/store", "why?", "--doc", "zz", "-k", "{}/checkpoint"), "'zz'"),

@@ -92,9 +92,13 @@ def _settle_format(file: CorpusFile, found: Recognised, config: CorpusConfig) ->
         )
     if config.format in ("auto", found.format) or found.format == "empty":
         return found
-    if config.format in _LINE_FORMATS and found.format in (*_LINE_FORMATS, "text"):
+    # Objects of a file each may stand on one line, and lines that look like prose may be a table of one column.
+    if found.format == "text" or (config.format, found.format) == ("json", "jsonl"):
         return Recognised(config.format, found.text, found.first_line)
-    raise CorpusError(f"{file.name}: {found.format}, but format is set to {config.format}. Set format: auto.")
+    raise CorpusError(
+        f"{file.name}: {found.format}, but the format is set to {config.format} (by a preset, a file or --format). "
+        "Choose the preset that fits, or --format auto."
+    )
 
 
 def _begin(file: CorpusFile, found: Recognised, config: CorpusConfig) -> Source:

@@ -13,7 +13,7 @@ from mwparserfromhell.wikicode import Wikicode
 
 # What can be cut without parsing is cut first: parsing takes 15 times as long as all of this.
 _COMMENT_OR_REFERENCE = re.compile(
-    r"<!--.*?(?:-->|\Z)|<ref\b[^<>]*/>|<ref\b[^<>]*>.*?</ref\s*>", re.DOTALL | re.IGNORECASE
+    r"<!--.*?(?:-->|\Z)|<ref\b[^<>]*/>|<ref\b[^<>]*>(?:(?!<ref\b).)*?</ref\s*>", re.DOTALL | re.IGNORECASE
 )
 _INNERMOST_TEMPLATE = re.compile(r"\{\{[^{}]*+\}\}")
 _INNERMOST_TABLE = re.compile(r"^[ :]*\{\|(?:(?!^[ :]*\{\||^\s*\|\}).)*+^\s*\|\}", re.DOTALL | re.MULTILINE)

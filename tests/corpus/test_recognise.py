@@ -141,7 +141,7 @@ def test_files_are_in_order_and_named_from_the_folder_on(write, tmp_path):
 
 def test_the_configured_format_must_be_the_files(write, refusal, documents):
     path = write("c.jsonl", RECORD)
-    assert "c.jsonl: jsonl, but format is set to parquet" in refusal(path, format="parquet")
+    assert "c.jsonl: jsonl, but the format is set to parquet" in refusal(path, format="parquet")
     assert len(documents(path, format="jsonl")) == 1
     assert len(documents(path, format="json")) == 1
 

@@ -158,7 +158,7 @@ class TestPrompt:
             decoder.embed(decoder.prompt_ids("Who?", lengths), memory)
 
     def test_each_question_has_its_memory(self, decoder, memory):
-        with pytest.raises(ValueError, match="shorter"):
+        with pytest.raises(ValueError, match="2 questions for the memory of 1"):
             decoder.answer_batch(["Who?", "What?"], [memory])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import lancedb
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pisco_index import (
     BuildIncompleteError,
     BuildInterruptedError,
     Checkpoint,
+    CheckpointError,
     Compressor,
     CorpusError,
     FingerprintMismatchError,
@@ -32,7 +35,7 @@ from pisco_index import (
     new_tiny_checkpoint,
 )
 from pisco_index.pipeline.worker import ShardWorker
-from pisco_index.store import build_lock
+from pisco_index.store import build_lock, text_hash
 
 ENWIKI = Path(__file__).parents[3] / "shared" / "data" / "enwiki-sample.xml.bz2"
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle" / "ckpt"
@@ -136,14 +139,14 @@ def committed_shards(uri):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_killed_build_resumes_to_the_same_store(checkpoint, make_corpus, tmp_path, number):
-    corpus = make_corpus(1500)
+def test_a_killed_build_resumes_to_the_same_store(checkpoint, make_corpus, small, tmp_path, number):
+    corpus = make_corpus(1000)
     arguments = build_arguments(corpus, checkpoint, tmp_path / "store")
     slow = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=slow)
     while committed_shards(tmp_path / "store") < 32:
         assert running.poll() is None, running.stderr.read()
-        time.sleep(0.02)
+        time.sleep(0.1)
     running.send_signal(number)
     _, errors = running.communicate(timeout=60)
     status = build_status(tmp_path / "store")
@@ -154,7 +157,11 @@ def test_a_killed_build_resumes_to_the_same_store(checkpoint, make_corpus, tmp_p
         assert running.returncode == BuildInterruptedError.exit_code
         assert "Run the same command again to go on" in errors
     subprocess.run(command(*arguments), check=True, capture_output=True)
-    subprocess.run(command(*build_arguments(corpus, checkpoint, tmp_path / "whole")), check=True, capture_output=True)
+    shutil.copy(corpus, tmp_path / "same.jsonl")
+    whole = small(
+        run={"shard_documents": 4, "commit_shards": 64}, compression={"max_length": 512}, store={"codec": "bf16"}
+    )
+    build([tmp_path / "same.jsonl"], checkpoint, tmp_path / "whole", whole)
     assert rows(tmp_path / "store") == rows(tmp_path / "whole")
     # What the killed process had written and not committed is gone.
     table = lancedb.connect(str(tmp_path / "store")).open_table("memory").to_lance()
@@ -202,12 +209,40 @@ class TestRefusals:
             build([corpus], checkpoint, tmp_path / "store", small())
         assert not (tmp_path / "store").exists()
 
+    def test_a_checkpoint_that_does_not_load_leaves_no_trace(self, checkpoint, make_corpus, small, tmp_path):
+        broken = tmp_path / "broken"
+        shutil.copytree(checkpoint, broken)
+        weights = broken / "compressor" / "model.safetensors"
+        whole = weights.read_bytes()
+        tensors = load_file(weights)
+        tensors.pop("model.norm.weight")
+        save_file(tensors, weights, metadata={"format": "pt"})
+        corpus = make_corpus(9)
+        with pytest.raises(CheckpointError, match="norm"):
+            build([corpus], broken, tmp_path / "store", small())
+        assert not (tmp_path / "store").exists()
+        weights.write_bytes(whole)
+        build([corpus], broken, tmp_path / "store", small())
+
+    def test_a_corpus_that_is_rewritten_while_it_is_read(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
+        corpus = make_corpus(40)
+        init = ShardWorker.__init__
+
+        def rewrite_first(self, spec):
+            corpus.write_text(corpus.read_text().replace("river", "RIVER"))
+            init(self, spec)
+
+        monkeypatch.setattr(ShardWorker, "__init__", rewrite_first)
+        with pytest.raises(CorpusError, match="changed while the build was reading it"):
+            build([corpus], checkpoint, tmp_path / "store", small(corpus={"passage_words": 10}))
+        assert build_status(tmp_path / "store").store.documents == 0
+
     def test_a_store_another_build_is_writing(self, checkpoint, make_corpus, small, tmp_path):
         corpus = make_corpus(9)
         build([corpus], checkpoint, tmp_path / "store", small())
         holder = f"""
 import sys
-from pisco_index.store import build_lock
+from pisco_index.store import build_lock, text_hash
 with build_lock({str(tmp_path / "store")!r}):
     print("held", flush=True)
     sys.stdin.read()
@@ -270,6 +305,19 @@ def test_a_dry_run_estimates_and_writes_nothing(checkpoint, make_corpus, small, 
     assert estimate.memory_tokens == pytest.approx(store.n_mem, rel=0.15)
     assert estimate.store_bytes == pytest.approx(store.table_bytes, rel=0.15)
     assert estimate.seconds > 0
+
+
+def test_a_template_says_what_is_compressed(checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus(3)
+    build([corpus], checkpoint, tmp_path / "both", small())
+    build([corpus], checkpoint, tmp_path / "text", small(compression={"template": "{text}"}))
+    record = json.loads(corpus.read_text().splitlines()[2])
+    both, text = rows(tmp_path / "both")["doc-2"], rows(tmp_path / "text")["doc-2"]
+    assert both["tokens_total"] > text["tokens_total"]
+    assert both["text_hash"] == text_hash(f"{record['title']}\n{record['text']}")
+    assert text["text_hash"] == text_hash(record["text"])
+    with pytest.raises(FingerprintMismatchError, match="template"):
+        build([corpus], checkpoint, tmp_path / "text", small())
 
 
 def test_text_is_kept_on_request(checkpoint, make_corpus, small, tmp_path):

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from pisco_index import CorpusConfig, CorpusError, PlanMismatchError
 from pisco_index.pipeline.corpus import open_corpus
-from pisco_index.pipeline.plan import Plan, open_sources, plan_corpus, read_shard, resume_plan
-
-READING = CorpusConfig().model_dump(mode="json")
+from pisco_index.pipeline.plan import CorpusWatch, Plan, open_sources, plan_corpus, read_shard, resume_plan
 
 
 def write(path, records):
@@ -28,7 +26,7 @@ def documents(count, start=0, text="some text"):
 
 def plan(*paths, shard_documents=4, config=None):
     config = config or CorpusConfig()
-    return plan_corpus(open_corpus(paths, config), config.model_dump(mode="json"), shard_documents=shard_documents)
+    return plan_corpus(open_corpus(paths, config), shard_documents=shard_documents)
 
 
 def ids_by_shard(a_plan):
@@ -75,8 +73,8 @@ def test_any_corpus_is_covered_exactly_once(tmp_path_factory, sizes, shard_docum
 
 def test_planning_twice_gives_the_same_plan(tmp_path):
     path = write(tmp_path / "a.jsonl", documents(10))
-    assert plan(path).digest == plan(path).digest
-    assert plan(path).digest != plan(path, shard_documents=3).digest
+    assert plan(path) == plan(path)
+    assert plan(path) != plan(path, shard_documents=3)
 
 
 def test_a_plan_survives_json(tmp_path):
@@ -84,7 +82,7 @@ def test_a_plan_survives_json(tmp_path):
     path.write_bytes(bz2.compress(write(tmp_path / "raw.jsonl", documents(9)).read_bytes()))
     found = plan(path)
     again = Plan.from_json(found.to_json())
-    assert again.digest == found.digest
+    assert again == found
     assert ids_by_shard(again) == ids_by_shard(found)
 
 
@@ -105,14 +103,14 @@ def test_an_empty_corpus_says_what_was_looked_at(tmp_path):
 def test_planning_reports_its_progress(tmp_path):
     counts = []
     corpus = open_corpus([write(tmp_path / "a.jsonl", documents(3))], CorpusConfig())
-    plan_corpus(corpus, READING, shard_documents=4, on_records=counts.append)
+    plan_corpus(corpus, shard_documents=4, on_records=counts.append)
     assert counts == [3]
 
 
 class TestResume:
     def resume(self, found, *paths, config=None):
         config = config or CorpusConfig()
-        return resume_plan(found, open_corpus(paths, config), config.model_dump(mode="json"))
+        return resume_plan(found, open_corpus(paths, config))
 
     def test_the_same_corpus_elsewhere(self, tmp_path):
         path = write(tmp_path / "a" / "corpus.jsonl", documents(9))
@@ -121,7 +119,7 @@ class TestResume:
         moved.parent.mkdir()
         path.rename(moved)
         resumed = self.resume(found, moved)
-        assert resumed.digest == found.digest
+        assert resumed.shards == found.shards
         assert len(ids_by_shard(resumed)) == 3
 
     def test_other_content_of_the_same_size(self, tmp_path):
@@ -156,8 +154,42 @@ class TestResume:
 
     def test_other_reading_options(self, tmp_path):
         path = write(tmp_path / "corpus.jsonl", documents(2))
-        with pytest.raises(PlanMismatchError, match=r"corpus\.passage_words was None and is 50"):
+        with pytest.raises(
+            PlanMismatchError, match=r"corpus\.jsonl was read with passage_words None and is to be read with 50"
+        ):
             self.resume(plan(path), path, config=CorpusConfig(passage_words=50))
+
+
+def test_naming_what_was_recognised_is_no_change(tmp_path):
+    path = write(tmp_path / "corpus.jsonl", documents(2))
+    named = CorpusConfig(format="jsonl", id_field="id", text_field="text")
+    assert resume_plan(plan(path), open_corpus([path], named)).shards == plan(path).shards
+
+
+class TestWatch:
+    def watch(self, path):
+        return CorpusWatch(open_corpus([path], CorpusConfig()).sources)
+
+    def test_a_file_that_is_written_to(self, tmp_path):
+        path = write(tmp_path / "corpus.jsonl", documents(3))
+        found, watch = plan(path), self.watch(path)
+        watch.require_unchanged(found.files)
+        path.write_text(path.read_text().replace("some", "SOME"))
+        with pytest.raises(CorpusError, match=r"corpus\.jsonl: changed while the build was reading it"):
+            watch.require_unchanged(found.files)
+
+    def test_a_file_that_is_only_touched(self, tmp_path):
+        path = write(tmp_path / "corpus.jsonl", documents(3))
+        found, watch = plan(path), self.watch(path)
+        path.touch()
+        watch.require_unchanged(found.files)
+
+    def test_a_file_that_is_gone(self, tmp_path):
+        path = write(tmp_path / "corpus.jsonl", documents(3))
+        watch = self.watch(path)
+        path.unlink()
+        with pytest.raises(CorpusError, match="cannot be read"):
+            watch.require_unchanged()
 
 
 def test_compressed_copies_are_planned_alike(tmp_path):

@@ -72,6 +72,13 @@ def test_a_store_that_is_not_there(tmp_path):
         Reader(tmp_path / "nothing")
 
 
+def test_a_closed_reader_says_so(store):
+    with Reader(store) as reader:
+        pass
+    with pytest.raises(StoreError, match="closed"):
+        reader.fetch(["doc-1"])
+
+
 def test_the_connector_is_in_the_store(store, checkpoint):
     from pisco_index import Checkpoint
 
