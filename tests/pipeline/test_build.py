@@ -307,6 +307,17 @@ def test_a_dry_run_estimates_and_writes_nothing(checkpoint, make_corpus, small, 
     assert estimate.seconds > 0
 
 
+def test_an_estimate_shares_the_work_among_the_workers(checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus(50)
+    passages = []
+    for workers in (1, 4):
+        found = dry_run([corpus], checkpoint, tmp_path / "store", small(run={"workers": workers}))
+        assert found.workers == workers
+        passages.append(found.seconds * found.passages_per_s * workers)
+    assert passages[0] == pytest.approx(passages[1])
+    assert passages[0] >= 50
+
+
 def test_a_template_says_what_is_compressed(checkpoint, make_corpus, small, tmp_path):
     corpus = make_corpus(3)
     build([corpus], checkpoint, tmp_path / "both", small())

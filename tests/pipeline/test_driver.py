@@ -110,6 +110,13 @@ def test_every_shard_is_committed_once(store):
     assert store.refresh().version == version + 3
 
 
+def test_a_commit_does_not_wait_for_its_number_of_shards_for_ever(store):
+    version = store.version
+    config = RunConfig(commit_shards=100, commit_seconds=1e-9)
+    Driver(store, FakePool(store), config, BuildProgress()).drive(shards(6), Interrupt())
+    assert store.refresh().version == version + 6
+
+
 def test_a_shard_that_fails_is_tried_again(store):
     progress = Recorder()
     pool = FakePool(store, {(2, 1): RuntimeError("once"), (2, 2): RuntimeError("twice")})
