@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help install demo test lint typecheck format bench docs clean
+.PHONY: help install demo tiny-checkpoint test lint typecheck format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,8 +26,11 @@ $(DEV_STAMP): $(STAMP)
 
 install: $(STAMP)  ## Make .venv/ with the command pisco-index in it
 
-demo: install  ## Build an index of the sample corpus and answer questions from stored memory
+demo: install  ## Build an index of invented articles and answer questions from stored memory
 	$(BIN)/python examples/demo.py
+
+tiny-checkpoint: $(DEV_STAMP)  ## Train the demonstration's checkpoint anew, in tiny-checkpoint/: some hours on two cores
+	$(BIN)/python examples/tiny_checkpoint.py
 
 test: $(DEV_STAMP)  ## Run the tests
 	$(BIN)/python -m pytest
@@ -46,9 +49,11 @@ format: $(DEV_STAMP)  ## Rewrite the code in the project's format
 bench: install  ## Run the benchmarks at a size for this machine
 	$(BIN)/python benchmarks/compress.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/answers.py
+	$(BIN)/python benchmarks/fetch.py --documents 20000
 
 docs: $(DEV_STAMP)  ## Check the documentation against the code
 	$(BIN)/python -m pytest tests/test_docs.py
 
-clean:  ## Remove what the other targets made
+clean:  ## Remove what the other targets made, but for tiny-checkpoint/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo-index

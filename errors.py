@@ -7,7 +7,9 @@
     │   ├── ConfigError               a configuration key or value
     │   ├── CorpusError               a corpus file, record or id
     │   ├── CheckpointError           a checkpoint folder, file or tensor
+    │   ├── QuestionsError            a file of questions, or a retriever's run
     │   ├── PromptError               a question or documents that do not fit the decoder
+    │   ├── TrainingError             training data or a training state that cannot be used
     │   ├── PlanMismatchError         a corpus that changed since the build was planned
     │   └── StoreError                a store's folder, table or version
     │       ├── FingerprintMismatchError   memory made by another compressor or setting
@@ -15,12 +17,21 @@
     │       └── CorruptStoreError          bytes that fail their checks
     ├── BuildIncompleteError          the build ended with failed shards or documents; exit code 3
     ├── StoreLockedError              another build writes this store; exit code 75
-    └── BuildInterruptedError         stopped by a signal, everything finished is committed; exit code 130
+    ├── BuildInterruptedError         stopped by a signal, everything finished is committed; exit code 130
+    └── TrainingInterruptedError      stopped by a signal, the state is saved; exit code 130
 
 A message is one paragraph: what is wrong, where (file, line or id), and what to do.
 """
 
 from collections.abc import Sequence
+
+_SHOWN = 10
+
+
+def some(values: Sequence[object]) -> str:
+    """The first ten of many values, for a message."""
+    shown = ", ".join(map(repr, values[:_SHOWN]))
+    return shown if len(values) <= _SHOWN else f"{shown} and {len(values) - _SHOWN:,} more"
 
 
 class PiscoIndexError(Exception):
@@ -47,8 +58,16 @@ class CheckpointError(InputError):
     """A checkpoint folder lacks a file, or a tensor in it does not fit."""
 
 
+class QuestionsError(InputError):
+    """A file of questions or a retriever's run cannot be read: which file, which line, which id."""
+
+
 class PromptError(InputError):
     """A question with its documents does not fit the decoder."""
+
+
+class TrainingError(InputError):
+    """Training data, or the state of a training that was begun, cannot be used; or the loss is no number."""
 
 
 class PlanMismatchError(InputError):
@@ -96,5 +115,11 @@ class StoreLockedError(PiscoIndexError):
 
 class BuildInterruptedError(PiscoIndexError):
     """A signal stopped the build; what was finished is committed and a rerun resumes."""
+
+    exit_code = 130
+
+
+class TrainingInterruptedError(PiscoIndexError):
+    """A signal stopped the training; its state is saved and the same command goes on."""
 
     exit_code = 130

@@ -19,6 +19,11 @@ class CompressionConfig(Config):
     template: str = Field(
         "{title}\n{text}", description="What is compressed of a document with a title; one without gives its text."
     )
+    repeat_title: bool = Field(
+        False,
+        description="Begin each passage of a chunked document, not its first alone, with what the template puts before "
+        "its text.",
+    )
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="The compressor's arithmetic.")
 
     @model_validator(mode="after")
@@ -27,15 +32,33 @@ class CompressionConfig(Config):
             raise ValueError(f"overlap {self.overlap} must be less than max_length {self.max_length}")
         if "{text}" not in self.template:
             raise ValueError("template must contain {text}")
+        if self.repeat_title and self.on_long == "truncate":
+            raise ValueError("repeat_title needs on_long chunk: a truncated document is one passage")
         return self
+
+    @property
+    def components(self) -> dict[str, str]:
+        """The settings by name, as they are part of a store's fingerprint."""
+        settings = {key: str(value) for key, value in self.model_dump().items()}
+        if not self.repeat_title:
+            # Not in the fingerprints of stores from before there was this setting.
+            del settings["repeat_title"]
+        return settings
 
     def input_text(self, text: str, title: str | None) -> str:
         """The string that is compressed."""
         if not title:
             return text
-        # Not str.format: a title or text may itself hold braces.
-        before, _, after = self.template.partition("{text}")
-        return before.replace("{title}", title) + text + after.replace("{title}", title)
+        after = self.template.partition("{text}")[2]
+        return self._heading(title) + text + after.replace("{title}", title)
+
+    def repeated(self, title: str | None) -> str:
+        """What each further passage of a document begins with; mostly nothing."""
+        return self._heading(title) if self.repeat_title and title else ""
+
+    def _heading(self, title: str) -> str:
+        # Not str.format: a title may itself hold braces.
+        return self.template.partition("{text}")[0].replace("{title}", title)
 
 
 class StoreConfig(Config):
@@ -46,7 +69,9 @@ class StoreConfig(Config):
         description="Store vectors before the connector (hidden) or after it (embedding); "
         "auto takes hidden where the connector widens.",
     )
-    codec: Literal["bf16", "fp32"] = Field("bf16", description="How vectors become bytes; fp32 is for tests.")
+    codec: Literal["fp32", "bf16", "bf16z", "int8", "int4", "klt3", "klt2"] = Field(
+        "int8", description="How vectors become bytes, from the largest to the smallest; fp32 is for tests."
+    )
     keep: tuple[Literal["title", "text"], ...] = Field(
         ("title",),
         description="Fields of the document stored beside its memory: title, text; on the command line also nothing.",

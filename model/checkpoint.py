@@ -14,6 +14,7 @@ Tensors are read with ``weights_only=True`` or from safetensors, no remote code 
 import hashlib
 import json
 import pickle
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -118,6 +119,12 @@ class Checkpoint:
     def load_decoder_base(self, *, dtype: torch.dtype) -> Any:
         """The base decoder before the checkpoint's weights are laid over it, in eval mode on the CPU."""
         return load_model(AutoModelForCausalLM, self.resolve(self.decoder_base, "decoder"), dtype)
+
+    @cached_property
+    def decoder_context(self) -> int:
+        """Most tokens of a prompt with its answer, by the base decoder's configuration."""
+        config = _load_config(local_folder(self.resolve(self.decoder_base, "decoder")))
+        return getattr(config, "max_position_embeddings", None) or sys.maxsize
 
     def resolve(self, name: str, role: str) -> str:
         """Find a base model: a folder (absolute, beside the checkpoint's files, beside its folder), else a hub name.

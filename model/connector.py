@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Self
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, CorruptStoreError
 from .memory import Memory
 
 
@@ -52,6 +55,27 @@ class Connector(nn.Module):
         connector.digest = digest_tensors(state)
         return connector.eval().requires_grad_(False)
 
+    @classmethod
+    def from_bytes(cls, content: bytes, digest: str, origin: str) -> "Connector":
+        """Build the connector that a store keeps, in fp32, and check that it is that one.
+
+        Args:
+            content: its tensors, as a safetensors file.
+            digest: that it must have.
+            origin: names the store in messages.
+
+        Raises:
+            CorruptStoreError: it cannot be read, or has another digest.
+        """
+        try:
+            connector = cls.from_state(load_tensors(content), origin)
+        # Not all that safetensors and torch raise over damaged bytes is theirs.
+        except (SafetensorError, CheckpointError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise CorruptStoreError(f"{origin}: its connector cannot be read ({error}).") from error
+        if connector.digest != digest:
+            raise CorruptStoreError(f"{origin}: its connector is not the one that the store was made with.")
+        return connector
+
     def state(self) -> dict[str, torch.Tensor]:
         """The four tensors under their names in ``connector.pt``."""
         return {name: tensor.detach().cpu() for name, tensor in self.layers.state_dict().items()}
@@ -64,6 +88,25 @@ class Connector(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states to decoder embeddings, in the connector's own dtype."""
         return self.layers(hidden.to(self.weight.dtype))
+
+    def fold(self, matrix: torch.Tensor, offset: torch.Tensor) -> Self:
+        """A connector for what an affine map makes hidden states of: the map becomes part of the first layer.
+
+        Args:
+            matrix: ``(m, in_dim)``.
+            offset: ``(in_dim,)``.
+
+        Returns:
+            A connector ``f`` with ``f(x) = self(x @ matrix + offset)`` up to rounding, for x ``(…, m)``.
+        """
+        state = {name: tensor.double() for name, tensor in self.state().items()}
+        weight, bias = state["0.weight"], state["0.bias"]
+        state["0.weight"], state["0.bias"] = weight @ matrix.double().T, weight @ offset.double() + bias
+        folded = type(self)(matrix.shape[0], self.mlp_dim, self.out_dim)
+        folded.layers.load_state_dict(state)
+        # It still makes this connector's embeddings.
+        folded.digest = self.digest
+        return folded.to(self.weight.device, self.weight.dtype).eval().requires_grad_(False)
 
     @torch.inference_mode()
     def connect(self, memory: Memory) -> Memory:

@@ -63,7 +63,7 @@ def save_checkpoint(
         CheckpointError: if the folder holds something already.
     """
     out = _empty_folder(out)
-    _write_model(compressor, out / "compressor")
+    save_model(compressor, out / "compressor")
     torch.save(connector.state(), out / "connector.pt")
     torch.save({name: tensor.detach().contiguous() for name, tensor in decoder_state.items()}, out / "decoder_state.pt")
     compressor_tokenizer.save_pretrained(out / "compressor_tokenizer")
@@ -113,7 +113,7 @@ def new_checkpoint(
         connector = Connector(
             compressor_model.config.hidden_size, mlp_dim, decoder_model.get_input_embeddings().weight.shape[1]
         )
-        state = _new_decoder_state(decoder_model, len(decoder_tokenizer), lora_rank)
+        state = new_decoder_state(decoder_model, len(decoder_tokenizer), lora_rank)
     config = CheckpointConfig.model_validate(
         {
             "decoder_model_name": decoder_name or _lasting_name(decoder),
@@ -150,7 +150,7 @@ def new_tiny_checkpoint(out: str | Path, *, rate: int = 16, seed: int = 0) -> Ch
     with TemporaryDirectory() as scratch, _seeded(seed):
         for name, width in bases.items():
             model: Any = Qwen3ForCausalLM(_tiny_config(width, len(tokenizer), tokenizer))
-            _write_model(model.to(torch.bfloat16), Path(scratch) / name)
+            save_model(model.to(torch.bfloat16), Path(scratch) / name)
             tokenizer.save_pretrained(Path(scratch) / name)
         compressor, decoder = (Path(scratch) / name for name in bases)
         new_checkpoint(
@@ -182,17 +182,24 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _new_decoder_state(model: Any, tokens: int, rank: int) -> dict[str, torch.Tensor]:
-    """The tensors of a ``decoder_state.pt`` whose LoRA pairs add nothing: A random, B zero."""
+def new_decoder_state(model: Any, tokens: int, rank: int) -> dict[str, torch.Tensor]:
+    """The tensors of a ``decoder_state.pt`` whose LoRA pairs add nothing: A random, B zero.
+
+    Args:
+        model: the base decoder.
+        tokens: rows that its embedding and ``lm_head`` shall have.
+        rank: of the LoRA pairs.
+    """
     names = {id(module): name for name, module in model.named_modules()}
     head = model.get_output_embeddings()
-    state = {}
+    state, resized = {}, {}
     for module in (model.get_input_embeddings(), head):
         # A head with a bias (Phi) has it resized too.
         for kind, values in module.named_parameters():
-            resized = _resize_rows(values, tokens)
-            state[f"{names[id(module)]}.{ORIGINAL}.{kind}"] = resized
-            state[f"{names[id(module)]}.{SAVED_COPY}.{kind}"] = resized.clone()
+            # Tied ones are one tensor, and torch.save writes it once.
+            rows = resized.setdefault(id(values), _resize_rows(values, tokens))
+            state[f"{names[id(module)]}.{ORIGINAL}.{kind}"] = rows
+            state[f"{names[id(module)]}.{SAVED_COPY}.{kind}"] = rows
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
             down = torch.empty(rank, module.in_features)
@@ -218,7 +225,8 @@ def _extend_tokenizer(base: str | Path, added: list[str]) -> Any:
     return tokenizer
 
 
-def _write_model(model: Any, folder: Path) -> None:
+def save_model(model: Any, folder: Path) -> None:
+    """Write a model's folder, readable by transformers 4 too."""
     with quiet_transformers():
         model.save_pretrained(folder)
     path = folder / "config.json"

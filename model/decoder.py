@@ -15,7 +15,7 @@ from ..errors import CheckpointError, FingerprintMismatchError, PromptError
 from .checkpoint import Checkpoint
 from .connector import Connector
 from .memory import Memory
-from .passages import MEMORY_TOKEN
+from .passages import MEMORY_TOKEN, clean_text
 from .prompt import prompt_text
 
 # The family's adapters are made with alpha = 2 × rank.
@@ -95,10 +95,36 @@ class Decoder:
         generated = self.generate(prompts, memories, max_new_tokens=max_new_tokens)
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 
-    def prompt_ids(self, question: str, lengths: Sequence[int], *, answer: str | None = None) -> list[int]:
+    def prompt_ids(self, question: str, documents: Sequence[int | str], *, answer: str | None = None) -> list[int]:
         """Token ids of the prompt, with one ``<MEM>`` for each memory vector (see ``prompt_text``)."""
-        text = prompt_text(self.tokenizer, question, lengths, answer=answer)
+        text = prompt_text(self.tokenizer, question, documents, answer=answer)
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def answered_ids(self, question: str, documents: Sequence[int | str], answer: str) -> tuple[list[int], int]:
+        """A prompt with its answer, and how many of its last tokens are the answer.
+
+        The token that ends the turn is the last and belongs to the answer, where the chat template closes with one.
+
+        Raises:
+            PromptError: if the chat template does not give the answer back as it is.
+        """
+        answer = clean_text(answer).strip()
+        text = prompt_text(self.tokenizer, question, documents, answer=answer)
+        # What closes the turn is what another answer has behind it too. To search for the answer would not do: it may
+        # be part of the end token's name.
+        other = prompt_text(self.tokenizer, question, documents, answer="x" if answer[-1:] != "x" else "y")
+        behind = next((n for n, (a, b) in enumerate(zip(text[::-1], other[::-1], strict=False)) if a != b), len(text))
+        end = len(text) - behind
+        start = end - len(answer)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        of_answer = [i for i, (begins, ends) in enumerate(offsets) if begins < end and ends > start]
+        if not of_answer or text[start:end] != answer:
+            raise PromptError(
+                f"The decoder's chat template or tokenizer does not leave the answer {answer!r} as it is."
+            )
+        closing = next((i for i in range(of_answer[-1] + 1, len(ids)) if ids[i] in self._end_token_ids), of_answer[-1])
+        return ids[: closing + 1], closing + 1 - of_answer[0]
 
     @torch.inference_mode()
     def embed(self, ids: Sequence[int], memory: Memory) -> torch.Tensor:
@@ -125,7 +151,7 @@ class Decoder:
         self, prompts: Sequence[Sequence[int]], memories: Sequence[Memory], *, max_new_tokens: int = 128
     ) -> list[list[int]]:
         """Greedy continuation of each prompt: new token ids, the end token included where it came."""
-        self._require_fit(prompts, max_new_tokens)
+        self.require_fit(prompts, max_new_tokens)
         if not prompts:
             return []
         embeddings = [self.embed(ids, memory) for ids, memory in zip(prompts, memories, strict=True)]
@@ -151,7 +177,45 @@ class Decoder:
         logits = self.logits(ids, memory)[:-1]
         return nn.functional.cross_entropy(logits, torch.as_tensor(labels, device=self.device)[1:])
 
-    def _require_fit(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    @torch.inference_mode()
+    def answer_log_probs(
+        self, prompts: Sequence[Sequence[int]], answer_tokens: Sequence[int], memories: Sequence[Memory]
+    ) -> list[torch.Tensor]:
+        """Log-probabilities of all tokens where each answer's tokens stand, given those before them.
+
+        Args:
+            prompts: ending in their answers, as ``answered_ids`` gives them.
+            answer_tokens: how many tokens at the end of each are its answer, at least one.
+            memories: of each prompt's documents.
+
+        Returns:
+            One ``(answer tokens, vocabulary)`` a prompt, in fp32.
+        """
+        self.require_fit(prompts, 0)
+        if not prompts:
+            return []
+        # The last token is predicted, and need not be read.
+        embeddings = [self.embed(ids[:-1], memory) for ids, memory in zip(prompts, memories, strict=True)]
+        attended = [torch.ones(len(each), dtype=torch.int64, device=self.device) for each in embeddings]
+        mask = pad_sequence(attended, batch_first=True, padding_side="left")
+        longest = max(answer_tokens)
+        logits = self.model(
+            inputs_embeds=pad_sequence(embeddings, batch_first=True, padding_side="left"),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            logits_to_keep=longest,
+            use_cache=False,
+        ).logits
+        return [
+            row[longest - count :].float().log_softmax(-1) for row, count in zip(logits, answer_tokens, strict=True)
+        ]
+
+    def require_fit(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Check that prompts and what is to follow them fit the decoder's context.
+
+        Raises:
+            PromptError: saying how long the longest is.
+        """
         limit = getattr(self.model.config, "max_position_embeddings", None)
         longest = max(map(len, prompts), default=0)
         if limit is not None and longest + max_new_tokens > limit:

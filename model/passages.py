@@ -37,7 +37,7 @@ class TokenizedDocument:
         n_mem: memory tokens of all passages together.
         tokens_total: tokens of the whole text.
         tokens_fed: tokens that the passages hold; fewer than ``tokens_total`` where the text was truncated, more
-            where passages overlap.
+            where passages overlap or repeat a heading.
     """
 
     passages: tuple[list[int], ...]
@@ -83,12 +83,22 @@ class PassageTokenizer:
             self._fast.no_truncation()
             self._fast.no_padding()
 
-    def tokenize(self, texts: Sequence[str]) -> Iterator[TokenizedDocument]:
-        """Yield each text's passages, in order."""
-        remaining = iter(texts)
+    def tokenize(self, texts: Sequence[str], repeated: Sequence[str] | None = None) -> Iterator[TokenizedDocument]:
+        """Yield each text's passages, in order.
+
+        Args:
+            texts: what is cut.
+            repeated: what each further passage of each text begins with; of this, too, at most half a passage.
+        """
+        remaining = zip(texts, [""] * len(texts) if repeated is None else repeated, strict=True)
         while chunk := list(islice(remaining, TOKENIZER_CHUNK)):
-            for ids in self._encode([clean_text(text) for text in chunk]):
-                yield self._cut(ids)
+            cleaned = [(clean_text(text), clean_text(heading)) for text, heading in chunk]
+            for ids, (_, heading) in zip(self._encode([text for text, _ in cleaned]), cleaned, strict=True):
+                yield self._cut(ids, self._heading(heading) if heading and len(ids) > self.max_length else [])
+
+    def _heading(self, text: str) -> list[int]:
+        (ids,) = self._encode([text])
+        return ids[: len(ids) - len(self._suffix)][: (self.max_length - self.overlap) // 2]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if self._fast is None:
@@ -96,16 +106,16 @@ class PassageTokenizer:
         # The call of transformers holds the GIL for 100 ms at a time; this one releases it.
         return [encoding.ids for encoding in self._fast.encode_batch_fast(texts, add_special_tokens=True)]
 
-    def _cut(self, ids: list[int]) -> TokenizedDocument:
+    def _cut(self, ids: list[int], heading: list[int]) -> TokenizedDocument:
         if len(ids) <= self.max_length:
             pieces = [ids]
         elif self.on_long == "truncate":
             kept = self.max_length - len(self._suffix)
             pieces = [ids[:kept] + self._suffix]
         else:
-            step = self.max_length - self.overlap
-            starts = range(0, len(ids) - self.overlap, step)
-            pieces = [ids[start : start + self.max_length] for start in starts]
+            room = self.max_length - len(heading)
+            starts = range(self.max_length - self.overlap, len(ids) - self.overlap, room - self.overlap)
+            pieces = [ids[: self.max_length], *(heading + ids[start : start + room] for start in starts)]
         counts = [memory_length(len(piece), self.rate) for piece in pieces]
         return TokenizedDocument(
             passages=tuple(piece + [self.memory_token_id] * count for piece, count in zip(pieces, counts, strict=True)),

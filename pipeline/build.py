@@ -2,41 +2,48 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save as save_tensors
 
 from ..configs import BuildConfig
-from ..errors import BuildIncompleteError, BuildInterruptedError, ConfigError, StoreError
+from ..errors import BuildIncompleteError, BuildInterruptedError, ConfigError, PlanMismatchError, StoreError
 from ..model.checkpoint import Checkpoint
 from ..model.compressor import COMPRESSION_VERSION
 from ..model.device import choose_device
 from ..model.memory import Stage
 from ..store import (
     CONNECTOR_ASSET,
+    Contents,
     Fingerprint,
     Store,
     StoreMeta,
+    begin_update,
     build_lock,
     codec_by_name,
     done_shards,
+    fallbacks,
+    is_altered,
+    is_calibrated,
+    plan_in_force,
     remove_orphans,
 )
+from .calibrate import calibrate
 from .corpus import Corpus, open_corpus
 from .driver import Driver, FailedShard
 from .estimate import Estimate, estimate
 from .interrupt import Interrupt
-from .plan import CorpusWatch, Plan, plan_corpus, resume_plan
+from .plan import Changes, CorpusWatch, Plan, plan_corpus, resume_plan
 from .pool import InProcessPool, Pool
 from .progress import BuildProgress
-from .status import PLAN_ASSET
+from .status import CONFIG_ASSET, PLAN_ASSET, current_plan
+from .update import plan_update
 from .worker import WorkerSpec, passage_tokenizer
-
-CONFIG_ASSET = "config.json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class BuildReport:
         done_before: shards that an earlier run had committed.
         committed: shards that this run committed.
         dropped: records left out on purpose, by reason.
+        changes: what the update that this run made, or went on with, changed; None where it made none.
+        gone: documents of the store that are not in the corpus, and stay there without ``prune``.
+        fallbacks: documents that lost too much in the store's codec and were written by another, by that one's name;
+            all runs together, so that one that was replaced counts again.
         seconds: the run took.
     """
 
@@ -57,7 +68,25 @@ class BuildReport:
     done_before: int
     committed: int
     dropped: Mapping[str, int]
+    changes: Changes | None
+    gone: int
+    fallbacks: Mapping[str, int]
     seconds: float
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A plan to carry out: of a new store, of an update that has to begin first, or one that is in force already.
+
+    Attributes:
+        plan: whose shards are to be done.
+        store: as it was at planning; None for a new one.
+        gone: addresses of the rows that the beginning of an update deletes, ``(k,)`` uint64; None where none begins.
+    """
+
+    plan: Plan
+    store: Store | None
+    gone: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +99,13 @@ class Job:
     config: BuildConfig
     stage: Stage
     device: str
+    prune: bool = False
+    replan: bool = False
 
     @property
     def fingerprint(self) -> Fingerprint:
         """Identity of everything that determines the memory of this build."""
-        settings = {key: str(value) for key, value in self.config.compression.model_dump().items()}
+        settings = self.config.compression.components
         return Fingerprint({**self.checkpoint.identity, **settings, "compression": COMPRESSION_VERSION})
 
     @property
@@ -104,15 +135,23 @@ def build(
     out: str | Path,
     config: BuildConfig | None = None,
     *,
+    prune: bool = False,
+    replan: bool = False,
     progress: BuildProgress | None = None,
 ) -> BuildReport:
-    """Compress a corpus into a store, or go on with a build that ended before it was done.
+    """Make a store hold a corpus: compress it, go on with a build that ended before it was done, or update it.
+
+    Over a store whose build is finished, the corpus is compared with it: documents that are new, or have another text
+    or title, are compressed, all others stay as they are.
 
     Args:
         corpus: files or folders, read in this order.
         checkpoint: a "pisco" checkpoint folder.
-        out: the store: a folder that is new, empty, or holds this build's store; or an object-store URI.
+        out: the store: a folder that is new, empty, or holds a store of this checkpoint and configuration; or an
+            object-store URI.
         config: default: ``BuildConfig()``.
+        prune: delete the documents of the store that are not in the corpus.
+        replan: give up what is left of a build that is not finished, and update from what it stored.
         progress: told of everything; default: silence.
 
     Raises:
@@ -123,7 +162,7 @@ def build(
     """
     progress = progress or BuildProgress()
     try:
-        return _build(prepare(corpus, checkpoint, out, config or BuildConfig()), progress)
+        return _build(prepare(corpus, checkpoint, out, config or BuildConfig(), prune=prune, replan=replan), progress)
     finally:
         progress.ended()
 
@@ -134,18 +173,19 @@ def dry_run(
     out: str | Path,
     config: BuildConfig | None = None,
     *,
+    prune: bool = False,
+    replan: bool = False,
     progress: BuildProgress | None = None,
 ) -> Estimate:
-    """Plan a build and estimate its size and time, writing nothing.
+    """Plan a build or an update and estimate its size and time, writing nothing. The arguments are those of ``build``.
 
     Raises:
         InputError: as ``build`` would.
     """
     progress = progress or BuildProgress()
     try:
-        job = prepare(corpus, checkpoint, out, config or BuildConfig())
-        found = open_corpus(job.paths, job.config.corpus)
-        plan = _resumed(job, Store.open(job.uri), found) if Store.exists(job.uri) else _plan(job, found, progress)
+        job = prepare(corpus, checkpoint, out, config or BuildConfig(), prune=prune, replan=replan)
+        plan = _next_turn(job, open_corpus(job.paths, job.config.corpus), progress).plan
     finally:
         progress.ended()
     run = job.config.run
@@ -164,7 +204,15 @@ def dry_run(
     )
 
 
-def prepare(paths: Sequence[str | Path], checkpoint: str | Path, out: str | Path, config: BuildConfig) -> Job:
+def prepare(
+    paths: Sequence[str | Path],
+    checkpoint: str | Path,
+    out: str | Path,
+    config: BuildConfig,
+    *,
+    prune: bool = False,
+    replan: bool = False,
+) -> Job:
     """Open what a build is given and check that it fits together, without writing anything.
 
     Raises:
@@ -193,35 +241,126 @@ def prepare(paths: Sequence[str | Path], checkpoint: str | Path, out: str | Path
         require_reachable(config.run.ray)
     # On a cluster its own devices count, not those of the machine that asks.
     device = config.run.device if config.run.ray else choose_device(config.run.device)
-    return Job(tuple(map(str, paths)), opened, uri, config, stage, device)
+    return Job(tuple(map(str, paths)), opened, uri, config, stage, device, prune, replan)
 
 
 def _build(job: Job, progress: BuildProgress) -> BuildReport:
     began = time.monotonic()
+    shards = done_before = committed = 0
+    changes: Changes | None = None
+    with ExitStack() as stack:
+        corpus = open_corpus(job.paths, job.config.corpus)
+        watch = CorpusWatch(corpus.sources)
+        if Store.exists(job.uri):
+            stack.enter_context(build_lock(job.uri))
+        while True:
+            turn = _next_turn(job, corpus, progress)
+            counts = _take_turn(job, turn, watch, progress, stack)
+            if counts is None:
+                # Somebody else changed the store, which is possible where there is no lock.
+                continue
+            shards += len(turn.plan.shards)
+            done_before += counts[0]
+            committed += counts[1]
+            is_resumed = turn.store is not None and turn.gone is None
+            if counts[1] or not is_resumed:
+                changes = turn.plan.changes
+            # What was resumed may have been planned without prune, or before documents were deleted by id.
+            if not (is_resumed and _is_behind(job, Store.open(job.uri), turn.plan)):
+                break
+    return BuildReport(
+        uri=job.uri,
+        shards=shards,
+        done_before=done_before,
+        committed=committed,
+        dropped=turn.plan.dropped,
+        changes=changes,
+        gone=turn.plan.changes.gone if turn.plan.changes else 0,
+        fallbacks=fallbacks(job.uri),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _next_turn(job: Job, corpus: Corpus, progress: BuildProgress) -> _Turn:
+    """What is to be done next; it only reads."""
+    if not Store.exists(job.uri):
+        progress.planning(len(corpus.sources))
+        documents = job.config.run.shard_documents
+        return _Turn(plan_corpus(corpus, shard_documents=documents, on_records=progress.planned_records), None)
+    store = Store.open(job.uri)
+    _require_same_settings(job, store)
+    former = current_plan(store)
+    if not job.replan:
+        if former.missing(done_shards(store)):
+            return _Turn(resume_plan(former, corpus), store)
+        if not _is_behind(job, store, former):
+            with suppress(PlanMismatchError):
+                return _Turn(resume_plan(former, corpus), store)
+    progress.planning(len(corpus.sources))
+    contents = Contents.of(store)
+    plan = plan_update(
+        corpus,
+        contents,
+        job.config.compression,
+        keeps_title="title" in store.meta.optional_columns,
+        prune=job.prune,
+        first=former.next,
+        shard_documents=job.config.run.shard_documents,
+        on_records=progress.planned_records,
+    )
+    return _Turn(plan, store, contents.unseen if job.prune else np.empty(0, np.uint64))
+
+
+def _is_behind(job: Job, store: Store, plan: Plan) -> bool:
+    """Whether a store differs from the corpus of its plan, though all shards are done."""
+    keeps_gone = plan.changes is not None and plan.changes.gone > 0
+    return is_altered(store.table) or (job.prune and keeps_gone)
+
+
+def _take_turn(
+    job: Job, turn: _Turn, watch: CorpusWatch, progress: BuildProgress, stack: ExitStack
+) -> tuple[int, int] | None:
+    """Do the shards of a plan.
+
+    Returns:
+        Shards that were done before, and that were committed now; None if an update could not begin.
+    """
+    plan = turn.plan
     failed: Sequence[FailedShard] = ()
     interrupted = False
-    with ExitStack() as stack:
-        store, plan, watch = _open(job, stack, progress)
-        done = done_shards(store) if store else set()
-        todo = [shard for shard in plan.shards if shard.number not in done]
-        if todo:
-            # Before the store is made: workers that cannot open what they are given leave no trace.
-            pool = stack.enter_context(_open_pool(job, plan))
-            if store is None:
-                store = _create(job, plan, stack)
+    done = done_shards(turn.store) if turn.store is not None else set()
+    todo = plan.missing(done)
+    before = len(plan.shards) - len(todo)
+    with ExitStack() as workers:
+        # Before anything is written: workers that cannot open what they are given leave no trace.
+        pool = workers.enter_context(_open_pool(job, plan)) if todo else None
+        if turn.store is None:
+            store = _create(job, plan, stack, _calibrated(job, plan, pool, progress) if pool is not None else {})
+        elif turn.gone is None:
+            store = turn.store
+        elif begin_update(turn.store, plan.to_json(), turn.gone):
+            store = turn.store.refresh()
+        else:
+            return None
+        if pool is not None:
             with Interrupt() as interrupt:
                 characters = {shard.number: shard.characters for shard in todo}
-                progress.started(len(plan.shards), len(done), characters, pool.description)
-                driver = Driver(store, pool, job.config.run, progress, lambda: watch.require_unchanged(plan.files))
+                progress.started(len(plan.shards), before, characters, pool.description)
+                driver = Driver(
+                    store,
+                    pool,
+                    job.config.run,
+                    progress,
+                    before_commit=lambda: watch.require_unchanged(plan.files),
+                    plan=plan_in_force(store.table),
+                )
                 failed = driver.drive(todo, interrupt)
                 interrupted = interrupt.requested
-        assert store is not None
         # Under the lock, with no worker at work: what nobody refers to is what killed workers left behind.
-        if _is_local(job.uri):
-            remove_orphans(store)
-        done_now = len(done_shards(store))
+        remove_orphans(store)
     planned = len(plan.shards)
-    if interrupted and done_now < planned:
+    done_now = planned - len(plan.missing(done_shards(store)))
+    if interrupted and (done_now < planned or _is_behind(job, store.refresh(), plan)):
         raise BuildInterruptedError(
             f"Stopped with {done_now} of {planned} shards committed to {job.uri}. Run the same command again to go on."
         )
@@ -231,21 +370,22 @@ def _build(job: Job, progress: BuildProgress) -> BuildReport:
             f"{job.uri}; the first, shard {failed[0].number}: {failed[0].error}. All others are committed; run the "
             "same command again to retry."
         )
-    return BuildReport(job.uri, planned, len(done), done_now - len(done), plan.dropped, time.monotonic() - began)
+    return before, done_now - before
 
 
-def _open(job: Job, stack: ExitStack, progress: BuildProgress) -> tuple[Store | None, Plan, CorpusWatch]:
-    """The store, locked, with its plan; or for one that is not there yet a new plan."""
-    corpus = open_corpus(job.paths, job.config.corpus)
-    watch = CorpusWatch(corpus.sources)
-    if not Store.exists(job.uri):
-        return None, _plan(job, corpus, progress), watch
-    stack.enter_context(build_lock(job.uri))
-    store = Store.open(job.uri)
-    return store, _resumed(job, store, corpus), watch
+def _calibrated(job: Job, plan: Plan, pool: Pool, progress: BuildProgress) -> dict[str, bytes]:
+    """The calibration of the job's codec as an asset, if it has one."""
+    codec = codec_by_name(job.config.store.codec)
+    if not is_calibrated(codec):
+        return {}
+    progress.calibrating(codec.name)
+    calibration, prediction = calibrate(codec, pool, plan, job.dim)
+    assert calibration is not None
+    progress.calibrated(prediction)
+    return {calibration.asset: calibration.to_bytes()}
 
 
-def _create(job: Job, plan: Plan, stack: ExitStack) -> Store:
+def _create(job: Job, plan: Plan, stack: ExitStack, calibration: Mapping[str, bytes]) -> Store:
     stack.enter_context(build_lock(job.uri))
     checkpoint = job.checkpoint
     meta = StoreMeta(
@@ -261,16 +401,12 @@ def _create(job: Job, plan: Plan, stack: ExitStack) -> Store:
         CONNECTOR_ASSET: save_tensors(checkpoint.connector.state()),
         PLAN_ASSET: plan.to_json(),
         CONFIG_ASSET: job.config.model_dump_json().encode(),
+        **calibration,
     }
     return Store.create(job.uri, meta=meta, assets=assets)
 
 
-def _plan(job: Job, corpus: Corpus, progress: BuildProgress) -> Plan:
-    progress.planning(len(corpus.sources))
-    return plan_corpus(corpus, shard_documents=job.config.run.shard_documents, on_records=progress.planned_records)
-
-
-def _resumed(job: Job, store: Store, corpus: Corpus) -> Plan:
+def _require_same_settings(job: Job, store: Store) -> None:
     store.meta.fingerprint.require_equal(job.fingerprint, "this build")
     asked = {"stage": job.stage, "codec": job.config.store.codec, "keep": sorted(job.config.store.keep)}
     stored = {"stage": store.meta.stage, "codec": store.meta.codec, "keep": sorted(store.meta.optional_columns)}
@@ -279,7 +415,6 @@ def _resumed(job: Job, store: Store, corpus: Corpus) -> Plan:
         raise StoreError(
             f"The store at {store.uri} was begun with {', '.join(changed)}. Give the same, or name another store."
         )
-    return resume_plan(Plan.from_json(store.asset(PLAN_ASSET)), corpus)
 
 
 def _open_pool(job: Job, plan: Plan) -> Pool:
@@ -292,7 +427,3 @@ def _open_pool(job: Job, plan: Plan) -> Pool:
     from .ray_pool import RayPool
 
     return RayPool(spec, address=run.ray or "local", workers=run.workers)
-
-
-def _is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")

@@ -36,6 +36,7 @@ class Driver:
         run: attempts and commit intervals.
         progress: told of everything.
         before_commit: called before each commit; what it raises ends the build without that commit.
+        plan: name of the update's plan that the shards are of; None for the plan that the store was created with.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Driver:
         run: RunConfig,
         progress: BuildProgress,
         before_commit: Callable[[], None] = lambda: None,
+        plan: str | None = None,
     ):
         self._store = store
         self._pool = pool
         self._run = run
         self._progress = progress
         self._before_commit = before_commit
+        self._plan = plan
         self._queue: deque[Shard] = deque()
         self._attempts: Counter[int] = Counter()
         self._in_flight = 0
@@ -133,7 +136,7 @@ class Driver:
             return
         try:
             self._before_commit()
-            commit(self._store, [written for _, written in self._written.values()])
+            commit(self._store, [written for _, written in self._written.values()], self._plan)
         except CorruptStoreError as error:
             if not self._retry_damaged():
                 self._fatal = self._fatal or error

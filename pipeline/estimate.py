@@ -11,8 +11,9 @@ from ..configs import CompressionConfig
 from ..model.checkpoint import Checkpoint
 from ..model.compressor import Compressor
 from ..model.memory import Stage
-from ..store import codec_by_name
-from .plan import Plan, open_sources, read_shard
+from ..model.passages import TokenizedDocument
+from ..store import Prediction, codec_by_name, predict
+from .plan import Changes, Plan, open_sources, read_shard
 from .worker import passage_tokenizer
 
 SAMPLE_SHARDS = 8
@@ -20,8 +21,8 @@ SAMPLE_DOCUMENTS = 256
 PROBES = 3
 PROBE_TOKENS = 16_384
 
-# What a row takes beside its vectors (id, counts, hash, headers, a short title) and a shard's file beside its rows.
-ROW_BYTES = 80
+# What a row takes beside its payload (id, counts, hash, a short title) and a shard's file beside its rows.
+ROW_BYTES = 56
 SHARD_BYTES = 5_500
 
 
@@ -40,6 +41,8 @@ class Estimate:
         workers: that are to be used.
         passages_per_s: of one worker on the device.
         seconds: of computing, all workers together.
+        codec: what the codec makes of what was compressed. Its error is told where that suffices to fit the codec.
+        changes: what an update changes; None for a new store or one whose build goes on.
     """
 
     records: int
@@ -52,6 +55,8 @@ class Estimate:
     workers: int
     passages_per_s: float
     seconds: float
+    codec: Prediction
+    changes: Changes | None = None
 
 
 def estimate(
@@ -78,19 +83,27 @@ def estimate(
     sampled_share = sum(shard.characters for shard in shards) / max(plan.characters, 1)
     documents = round(len(sample) / max(sampled_share, 1e-9)) if cut else plan.records
 
-    texts = [compression.input_text(d.text, d.title) for d in sample[:: max(1, len(sample) // SAMPLE_DOCUMENTS)]]
-    tokenized = list(passage_tokenizer(checkpoint, compression).tokenize(texts))
+    picked = sample[:: max(1, len(sample) // SAMPLE_DOCUMENTS)]
+    texts = [compression.input_text(d.text, d.title) for d in picked]
+    repeated = [compression.repeated(d.title) for d in picked]
+    tokenized = list(passage_tokenizer(checkpoint, compression).tokenize(texts, repeated))
     scale = documents / max(len(texts), 1)
     passages = [passage for document in tokenized for passage in document.passages]
     memory_tokens = sum(document.n_mem for document in tokenized)
     dim = checkpoint.connector.in_dim if stage == "hidden" else checkpoint.connector.out_dim
-    vector_bytes = dim * codec_by_name(codec).bits_per_value / 8
 
     compressor = Compressor.load(
         checkpoint, dtype=getattr(torch, compression.dtype), device=device, token_budget=token_budget
     )
-    probe = list(_up_to(passages, PROBE_TOKENS))
-    compressor.compress(probe, stage=stage)
+    probed = list(_up_to(tokenized, PROBE_TOKENS))
+    probe = [passage for document in probed for passage in document.passages]
+    values = compressor.compress(probe, stage=stage).values.float().numpy()
+    chosen = codec_by_name(codec)
+    # A sample that is the whole corpus is all that a build would fit the codec to, too.
+    is_enough = len(values) >= chosen.sample_vectors(dim) or len(probed) == documents
+    prediction = predict(
+        chosen, values, [document.n_mem for document in probed], chosen.calibrate(values), is_enough=is_enough
+    )
     # Several timings, since one alone may fall into a busy moment of the machine.
     speed = statistics.median(_passages_per_s(compressor, probe, stage) for _ in range(PROBES))
     return Estimate(
@@ -99,19 +112,21 @@ def estimate(
         documents=documents,
         tokens=round(sum(document.tokens_total for document in tokenized) * scale),
         memory_tokens=round(memory_tokens * scale),
-        store_bytes=round((memory_tokens * vector_bytes + ROW_BYTES * len(texts)) * scale)
+        store_bytes=round((memory_tokens * dim * prediction.bits_per_value / 8 + ROW_BYTES * len(texts)) * scale)
         + SHARD_BYTES * len(plan.shards),
         device=device,
         workers=workers,
         passages_per_s=speed,
         seconds=len(passages) * scale / speed / workers,
+        changes=plan.changes,
+        codec=prediction,
     )
 
 
-def _up_to(passages: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
-    for passage in passages:
-        yield passage
-        tokens -= len(passage)
+def _up_to(documents: Sequence[TokenizedDocument], tokens: int) -> Iterator[TokenizedDocument]:
+    for document in documents:
+        yield document
+        tokens -= sum(map(len, document.passages))
         if tokens <= 0:
             return
 

@@ -4,13 +4,14 @@ A plan is deterministic: the same corpus and configuration give the same shards 
 every file, so that a build can be resumed without reading the corpus record by record, and never over another corpus.
 """
 
+import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import xxhash
@@ -34,20 +35,40 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Some of so many documents: a bit for each, in order."""
+
+    documents: int
+    bits: bytes
+
+    @classmethod
+    def of(cls, chosen: Sequence[bool]) -> "Selection":
+        """Make one of a flag a document."""
+        return cls(len(chosen), np.packbits(np.array(chosen, dtype=bool)).tobytes())
+
+    @property
+    def chosen(self) -> list[bool]:
+        """A flag a document."""
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.documents).astype(bool).tolist()
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """The unit of work, and of what is done: read, compressed, written and committed as one.
 
     Attributes:
-        number: its place in the plan, and its number in the store.
+        number: its number in the store; no other plan of the store has it.
         slices: where its records are.
-        records: how many there are.
-        characters: of their texts.
+        records: how many of them it takes documents from.
+        characters: of its texts.
+        selection: which documents of the slices are its own; None for all.
     """
 
     number: int
     slices: tuple[Slice, ...]
     records: int
     characters: int
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +80,53 @@ class CorpusFile:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Documents of a corpus beside those of a store that held an earlier state of it.
+
+    Attributes:
+        new: only in the corpus.
+        changed: in both, with another text.
+        same: in both, as they are.
+        gone: only in the store, and left there.
+        pruned: only in the store, and deleted from it.
+    """
+
+    new: int
+    changed: int
+    same: int
+    gone: int
+    pruned: int
+
+
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a corpus.
+    """The shards that make a store equal to a corpus: of all its documents, or of those that an update has to write.
 
     Attributes:
         files: the corpus, in reading order; one for each source.
         sources: what a worker opens each source from.
         shards: in order of number.
         dropped: records left out on purpose, by reason.
+        first: number of the first shard, above those of all earlier plans of the store.
+        changes: what an update changes; None for the plan that a store was created with.
     """
 
     files: tuple[CorpusFile, ...]
     sources: tuple[Mapping[str, Any], ...]
     shards: tuple[Shard, ...]
     dropped: Mapping[str, int]
+    first: int = 0
+    changes: Changes | None = None
+
+    @property
+    def next(self) -> int:
+        """Number of the first shard of the plan that follows."""
+        return self.first + len(self.shards)
+
+    def missing(self, done: Container[int]) -> tuple[Shard, ...]:
+        """The shards that are not among those done."""
+        return tuple(shard for shard in self.shards if shard.number not in done)
 
     @property
     def records(self) -> int:
@@ -91,11 +144,10 @@ class Plan:
             {
                 "files": [asdict(file) for file in self.files],
                 "sources": list(self.sources),
-                "shards": [
-                    [s.number, [[c.source, c.start, c.stop] for c in s.slices], s.records, s.characters]
-                    for s in self.shards
-                ],
+                "shards": [_shard_to_list(shard) for shard in self.shards],
                 "dropped": dict(self.dropped),
+                "first": self.first,
+                "changes": asdict(self.changes) if self.changes else None,
             }
         ).encode()
 
@@ -106,11 +158,11 @@ class Plan:
         return cls(
             files=tuple(CorpusFile(**file) for file in values["files"]),
             sources=tuple(values["sources"]),
-            shards=tuple(
-                Shard(number, tuple(Slice(*part) for part in slices), records, characters)
-                for number, slices, records, characters in values["shards"]
-            ),
+            shards=tuple(_shard_from_list(*entries) for entries in values["shards"]),
             dropped=values["dropped"],
+            # The plan that a store is created with may lack them.
+            first=values.get("first", 0),
+            changes=Changes(**values["changes"]) if values.get("changes") else None,
         )
 
 
@@ -134,7 +186,7 @@ def plan_corpus(
     shards: list[Shard] = []
     building = _ShardBuilder(shard_documents)
     watch = CorpusWatch(corpus.sources)
-    hashes = _IdHashes()
+    hashes = IdHashes()
     count = 0
     for index, source in enumerate(corpus.sources):
         for record in source.scan(dropped):
@@ -149,16 +201,9 @@ def plan_corpus(
     if building.records:
         shards.append(building.finish(len(shards), None))
     if not count:
-        left_out = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
-        names = ", ".join(source.name for source in corpus.sources[:5]) or "no data file"
-        raise CorpusError(
-            f"The corpus holds no document ({names}{'; left out: ' + left_out if left_out else ''}). "
-            "Check the path, and the corpus format in the configuration."
-        )
+        raise_for_no_document(corpus, dropped)
     on_records(count)
-    repeated = hashes.repeated()
-    if repeated.size:
-        _raise_for_duplicate(corpus.sources, set(repeated.tolist()))
+    hashes.require_unique(corpus.sources)
     files = describe_files(corpus)
     watch.require_unchanged()
     return Plan(
@@ -191,16 +236,34 @@ def resume_plan(plan: Plan, corpus: Corpus) -> Plan:
         shown = "; ".join(changes[:10]) + (f"; and {len(changes) - 10} more" if len(changes) > 10 else "")
         raise PlanMismatchError(
             f"The corpus is not the one this store's build was planned for: {shown}. Give the same corpus to resume, "
-            "or name another store (--out) for the changed one."
+            "and the changed one once that is done; or plan anew from what the store holds (--replan)."
         )
     specs = [relocate(spec, source.path) for spec, source in zip(plan.sources, corpus.sources, strict=True)]
     return replace(plan, sources=tuple(specs))
 
 
 def read_shard(shard: Shard, sources: Sequence[Source]) -> Iterator[Document]:
-    """Yield the documents of a shard, in order."""
-    for part in shard.slices:
-        yield from sources[part.source].read(part.start, part.stop)
+    """Yield the documents of a shard, in order.
+
+    Raises:
+        CorpusError: the corpus cannot be read, or has more or fewer documents there than were chosen from.
+    """
+    documents = (document for part in shard.slices for document in sources[part.source].read(part.start, part.stop))
+    if shard.selection is None:
+        yield from documents
+        return
+    chosen = shard.selection.chosen
+    count = 0
+    for document in documents:
+        if count < len(chosen) and chosen[count]:
+            yield document
+        count += 1
+    if count != len(chosen):
+        names = ", ".join(dict.fromkeys(sources[part.source].name for part in shard.slices))
+        raise CorpusError(
+            f"Shard {shard.number} was planned from {len(chosen)} documents and {names} now has {count} there. "
+            "The corpus changed while it was read: run the build again."
+        )
 
 
 def open_sources(plan_sources: Iterable[Mapping[str, Any]]) -> tuple[Source, ...]:
@@ -216,6 +279,18 @@ def describe_files(corpus: Corpus) -> tuple[CorpusFile, ...]:
     """
     with ThreadPoolExecutor() as threads:
         return tuple(threads.map(_describe_file, corpus.sources))
+
+
+def _shard_to_list(shard: Shard) -> list[Any]:
+    entries = [shard.number, [[c.source, c.start, c.stop] for c in shard.slices], shard.records, shard.characters]
+    if shard.selection is not None:
+        entries += [shard.selection.documents, base64.b64encode(shard.selection.bits).decode()]
+    return entries
+
+
+def _shard_from_list(number: int, slices: list[Any], records: int, characters: int, *selection: Any) -> Shard:
+    chosen = Selection(selection[0], base64.b64decode(selection[1])) if selection else None
+    return Shard(number, tuple(Slice(*part) for part in slices), records, characters, chosen)
 
 
 def _compare(before: CorpusFile, now: CorpusFile) -> Iterator[str]:
@@ -326,7 +401,7 @@ class _ShardBuilder:
             self._open = None
 
 
-class _IdHashes:
+class IdHashes:
     """64-bit hashes of all ids: 8 bytes a document, so that 24 million fit where their ids would not."""
 
     def __init__(self) -> None:
@@ -334,14 +409,22 @@ class _IdHashes:
         self._recent: list[int] = []
 
     def add(self, doc_id: str) -> None:
+        """Take one."""
         self._recent.append(_hash(doc_id))
         if len(self._recent) == 100_000:
             self._flush()
 
-    def repeated(self) -> np.ndarray:
+    def require_unique(self, sources: Sequence[Source]) -> None:
+        """Check that no id came twice.
+
+        Raises:
+            CorpusError: one did; names both places.
+        """
         self._flush()
         ordered = np.sort(np.concatenate(self._chunks))
-        return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        if repeated.size:
+            _raise_for_duplicate(sources, set(repeated.tolist()))
 
     def _flush(self) -> None:
         self._chunks.append(np.array(self._recent, dtype=np.uint64))
@@ -350,6 +433,20 @@ class _IdHashes:
 
 def _hash(doc_id: str) -> int:
     return xxhash.xxh3_64_intdigest(doc_id.encode("utf-8", errors="surrogatepass"))
+
+
+def raise_for_no_document(corpus: Corpus, dropped: Mapping[str, int]) -> NoReturn:
+    """Refuse a corpus without a record.
+
+    Raises:
+        CorpusError: always.
+    """
+    left_out = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+    names = ", ".join(source.name for source in corpus.sources[:5]) or "no data file"
+    raise CorpusError(
+        f"The corpus holds no document ({names}{'; left out: ' + left_out if left_out else ''}). "
+        "Check the path, and the corpus format in the configuration."
+    )
 
 
 def _raise_for_duplicate(sources: Sequence[Source], hashes: set[int]) -> None:

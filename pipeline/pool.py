@@ -4,6 +4,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from .plan import Shard
 from .worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
 
@@ -43,6 +45,10 @@ class Pool(Protocol):
         """Outcomes that came in, at once if there are any, else within the time given."""
         ...
 
+    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
+        """Memory of some of a shard's documents, as ``ShardWorker.sample`` gives it."""
+        ...
+
     def stop(self) -> None:
         """Cancel shards that have not begun to compute; each still has its outcome."""
         ...
@@ -74,6 +80,10 @@ class InProcessPool:
         """Outcomes that came in."""
         finished, _ = wait(self._running, timeout_s, FIRST_COMPLETED)
         return [_outcome(self._running.pop(future), future) for future in finished]
+
+    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
+        """Memory of some of a shard's documents."""
+        return self._worker.sample(shard, vectors)
 
     def stop(self) -> None:
         """Cancel shards that have not begun to compute."""

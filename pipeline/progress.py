@@ -9,7 +9,20 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from ..store import Prediction
+
 LINE_SECONDS = 10.0
+
+
+def describe_prediction(prediction: Prediction) -> str:
+    """What a codec is expected to cost and to lose, in one line."""
+    if prediction.error_db is None:
+        loss = "its loss cannot be told from so small a sample" if prediction.lossy else "nothing is lost"
+    else:
+        loss = f"normalised error {prediction.error_db:.1f} dB"
+    divergence = f", KL about {prediction.kl[0]:.1g} to {prediction.kl[1]:.1g} (an estimate)" if prediction.kl else ""
+    others = f"; {prediction.fallbacks:.1%} of documents need a better codec" if prediction.fallbacks else ""
+    return f"codec {prediction.codec}: {prediction.bits_per_value:.2f} bits a value, {loss}{divergence}{others}"
 
 
 class BuildProgress:
@@ -20,6 +33,12 @@ class BuildProgress:
 
     def planned_records(self, count: int) -> None:
         """So many records have been scanned."""
+
+    def calibrating(self, codec: str) -> None:
+        """A sample of the corpus is compressed, to fit the codec to."""
+
+    def calibrated(self, prediction: Prediction) -> None:
+        """The codec is fitted: what it will cost and lose."""
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
         """Workers begin: all shards, those done before, characters of each shard to do, and where they run."""
@@ -98,6 +117,14 @@ class LineProgress(BuildProgress):
             self._last = time.monotonic()
             self._say(f"planning: {count:,} records read")
 
+    def calibrating(self, codec: str) -> None:
+        """Say what begins."""
+        self._say(f"compressing a sample of the corpus, to fit codec {codec} to it")
+
+    def calibrated(self, prediction: Prediction) -> None:
+        """Say what is to be expected."""
+        self._say(describe_prediction(prediction))
+
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
         """Say what begins."""
         self._totals = _Totals(shards, done, characters)
@@ -156,6 +183,14 @@ class BarProgress(BuildProgress):
     def planned_records(self, count: int) -> None:
         """Count the records."""
         self._bars.update(self._task, completed=count, rates="records")
+
+    def calibrating(self, codec: str) -> None:
+        """Say what is done."""
+        self._bars.update(self._task, description=f"sampling for codec {codec}", total=None, rates="")
+
+    def calibrated(self, prediction: Prediction) -> None:
+        """Say what is to be expected, above the bar."""
+        self._console.print(describe_prediction(prediction), highlight=False, markup=False)
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
         """Begin the bar of shards."""

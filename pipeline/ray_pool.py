@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
@@ -114,6 +115,23 @@ class RayPool:
             if worker in self._workers:
                 outcomes += self._collect(worker, reference)
         return outcomes
+
+    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
+        """Memory of some of a shard's documents, from a worker that is ready.
+
+        Raises:
+            CorpusError: if the corpus cannot be read as it was planned.
+            WorkerDiedError: if the worker dies of it.
+        """
+        worker = next(worker for worker in self._workers if worker.is_ready)
+        try:
+            return ray.get(worker.actor.sample.remote(shard, vectors))
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except RayError as error:
+            raise WorkerDiedError(
+                f"A worker died while it compressed a sample of the corpus: {str(error).splitlines()[0]}"
+            ) from error
 
     def stop(self) -> None:
         """Cancel shards that have not begun to compute."""

@@ -1,13 +1,16 @@
 """How far a store's build is."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..store import Store, StoreInfo, describe, done_shards
-from .plan import Plan
+from ..store import Store, StoreInfo, describe, done_shards, plan_in_force
+from .plan import Changes, Plan
 
 PLAN_ASSET = "plan.json"
+"""Where a store keeps the plan that it was created with."""
+
+CONFIG_ASSET = "config.json"
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,11 @@ class BuildStatus:
 
     Attributes:
         store: the store in numbers.
-        records: planned lines, rows or pages.
-        shards_planned: of the plan.
+        records: lines, rows or pages of the plan in force.
+        shards_planned: of that plan.
         shards_missing: not done yet.
         dropped: records left out on purpose, by reason.
+        changes: what the plan changes where it is an update's.
     """
 
     store: StoreInfo
@@ -27,6 +31,7 @@ class BuildStatus:
     shards_planned: int
     shards_missing: tuple[int, ...]
     dropped: dict[str, int]
+    changes: Changes | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -40,6 +45,7 @@ class BuildStatus:
             "shards_planned": self.shards_planned,
             "shards_missing": list(self.shards_missing),
             "dropped": self.dropped,
+            "changes": asdict(self.changes) if self.changes else None,
         }
 
 
@@ -50,12 +56,21 @@ def build_status(uri: str | Path) -> BuildStatus:
         StoreError: if there is no store, or it cannot be read.
     """
     store = Store.open(uri)
-    plan = Plan.from_json(store.asset(PLAN_ASSET))
-    done = done_shards(store)
+    plan = current_plan(store)
     return BuildStatus(
         store=describe(store),
         records=plan.records,
         shards_planned=len(plan.shards),
-        shards_missing=tuple(shard.number for shard in plan.shards if shard.number not in done),
+        shards_missing=tuple(shard.number for shard in plan.missing(done_shards(store))),
         dropped=dict(plan.dropped),
+        changes=plan.changes,
     )
+
+
+def current_plan(store: Store) -> Plan:
+    """The plan that a store is built to.
+
+    Raises:
+        StoreError: the store has none, or it cannot be read.
+    """
+    return Plan.from_json(store.asset(plan_in_force(store.table) or PLAN_ASSET))

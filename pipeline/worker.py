@@ -4,8 +4,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..configs import CompressionConfig
@@ -14,12 +16,23 @@ from ..model.checkpoint import Checkpoint
 from ..model.compressor import Compressor
 from ..model.memory import Memory, Stage
 from ..model.passages import PassageTokenizer, TokenizedDocument
-from ..store import WrittenShard, codec_by_name, encode, memory_rows, text_hash, write_fragment
+from ..store import (
+    Calibration,
+    Store,
+    WrittenShard,
+    codec_by_name,
+    encode_batch,
+    memory_rows,
+    text_hash,
+    write_fragment,
+)
 from .corpus import Document
 from .plan import Shard, open_sources, read_shard
 
 # Shards a worker has in hand: one computing, one being prepared, one being written.
 DEPTH = 3
+# Documents that are encoded together.
+ENCODED_AT_ONCE = 256
 
 
 class ShardCancelledError(PiscoIndexError):
@@ -107,6 +120,24 @@ class ShardWorker:
         memory = self._compute.submit(self._compress, shard, tokenized).result()
         return ShardResult(self._write(shard, documents, tokenized, memory))
 
+    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
+        """Compress documents spread evenly over a shard, for a calibration: so many vectors, or all that it has.
+
+        Returns:
+            values ``(Σ n_mem, dim)`` float32, and the lengths of the documents.
+
+        Raises:
+            CorpusError: if the corpus cannot be read as it was planned.
+        """
+        with self._reading:
+            tokenized = self._tokenize(list(read_shard(shard, self._sources)))
+        total = sum(document.n_mem for document in tokenized)
+        count = min(len(tokenized), -(-vectors * len(tokenized) // max(total, 1)))
+        places = np.linspace(0, len(tokenized) - 1, count).round().astype(int).tolist()
+        chosen = [tokenized[place] for place in places]
+        memory = self._compute.submit(self._compress, shard, chosen).result()
+        return memory.values.float().numpy(), [document.n_mem for document in chosen]
+
     def stop(self) -> None:
         """Cancel the shards that have not begun to compute."""
         self._stopping.set()
@@ -120,9 +151,10 @@ class ShardWorker:
             raise ShardCancelledError(f"shard {shard.number} was not begun")
 
     def _require_planned(self, shard: Shard, documents: Sequence[Document]) -> None:
-        # Where records are cut into documents the plan does not know how many there will be.
+        # Where records are cut into documents the first plan does not know how many there will be; those of an update
+        # were counted as they were read.
         cut = any(self._spec.sources[part.source]["passage_words"] for part in shard.slices)
-        if not cut and len(documents) != shard.records:
+        if shard.selection is None and not cut and len(documents) != shard.records:
             names = ", ".join(self._sources[part.source].name for part in shard.slices)
             raise CorpusError(
                 f"Shard {shard.number} was planned with {shard.records} documents and {names} now has "
@@ -130,8 +162,10 @@ class ShardWorker:
             )
 
     def _tokenize(self, documents: Sequence[Document]) -> list[TokenizedDocument]:
-        texts = [self._spec.compression.input_text(document.text, document.title) for document in documents]
-        return list(self._tokenizer.tokenize(texts))
+        compression = self._spec.compression
+        texts = [compression.input_text(document.text, document.title) for document in documents]
+        repeated = [compression.repeated(document.title) for document in documents]
+        return list(self._tokenizer.tokenize(texts, repeated))
 
     def _compress(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> Memory:
         self._continue_or_cancel(shard)
@@ -141,13 +175,13 @@ class ShardWorker:
     def _write(
         self, shard: Shard, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
     ) -> WrittenShard:
-        payloads = self._encode(documents, tokenized, memory)
+        payloads = [*self._encode(documents, tokenized, memory)]
         keep, compression = self._spec.keep, self._spec.compression
         rows = memory_rows(
             doc_ids=[document.doc_id for document in documents],
             tokens_total=[document.tokens_total for document in tokenized],
             tokens_fed=[document.tokens_fed for document in tokenized],
-            payloads=list(payloads),
+            payloads=payloads,
             text_hashes=[text_hash(compression.input_text(d.text, d.title)) for d in documents],
             errors=[None] * len(documents),
             titles=[document.title for document in documents] if "title" in keep else None,
@@ -158,9 +192,20 @@ class ShardWorker:
     def _encode(
         self, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
     ) -> Iterator[bytes]:
+        ids = [document.doc_id for document in documents]
         lengths = [tokens.n_mem for tokens in tokenized]
-        for document, values in zip(documents, memory.values.split(lengths), strict=True):
-            yield encode(document.doc_id, values.float().numpy(), self._codec)
+        start = 0
+        for first in range(0, len(ids), ENCODED_AT_ONCE):
+            part = slice(first, first + ENCODED_AT_ONCE)
+            stop = start + sum(lengths[part])
+            values = memory.values[start:stop].float().numpy()
+            yield from encode_batch(ids[part], values, lengths[part], self._codec, self._calibration)
+            start = stop
+
+    @cached_property
+    def _calibration(self) -> Calibration | None:
+        """The store's, which is there before the first shard is given out."""
+        return Store.open(self._spec.uri).own_calibration()
 
 
 def passage_tokenizer(checkpoint: Checkpoint, compression: CompressionConfig) -> PassageTokenizer:

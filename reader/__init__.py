@@ -1,1 +1,1 @@
-"""From document ids to answers: ``fetch`` memory by id, ``ask`` a question about it, ``save`` it to a file."""
+"""From document ids to answers: ``fetch`` memory, ``ask`` a question of it, ``save`` it, ``evaluate`` a store."""

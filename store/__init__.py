@@ -1,46 +1,87 @@
 """The store: documents' memory in a LanceDB database, written by shards and read by document id.
 
-A worker encodes memory (payload, codecs) and writes fragments (fragment); the driver holds the lock (lock) and commits
-(commit, ledger); a reader opens the store (store) and fetches by id (idmap). docs/format.md is its on-disk format.
+A worker encodes memory (payload, codecs, calibration) and writes fragments (fragment); the driver holds the lock (lock)
+and commits (commit, ledger); a reader opens the store (store) and fetches by id (idmap). All of it can be checked
+(verify), and what is damaged dropped (repair). docs/format.md is its on-disk format.
 """
 
-from .codecs import CODECS, Codec, codec_by_id, codec_by_name
-from .commit import Committed, commit, done_shards, remove_orphans, verify_written
+from .calibration import Calibration
+from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated
+from .commit import Committed, commit, done_shards, verify_written
+from .compact import Compaction, compact, remove_orphans
+from .contents import Contents, Status, document_hashes
+from .delete import Deletion, delete
 from .fingerprint import Fingerprint
 from .fragment import WrittenShard, memory_rows, rejected_rows, text_hash, write_fragment
 from .info import Failure, StoreInfo, describe
+from .ledger import fallbacks
 from .lock import build_lock
 from .meta import Stage, StoreMeta
-from .payload import decode, decode_batch, encode
+from .payload import Latents, decode, decode_batch, encode, encode_batch, read_header
+from .prediction import Prediction, predict
+from .recode import RecodeReport, recode, sample_memory
+from .repair import damage_to_drop, drop_damage
 from .schema import CONNECTOR_ASSET, FORMAT_VERSION
 from .store import Rows, Store
+from .update import begin_update, is_altered, plan_in_force
+from .verify import RESTORE, Expectations, Findings, Problem, check_assets, check_rows, empty_shards_of
 
 __all__ = [
     "CODECS",
     "CONNECTOR_ASSET",
     "FORMAT_VERSION",
+    "RESTORE",
+    "Calibration",
     "Codec",
     "Committed",
+    "Compaction",
+    "Contents",
+    "Deletion",
+    "Expectations",
     "Failure",
+    "Findings",
     "Fingerprint",
+    "Latents",
+    "Prediction",
+    "Problem",
+    "RecodeReport",
     "Rows",
     "Stage",
+    "Status",
     "Store",
     "StoreInfo",
     "StoreMeta",
     "WrittenShard",
+    "begin_update",
     "build_lock",
+    "check_assets",
+    "check_rows",
     "codec_by_id",
     "codec_by_name",
     "commit",
+    "compact",
+    "damage_to_drop",
     "decode",
     "decode_batch",
+    "delete",
     "describe",
+    "document_hashes",
     "done_shards",
+    "drop_damage",
+    "empty_shards_of",
     "encode",
+    "encode_batch",
+    "fallbacks",
+    "is_altered",
+    "is_calibrated",
     "memory_rows",
+    "plan_in_force",
+    "predict",
+    "read_header",
+    "recode",
     "rejected_rows",
     "remove_orphans",
+    "sample_memory",
     "text_hash",
     "verify_written",
     "write_fragment",

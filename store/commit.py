@@ -1,42 +1,34 @@
 """The driver's side of a build: make written shards visible, each exactly once, whoever else commits.
 
-A commit is a compare-and-swap on the version of a table. The driver reads which shards the latest version holds, and
-proposes that version's fragments plus those of the shards it lacks as the whole table (Lance's operation ``Merge``).
-Lance refuses when another version has appeared since; the driver then looks again. ``Append`` would not do: it never
-conflicts, and two drivers would store every shard twice.
+The driver reads which shards the latest version of a table holds, and proposes that version's fragments plus those of
+the shards it lacks, less the rows that these replace, as the whole table. Should another version appear meanwhile, it
+looks again.
 """
 
-import time
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import lance
 import pyarrow as pa
-from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata
 
-from ..errors import CorruptStoreError
+from ..errors import CorruptStoreError, StoreError
 from .fragment import WrittenShard
-from .ledger import EMPTY_SHARD_PREFIX, empty_shards
-from .schema import ASSETS_SCHEMA
+from .ledger import FALLBACK_PREFIX, empty_shards, note, record_empty
 from .store import Store
+from .swap import Proposal, find_rows, fragments_of, swap, without_rows
 from .tables import (
-    ASSETS,
-    LANCE_FAILURES,
     MEMORY,
     REJECTED,
-    TABLES,
     data_file_uri,
-    is_disk_full,
+    is_object_store,
     lance_errors,
     local_folder,
+    open_data_file,
     open_table,
-    table_uri,
 )
-
-MAX_ATTEMPTS = 12
-_FIRST_WAIT_S = 0.01
-_LONGEST_WAIT_S = 1.0
+from .update import require_plan
 
 
 @dataclass(frozen=True)
@@ -52,25 +44,30 @@ class Committed:
     already_done: frozenset[int]
 
 
-def commit(store: Store, written: Sequence[WrittenShard]) -> Committed:
+def commit(store: Store, written: Sequence[WrittenShard], plan: str | None = None) -> Committed:
     """Make shards visible, each exactly once; shards that are done already are left alone.
 
-    It can be called again with the same shards after any failure. An opened store does not see them: refresh it.
+    Shards of an update replace the rows that their documents had before: the new rows and the deletion of the old ones
+    are one commit. It can be called again with the same shards after any failure. An opened store does not see them:
+    refresh it.
 
     Args:
         store: the store, opened at any version.
         written: the shards; of two with the same number the first counts.
+        plan: name of the update's plan that they are of; None for the plan that the store was created with.
 
     Raises:
         CorruptStoreError: a data file is missing, short or has other rows; names file and shard. Nothing of its table
             was committed.
-        StoreError: the disk is full, or the store could not be written in many attempts.
+        StoreError: the disk is full, the store could not be written in many attempts, or another plan is in force.
     """
     shards = {each.shard: each for each in reversed(written)}
     # A shard is done once its memory is, so that comes last.
     _publish(store, REJECTED, {n: _parse(each.rejected_fragments) for n, each in shards.items()})
-    new = _publish(store, MEMORY, {n: _parse(each.memory_fragments) for n, each in shards.items()})
-    new |= _record_empty(store, {n for n, each in shards.items() if not each.memory_fragments})
+    others = {n: {c: k for c, k in each.codecs.items() if c != store.meta.codec} for n, each in shards.items()}
+    note(store.uri, {f"{FALLBACK_PREFIX}{n}": json.dumps(counts).encode() for n, counts in others.items() if counts})
+    new = _publish(store, MEMORY, {n: _parse(each.memory_fragments) for n, each in shards.items()}, plan)
+    new |= record_empty(store.uri, {n for n, each in shards.items() if not each.memory_fragments})
     return Committed(frozenset(new), frozenset(shards.keys() - new))
 
 
@@ -93,63 +90,44 @@ def verify_written(store: Store, written: WrittenShard) -> None:
     _verify(store.uri, MEMORY, written.shard, _parse(written.memory_fragments))
 
 
-def remove_orphans(store: Store) -> int:
-    """Delete the data files that no version refers to, which dead workers left, and all versions but the latest.
-
-    Only for when no build runs: it deletes what workers have written and nobody has committed yet. Whoever has the
-    store open at an older version keeps reading, but cannot open that version again.
-
-    Returns:
-        Bytes freed.
-
-    Raises:
-        StoreError: it failed.
-    """
-    with lance_errors(f"cannot clean up the store at {store.uri}"):
-        tables = [open_table(store.uri, table) for table in TABLES]
-        stats = [
-            each.cleanup_old_versions(retain_versions=1, delete_unverified=True, error_if_tagged_old_versions=False)
-            for each in tables
-        ]
-    return sum(each.bytes_removed for each in stats)
-
-
-def _publish(store: Store, table: str, fragments: Mapping[int, list[FragmentMetadata]]) -> set[int]:
+def _publish(
+    store: Store, table: str, fragments: Mapping[int, list[FragmentMetadata]], plan: str | None = None
+) -> set[int]:
     """Commit the shards that have fragments; returns those whose rows are the ones given here and now."""
     fragments = {shard: own for shard, own in fragments.items() if own}
     tried: set[int] = set()
-    failure: Exception | None = None
-    for attempt in range(MAX_ATTEMPTS if fragments else 0):
-        if attempt:
-            time.sleep(min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S))
-        dataset = open_table(store.uri, table)
+    new: set[int] = set()
+
+    def propose(dataset: lance.LanceDataset) -> Proposal | None:
+        if table == MEMORY:
+            require_plan(store.uri, dataset, plan)
         todo = fragments.keys() - store.ledger.shards(dataset)
-        existing = [each.metadata for each in dataset.get_fragments()]
+        existing = fragments_of(dataset)
         # A commit that failed may have landed all the same.
-        landed = {shard for shard in tried - todo if _is_among(fragments[shard], existing)}
+        new.clear()
+        new.update({shard for shard in tried - todo if _is_among(fragments[shard], existing)} | todo)
         if not todo:
-            return landed
+            return None
         for shard in sorted(todo):
             _verify(store.uri, table, shard, fragments[shard])
-        tried |= todo
+        tried.update(todo)
         added = [each for shard in sorted(todo) for each in fragments[shard]]
-        try:
-            lance.LanceDataset.commit(
-                dataset,
-                lance.LanceOperation.Merge([*existing, *added], dataset.lance_schema),
-                read_version=dataset.version,
-                max_retries=0,
-            )
-        except LANCE_FAILURES as error:
-            failure = error
-            if is_disk_full(error):
-                break
-        else:
-            return landed | todo
-    if failure is None:
-        return set()
-    with lance_errors(f"cannot commit shards {sorted(tried)} to the store at {store.uri}"):
-        raise failure
+        if table == MEMORY and plan is not None:
+            replaced, _ = find_rows(dataset, _ids_of(store.uri, added))
+            existing = without_rows(dataset, replaced)
+        return Proposal(existing, added)
+
+    if fragments:
+        swap(store.uri, table, propose, f"cannot commit shards {sorted(fragments)} to the store at {store.uri}")
+    return new
+
+
+def _ids_of(uri: str, fragments: Sequence[FragmentMetadata]) -> pa.Array:
+    """Ids of the documents in data files that no version refers to yet."""
+    names = [file.path for each in fragments for file in each.files]
+    with lance_errors(f"cannot read the document ids of what was written to the store at {uri}"):
+        tables = [open_data_file(data_file_uri(uri, MEMORY, name), ["doc_id"]).read_all().to_table() for name in names]
+    return pa.concat_tables(tables).column(0).combine_chunks()
 
 
 def _verify(uri: str, table: str, shard: int, fragments: Sequence[FragmentMetadata]) -> None:
@@ -171,24 +149,13 @@ def _problem(address: str, size: int | None, rows: int) -> str | None:
         if path.stat().st_size != size:
             return f"has {path.stat().st_size} bytes and not {size}"
     try:
-        found = LanceFileReader(address).num_rows()
-    except LANCE_FAILURES as error:
-        return f"cannot be read ({error})"
+        with lance_errors(f"cannot check {address}"):
+            found = open_data_file(address).num_rows()
+    except StoreError as error:
+        if is_object_store(error):
+            raise
+        return f"cannot be read ({error.__cause__ or error})"
     return None if found == rows else f"has {found} rows and not {rows}"
-
-
-def _record_empty(store: Store, shards: set[int]) -> set[int]:
-    """Note shards without rows as done. Two drivers may note the same one, which does no harm: it is a set."""
-    new = shards - empty_shards(store.uri) if shards else shards
-    if new:
-        names = [f"{EMPTY_SHARD_PREFIX}{shard}" for shard in sorted(new)]
-        with lance_errors(f"cannot note empty shards in the store at {store.uri}"):
-            lance.write_dataset(
-                pa.table([names, [b""] * len(names)], schema=ASSETS_SCHEMA),
-                table_uri(store.uri, ASSETS),
-                mode="append",
-            )
-    return new
 
 
 def _parse(fragments: Sequence[str]) -> list[FragmentMetadata]:

@@ -1,7 +1,7 @@
 """The worker's side of a build: write a shard's rows as fragments that nobody sees until they are committed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -13,7 +13,8 @@ import xxhash
 from lance.fragment import write_fragments
 
 from ..errors import StoreError
-from .payload import read_header
+from .codecs import codec_by_id
+from .payload import CODEC_OFFSET, read_header
 from .schema import DATA_STORAGE_VERSION, OPTIONAL_COLUMNS, REJECTED_SCHEMA, memory_schema
 from .tables import MEMORY, REJECTED, lance_errors, open_table, resolve_uri
 
@@ -33,6 +34,7 @@ class WrittenShard:
         tokens_fed: tokens that the compressor saw.
         n_mem: memory tokens.
         payload_bytes: size of the payloads.
+        codecs: documents by the name of the codec that they are stored by.
         memory_fragments: Lance's metadata of what was written to ``memory``, as JSON; none for a shard without rows.
         rejected_fragments: the same of ``rejected``.
     """
@@ -45,6 +47,7 @@ class WrittenShard:
     tokens_fed: int
     n_mem: int
     payload_bytes: int
+    codecs: Mapping[str, int]
     memory_fragments: tuple[str, ...]
     rejected_fragments: tuple[str, ...]
 
@@ -155,6 +158,7 @@ def write_fragment(uri: str | Path, shard: int, rows: pa.Table, rejected: pa.Tab
         tokens_fed=_sum(rows.column("tokens_fed")),
         n_mem=_sum(rows.column("n_mem")),
         payload_bytes=_sum(pc.call_function("binary_length", [payload])),
+        codecs=_codecs(payload),
         memory_fragments=_write(uri, MEMORY, shard, rows),
         rejected_fragments=_write(uri, REJECTED, shard, rejected),
     )
@@ -190,6 +194,12 @@ def _conform(rows: pa.Table, shard: int, schema: pa.Schema, dataset: lance.Lance
         else:
             columns.append(pa.nulls(rows.num_rows, each.type))
     return pa.table(columns, schema=schema)
+
+
+def _codecs(payload: pa.ChunkedArray) -> dict[str, int]:
+    numbers = pc.call_function("binary_slice", [payload], pc.SliceOptions(CODEC_OFFSET, CODEC_OFFSET + 1))
+    counts = pc.call_function("value_counts", [numbers]).to_pylist()
+    return {codec_by_id(each["values"][0]).name: each["counts"] for each in counts if each["values"] is not None}
 
 
 def _sum(column: pa.ChunkedArray) -> int:

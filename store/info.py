@@ -7,8 +7,9 @@ import lance
 import numpy as np
 
 from .commit import done_shards
+from .ledger import fallbacks
 from .store import Store
-from .tables import ASSETS, REJECTED, TABLES, check_process, lance_errors, local_folder, open_table
+from .tables import ASSETS, REJECTED, TABLES, check_process, lance_errors, local_folder, open_table, read_rows
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class StoreInfo:
         stage: where memory is taken.
         dim: its width.
         codec: of new payloads.
+        fallbacks: documents that builds wrote by another codec, which keeps more, by its name; one that was replaced
+            counts again.
         documents: rows of memory, failed ones included.
         failed_documents: rows that have an error and no memory.
         rejected_records: records of the corpus that gave no document.
@@ -65,6 +68,7 @@ class StoreInfo:
     stage: str
     dim: int
     codec: str
+    fallbacks: dict[str, int]
     documents: int
     failed_documents: int
     rejected_records: int
@@ -119,12 +123,17 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
     assets = open_table(store.uri, ASSETS)
     columns = ["tokens_total", "tokens_fed", "n_mem"]
     sums = np.zeros(len(columns), dtype=np.int64)
+    documents, failed = 0, list[int]()
     with lance_errors(f"cannot read the store at {store.uri}"):
-        for batch in table.to_batches(columns=columns):
-            sums += [column.to_numpy().sum(dtype=np.int64) for column in batch.columns]
-        failed = table.to_table(columns=["shard", "doc_id", "error"], filter="error IS NOT NULL", limit=failures)
-        refused = rejected.to_table(limit=failures)
-        rows = [{"source": None} | row for row in failed.to_pylist()] + refused.to_pylist()
+        for _, batch in read_rows(table, [*columns, "error"]):
+            *numbers, errors = batch.columns
+            sums += [column.to_numpy().sum(dtype=np.int64) for column in numbers]
+            if errors.null_count < len(errors):
+                failed += (documents + np.flatnonzero(errors.is_valid())).tolist()
+            documents += batch.num_rows
+        shown = table.take(failed[:failures], columns=["shard", "doc_id", "error"]).to_pylist()
+        refused = rejected.take(range(min(failures, rejected.count_rows()))).to_pylist()
+        rows = [{"source": None} | row for row in shown] + refused
         return StoreInfo(
             uri=store.uri,
             format_version=store.meta.format_version,
@@ -135,8 +144,9 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             stage=store.meta.stage,
             dim=store.meta.dim,
             codec=store.meta.codec,
-            documents=table.count_rows(),
-            failed_documents=table.count_rows(filter="error IS NOT NULL"),
+            fallbacks=fallbacks(store.uri),
+            documents=documents,
+            failed_documents=len(failed),
             rejected_records=rejected.count_rows(),
             failures=tuple(Failure(**row) for row in rows[:failures]),
             shards_done=len(done_shards(store)),
@@ -145,8 +155,8 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             tokens_fed=int(sums[1]),
             n_mem=int(sums[2]),
             payload_bytes=_payload_bytes(table),
-            table_bytes=sum(map(_data_bytes, (table, rejected, assets))),
-            disk_bytes=_disk_bytes(store.uri),
+            table_bytes=sum(map(data_bytes, (table, rejected, assets))),
+            disk_bytes=disk_bytes(store.uri),
         )
 
 
@@ -155,15 +165,20 @@ def _payload_bytes(table: lance.LanceDataset) -> int:
     assert field is not None
     statistics = table.stats.data_stats().fields
     # It is a list, whatever Lance declares.
-    return sum(each.bytes_on_disk for each in statistics if each.id == field.id())  # pyrefly: ignore
+    held = sum(each.bytes_on_disk for each in statistics if each.id == field.id())  # pyrefly: ignore
+    # Rows that were deleted are in the files until a compaction.
+    written = sum(fragment.physical_rows for fragment in table.get_fragments())
+    return round(held * table.count_rows() / written) if written else 0
 
 
-def _data_bytes(table: lance.LanceDataset) -> int:
+def data_bytes(table: lance.LanceDataset) -> int:
+    """What the data files of one version of a table take."""
     files = (file for fragment in table.get_fragments() for file in fragment.metadata.files)
     return sum(file.file_size_bytes or 0 for file in files)
 
 
-def _disk_bytes(uri: str) -> int | None:
+def disk_bytes(uri: str) -> int | None:
+    """What the tables of a store take, older versions and orphans included; None in an object store."""
     folder = local_folder(uri)
     if folder is None:
         return None

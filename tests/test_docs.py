@@ -15,11 +15,24 @@ import pytest
 import typer
 import yaml
 
-from pisco_index import BuildConfig, build, errors, load_config, new_tiny_checkpoint, presets
+from pisco_index import (
+    BuildConfig,
+    FinetuningConfig,
+    PretrainingConfig,
+    build,
+    errors,
+    load_config,
+    load_finetuning,
+    load_pretraining,
+    presets,
+)
 from pisco_index.cli import app
+from pisco_index.configs import Config, TrainingConfig
+from pisco_index.training.tinypedia import write
 
 ROOT = Path(__file__).parents[1]
 README, PYTHON, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "configuration.md"
+TRAINING, UPDATING = ROOT / "docs" / "training.md", ROOT / "docs" / "updating.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SECTIONS = {name: field.annotation for name, field in BuildConfig.model_fields.items()}
@@ -67,15 +80,25 @@ def type_of(annotation: Any, bounds: str = "") -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
         return f"list of {type_of(get_args(annotation)[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return "section"
+    if get_origin(annotation) is dict:
+        return "mapping"
     if isinstance(annotation, UnionType):
         (kind,) = [each for each in get_args(annotation) if each is not NoneType]
         return f"{type_of(kind, bounds)}, or null"
-    return {str: "string", int: "integer", float: "number"}[annotation] + bounds
+    return {str: "string", int: "integer", float: "number", bool: "boolean"}[annotation] + bounds
 
 
 def bounds_of(field: Any) -> str:
-    shown = {annotated_types.Ge: ("≥", "ge"), annotated_types.Gt: (">", "gt")}
-    return "".join(f" {shown[type(m)][0]} {getattr(m, shown[type(m)][1]):g}" for m in field.metadata)
+    shown = {
+        annotated_types.Ge: ("≥", "ge"),
+        annotated_types.Gt: (">", "gt"),
+        annotated_types.Le: ("≤", "le"),
+        annotated_types.Lt: ("<", "lt"),
+    }
+    known = [(*shown[type(m)], m) for m in field.metadata if type(m) in shown]
+    return "".join(f" {sign} {getattr(m, name):g}" for sign, name, m in known)
 
 
 def yaml_of(value: Any) -> str:
@@ -84,21 +107,49 @@ def yaml_of(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def table_of(section: str) -> list[str]:
-    """The table of a section as docs/configuration.md shall have it."""
-    lines = ["| key | type | default | option of `build` | |", "|---|---|---|---|---|"]
-    for key, field in SECTIONS[section].model_fields.items():
+def table_of(fields: dict[str, Any], command: str, title: str, section: str = "") -> list[str]:
+    """A table of keys as the documents shall have it, with the options of a command."""
+    lines = [f"| key | type | default | option of `{title}` | |", "|---|---|---|---|---|"]
+    for key, field in fields.items():
         option = OPTIONS.get(f"{section}.{key}", "--" + key.replace("_", "-"))
-        shown = f"`{option}`" if option in options_of(COMMANDS["build"]) else ""
+        shown = f"`{option}`" if option in options_of(COMMANDS[command]) else ""
         kind = type_of(field.annotation, bounds_of(field))
-        lines.append(f"| `{key}` | {kind} | `{yaml_of(field.default)}` | {shown} | {field.description} |")
+        is_section = isinstance(field.default, Config)
+        default = f"[`{key}`](configuration.md#{key})" if is_section else f"`{yaml_of(field.default)}`"
+        lines.append(f"| `{key}` | {kind} | {default} | {shown} | {field.description} |")
     return lines
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_key_is_documented_as_it_is(section):
-    expected = "\n".join([f"## `{section}`", "", *table_of(section)])
+    table = table_of(SECTIONS[section].model_fields, "build", "build", section)
+    expected = "\n".join([f"## `{section}`", "", *table])
     assert expected in CONFIGURATION.read_text("utf-8"), f"docs/configuration.md must say:\n{expected}"
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [(TrainingConfig, "train"), (PretrainingConfig, "train pretrain"), (FinetuningConfig, "train finetune")],
+)
+def test_every_key_of_a_training_is_documented_as_it_is(model, title):
+    inherited = TrainingConfig.model_fields if model is not TrainingConfig else {}
+    own = {key: field for key, field in model.model_fields.items() if key not in inherited}
+    expected = "\n".join(table_of(own, title if inherited else "train pretrain", title))
+    assert expected in TRAINING.read_text("utf-8"), f"docs/training.md must say:\n{expected}"
+
+
+@pytest.mark.parametrize("text", blocks(TRAINING, "yaml"))
+def test_the_examples_of_training_configurations_are_valid(text, tmp_path):
+    path = tmp_path / "example.yaml"
+    path.write_text(text, "utf-8")
+    (load_pretraining if "windows" in text else load_finetuning)(str(path))
+
+
+def test_every_training_preset_is_documented():
+    for kind, load in (("pretrain", load_pretraining), ("finetune", load_finetuning)):
+        for name, description in presets(kind).items():
+            load(name)
+            assert f"| `train {kind}` | `{name}` | {description} |" in TRAINING.read_text("utf-8")
 
 
 @pytest.mark.parametrize("text", blocks(CONFIGURATION, "yaml"))
@@ -166,13 +217,13 @@ def demo_folder(tmp_path_factory) -> Path:
     """A folder as the repository's root is after ``make demo``."""
     folder = tmp_path_factory.mktemp("documentation")
     shutil.copytree(ROOT / "examples", folder / "examples")
-    new_tiny_checkpoint(folder / "demo-index" / "checkpoint")
-    sample = [folder / "examples" / "sample.jsonl"]
-    build(sample, folder / "demo-index" / "checkpoint", folder / "demo-index" / "store", load_config("beir"))
+    encyclopedia, store = (folder / "demo-index" / name for name in ("encyclopedia", "store"))
+    write(encyclopedia, "held-out", count=60)
+    build([encyclopedia / "corpus.jsonl"], folder / "examples/tinypedia-checkpoint", store, load_config("tinypedia"))
     return folder
 
 
-@pytest.mark.parametrize("path", [README, PYTHON], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [README, PYTHON, TRAINING, UPDATING], ids=lambda path: path.name)
 def test_the_python_examples_run_and_show_what_they_say(path, demo_folder, monkeypatch):
     monkeypatch.chdir(demo_folder)
     names: dict[str, Any] = {}

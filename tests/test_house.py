@@ -15,7 +15,7 @@ import pytest
 import pisco_index
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("configs", "model", "pipeline", "reader", "store")
+ROOMS = ("configs", "model", "pipeline", "reader", "store", "training")
 
 MAY_IMPORT = {
     "errors": set(),
@@ -24,13 +24,14 @@ MAY_IMPORT = {
     "store": {"configs", "errors"},
     "pipeline": {"model", "store", "configs", "errors"},
     "reader": {"model", "store", "configs", "errors"},
-    "cli": {"pipeline", "reader", "model", "store", "configs", "errors"},
+    "training": {"pipeline", "reader", "model", "configs", "errors"},
+    "cli": {"pipeline", "reader", "training", "model", "store", "configs", "errors"},
     "__init__": set(),
 }
 
 # Folders, ending in a slash, or files that may import a package; nobody else may.
 ONLY_IN = {
-    "transformers": ("model/",),
+    "transformers": ("model/", "training/"),
     "tokenizers": ("model/",),
     "peft": ("model/",),
     "lance": ("store/",),
@@ -131,7 +132,15 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path):
     assert loaded.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["info"], ["get"], ["ask"], ["checkpoint", "new"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([], ["build"], ["info"], ["get"], ["ask"], ["eval"], ["presets"], ["checkpoint", "new"], ["train"]),
+        *(["verify"], ["repair"], ["export"], ["recode"], ["delete"], ["compact"]),
+        *(["train", name] for name in ("pretrain", "finetune", "distill", "tinypedia")),
+    ],
+    ids=" ".join,
+)
 def test_help_loads_nothing_heavy(command, tmp_path):
     code = f"""
 import sys
@@ -180,7 +189,7 @@ def test_a_wheel_holds_the_package_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     content = {name for name in names if ".dist-info/" not in name}
     expected = {f"pisco_index/{name_of(path)}" for path in SOURCES}
-    expected |= {f"pisco_index/configs/presets/{path.name}" for path in (ROOT / "configs/presets").glob("*.yaml")}
+    expected |= {f"pisco_index/{name_of(path)}" for path in (ROOT / "configs/presets").rglob("*.yaml")}
     expected |= {"pisco_index/py.typed", "pisco_index/__init__.pyi"}
     assert content == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -60,6 +60,21 @@ def test_any_architecture_decodes_greedily(made):
     ]
 
 
+def test_any_architecture_scores_an_answer_in_a_batch_as_alone(made):
+    decoder, memory = Decoder.load(made, dtype=torch.float32), memory_of(made)
+    chosen = [memory.select(documents) for documents in CHOSEN]
+    answers = ["Ada", "in a small town", "y", "Zoë!"]
+    answered = [decoder.answered_ids(q, m.lengths, a) for q, m, a in zip(QUESTIONS, chosen, answers, strict=True)]
+    prompts, counts = [ids for ids, _ in answered], [count for _, count in answered]
+    found = decoder.answer_log_probs(prompts, counts, chosen)
+    for ids, count, one, log_probs in zip(prompts, counts, chosen, found, strict=True):
+        expected = decoder.logits(ids, one).log_softmax(-1)[-1 - count : -1]
+        torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-4)
+        nll = -log_probs.gather(1, torch.tensor(ids[-count:])[:, None]).mean()
+        labels = [-100] * (len(ids) - count) + ids[-count:]
+        torch.testing.assert_close(nll, decoder.loss(ids, labels, one), rtol=1e-4, atol=1e-4)
+
+
 def test_any_architecture_has_its_adapters_merged(made, tmp_path):
     """``W + 2·B·A``: the same as running each pair beside its Linear."""
     folder = Path(shutil.copytree(made.path, tmp_path / "trained"))
@@ -230,6 +245,34 @@ class TestScores:
         log_probabilities = logits.log_softmax(-1)
         expected = -sum(float(log_probabilities[i - 1, ids[i]]) for i in range(len(ids) - 3, len(ids))) / 3
         assert math.isclose(float(decoder.loss(ids, labels, memory)), expected, rel_tol=1e-5)
+
+    @pytest.mark.parametrize("answer", ["Ada", "Zoë Q. 北京", "im_end", ">", "x", "assistant", " Ada\n", "a <MEM> b"])
+    def test_an_answers_tokens_are_its_words_and_the_end_of_its_turn(self, decoder, answer):
+        ids, count = decoder.answered_ids("Is it im_end?", ["A text: x"], answer)
+        words = decoder.tokenizer.decode(ids[-count:])
+        assert words == answer.strip().replace("<MEM>", "< MEM >") + decoder.tokenizer.eos_token
+        assert ids[:-count] == decoder.prompt_ids("Is it im_end?", ["A text: x"])
+
+    def test_a_prompt_is_cut_where_the_answers_turn_ends(self, decoder):
+        ids, _ = decoder.answered_ids("Who?", [], "Ada")
+        whole = decoder.prompt_ids("Who?", [], answer="Ada")
+        assert ids == whole[:-1]
+        assert decoder.tokenizer.decode(whole[-1:]) == "\n"
+
+    @pytest.mark.parametrize(
+        ("content", "answer"), [("'Sure.'", "Ada"), ("m['content'] | upper", "Ada"), ("m['content']", " ")]
+    )
+    def test_a_template_that_changes_answers_is_refused(self, decoder, monkeypatch, content, answer):
+        template = "{% for m in messages %}{{ " + content + " }}{% endfor %}"
+        monkeypatch.setattr(decoder.tokenizer, "chat_template", template)
+        with pytest.raises(PromptError, match="does not leave the answer"):
+            decoder.answered_ids("Who?", [], answer)
+
+    def test_an_answer_beyond_the_context_is_not_scored(self, decoder, memory):
+        ids, count = decoder.answered_ids("Who? " * 4000, [], "Ada")
+        with pytest.raises(PromptError, match="context of 4096"):
+            decoder.answer_log_probs([ids], [count], [memory.select([])])
+        assert decoder.answer_log_probs([], [], []) == []
 
 
 class TestMerge:

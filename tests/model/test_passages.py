@@ -79,6 +79,34 @@ def test_overlapping_chunks_repeat_the_end_of_the_one_before(tokenizer, text, ma
     assert document.tokens_fed == document.tokens_total + overlap * len(others)
 
 
+@given(
+    text=documents,
+    heading=documents,
+    max_length=st.integers(3, 30),
+    bos=st.booleans(),
+    eos=st.booleans(),
+    data=st.data(),
+)
+def test_each_further_chunk_begins_with_the_heading(make_tokenizer, text, heading, max_length, bos, eos, data):
+    tokenizer = make_tokenizer(bos=bos, eos=eos)
+    overlap = data.draw(st.integers(0, max_length - 1))
+    cutter = PassageTokenizer(tokenizer, rate=RATE, max_length=max_length, overlap=overlap)
+    (document,) = cutter.tokenize([text], [heading])
+    repeated = tokenizer(clean_text(heading))["input_ids"] if heading else []
+    repeated = repeated[: len(repeated) - (eos and bool(heading))][: (max_length - overlap) // 2]
+    first, *others = [split_memory(passage, tokenizer)[0] for passage in document.passages]
+    whole = list(first)
+    for piece in others:
+        assert len(piece) <= max_length
+        assert piece[: len(repeated)] == repeated
+        rest = piece[len(repeated) :]
+        assert len(rest) > overlap, "a chunk of nothing new"
+        assert rest[:overlap] == whole[len(whole) - overlap :]
+        whole += rest[overlap:]
+    assert whole == tokenizer(clean_text(text))["input_ids"]
+    assert document.tokens_fed == document.tokens_total + (overlap + len(repeated)) * len(others)
+
+
 @given(text=documents, max_length=st.integers(3, 40), bos=st.booleans(), eos=st.booleans())
 def test_truncation_is_that_of_transformers(make_tokenizer, text, max_length, bos, eos):
     tokenizer = make_tokenizer(bos=bos, eos=eos)

@@ -1,8 +1,11 @@
 import json
 
 import pytest
+import torch
+import xxhash
 
-from pisco_index import BuildConfig, new_tiny_checkpoint
+from pisco_index import BuildConfig, Compressor, new_tiny_checkpoint
+from pisco_index.pipeline.worker import ShardWorker
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +44,31 @@ def small():
         return BuildConfig.parse(values, "test")
 
     return config
+
+
+def plain_run(self, passages, length):
+    """In place of ``Compressor._run``: quick, and a function of each passage alone, whatever it is batched with."""
+    states = []
+    for passage in passages:
+        seed = xxhash.xxh3_64_intdigest(repr(list(passage)).encode()) % 1009
+        n_mem = sum(token == self._memory_token_id for token in passage)
+        states.append(torch.arange(n_mem * self.hidden_dim).reshape(n_mem, -1) % 31 + seed)
+    return torch.cat(states).to(self.dtype)
+
+
+@pytest.fixture
+def plain_compressor(monkeypatch):
+    """Make memory a plain function of a passage, so that stores built in any order can be compared byte by byte."""
+    monkeypatch.setattr(Compressor, "_run", plain_run)
+
+
+def fail_on(monkeypatch, numbers):
+    """Make workers fail at the shards with these numbers."""
+    run = ShardWorker.run
+
+    def fail(self, shard):
+        if shard.number in numbers:
+            raise RuntimeError("no luck")
+        return run(self, shard)
+
+    monkeypatch.setattr(ShardWorker, "run", fail)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import lancedb
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pisco_index import (
+    BuildConfig,
     BuildIncompleteError,
     BuildInterruptedError,
     Checkpoint,
@@ -29,13 +31,17 @@ from pisco_index import (
     Reader,
     StoreError,
     StoreLockedError,
+    ask,
     build,
     build_status,
     dry_run,
     new_tiny_checkpoint,
+    recode,
 )
+from pisco_index.pipeline.progress import BuildProgress
 from pisco_index.pipeline.worker import ShardWorker
-from pisco_index.store import build_lock, text_hash
+from pisco_index.store import Store, build_lock, text_hash
+from pisco_index.store.prediction import normalised_error_db
 
 ENWIKI = Path(__file__).parents[3] / "shared" / "data" / "enwiki-sample.xml.bz2"
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle" / "ckpt"
@@ -62,6 +68,27 @@ def test_memory_in_the_store_is_what_the_compressor_computes(checkpoint, make_co
         expected = compressor.compress(tokenized.passages).values
         assert stored.shape == expected.shape
         torch.testing.assert_close(stored, expected, rtol=0, atol=1e-5)
+
+
+def test_each_passage_may_begin_with_the_title(checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus(9)
+    title_once = small(compression={"max_length": 16})
+    build([corpus], checkpoint, tmp_path / "once", title_once)
+    build([corpus], checkpoint, tmp_path / "each", small(compression={"max_length": 16, "repeat_title": True}))
+    opened = Checkpoint(checkpoint)
+    tokenizer = PassageTokenizer(opened.compressor_tokenizer, rate=8, max_length=16)
+    compressor = Compressor.load(opened, dtype=torch.float32)
+    records = [json.loads(line) for line in corpus.read_text().splitlines()]
+    texts = [f"{record['title']}\n{record['text']}" for record in records]
+    tokenized = list(tokenizer.tokenize(texts, [f"{record['title']}\n" for record in records]))
+    assert any(len(document.passages) > 1 for document in tokenized)
+    with Reader(tmp_path / "each") as reader, Reader(tmp_path / "once") as other:
+        memory = reader.fetch([record["id"] for record in records])
+        assert "repeat_title" not in other.meta.fingerprint.components
+    for document, stored in zip(tokenized, memory, strict=True):
+        torch.testing.assert_close(stored, compressor.compress(document.passages).values, rtol=0, atol=1e-5)
+    with pytest.raises(FingerprintMismatchError, match="repeat_title: True"):
+        build([corpus], checkpoint, tmp_path / "each", title_once)
 
 
 @pytest.mark.parametrize("stage", ["hidden", "embedding"])
@@ -159,7 +186,7 @@ def test_a_killed_build_resumes_to_the_same_store(checkpoint, make_corpus, small
     subprocess.run(command(*arguments), check=True, capture_output=True)
     shutil.copy(corpus, tmp_path / "same.jsonl")
     whole = small(
-        run={"shard_documents": 4, "commit_shards": 64}, compression={"max_length": 512}, store={"codec": "bf16"}
+        run={"shard_documents": 4, "commit_shards": 64}, compression={"max_length": 512}, store={"codec": "int8"}
     )
     build([tmp_path / "same.jsonl"], checkpoint, tmp_path / "whole", whole)
     assert rows(tmp_path / "store") == rows(tmp_path / "whole")
@@ -189,9 +216,16 @@ class TestRefusals:
         with pytest.raises(StoreError, match="codec 'fp32', not 'bf16'"):
             build([corpus], checkpoint, tmp_path / "store", small(store={"codec": "bf16"}))
 
-    def test_a_corpus_that_changed(self, checkpoint, make_corpus, small, tmp_path):
-        build([make_corpus(9)], checkpoint, tmp_path / "store", small())
-        with pytest.raises(PlanMismatchError, match=r"corpus\.jsonl had"):
+    def test_a_corpus_that_changed_before_the_build_was_done(
+        self, checkpoint, make_corpus, small, tmp_path, monkeypatch
+    ):
+        def fail(self, shard):
+            raise RuntimeError("no luck")
+
+        monkeypatch.setattr(ShardWorker, "run", fail)
+        with pytest.raises(BuildIncompleteError):
+            build([make_corpus(9)], checkpoint, tmp_path / "store", small())
+        with pytest.raises(PlanMismatchError, match=r"corpus\.jsonl had .*\(--replan\)"):
             build([make_corpus(10)], checkpoint, tmp_path / "store", small())
 
     def test_a_folder_with_something_else(self, checkpoint, make_corpus, small, tmp_path):
@@ -366,3 +400,126 @@ def test_a_real_wikipedia_dump(tmp_path, small):
         memory = reader.fetch(ids[:50])
     assert memory.doc_ids == tuple(ids[:50])
     assert np.isfinite(memory.values.numpy()).all()
+
+
+class TestCodecs:
+    """Builds that fit a codec to their corpus first."""
+
+    @pytest.mark.parametrize("codec", ["bf16z", "int8", "int4", "klt3", "klt2"])
+    def test_a_build_in_every_codec_answers(self, checkpoint, make_corpus, small, tmp_path, codec):
+        corpus = make_corpus(60)
+        build([corpus], checkpoint, tmp_path / "exact", small())
+        report = build([corpus], checkpoint, tmp_path / "store", small(store={"codec": codec}))
+        assert report.committed == report.shards
+        ids = [f"doc-{n}" for n in range(60)]
+        with Reader(tmp_path / "exact") as exact, Reader(tmp_path / "store") as reader:
+            expected, found = exact.fetch(ids), reader.fetch(ids)
+            folded, connected = reader.embeddings(ids), reader.connector.connect(found)
+        error = normalised_error_db(expected.values.numpy(), found.values.numpy())
+        assert error < {"bf16z": -40, "int8": -40, "int4": -19, "klt3": -13, "klt2": -9}[codec]
+        scale = float(connected.values.abs().max())
+        torch.testing.assert_close(folded.values, connected.values, rtol=0, atol=4e-6 * scale)
+        assert (folded.stage, folded.lengths, folded.doc_ids) == ("embedding", connected.lengths, connected.doc_ids)
+        answer = ask(tmp_path / "store", checkpoint, "What is it about?", ids[:2], dtype="float32", max_new_tokens=4)
+        assert answer.memory_tokens == sum(found.lengths[:2])
+
+    def test_three_documents_are_enough(self, checkpoint, make_corpus, tmp_path):
+        """With the default codec, and with the one that has most to fit."""
+        for config in (BuildConfig(), BuildConfig.parse({"store": {"codec": "klt2"}}, "test")):
+            folder = tmp_path / config.store.codec
+            assert build([make_corpus(3)], checkpoint, folder, config).committed == 1
+            with Reader(folder) as reader:
+                assert bool(reader.fetch(["doc-0", "doc-2"]).values.isfinite().all())
+        assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["int8", "klt2"]
+
+    def test_a_resumed_build_keeps_its_calibration(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
+        corpus, config = make_corpus(), small(store={"codec": "int4"})
+        build([corpus], checkpoint, tmp_path / "whole", config)
+        run, sample = ShardWorker.run, ShardWorker.sample
+
+        def fail_on_odd_shards(self, shard):
+            if shard.number % 2:
+                raise RuntimeError("no luck")
+            return run(self, shard)
+
+        monkeypatch.setattr(ShardWorker, "run", fail_on_odd_shards)
+        with pytest.raises(BuildIncompleteError):
+            build([corpus], checkpoint, tmp_path / "store", config)
+        monkeypatch.undo()
+        monkeypatch.setattr(ShardWorker, "sample", lambda *_: pytest.fail("it is in the store"))
+        build([corpus], checkpoint, tmp_path / "store", config)
+        assert sample is not ShardWorker.sample
+        assert rows(tmp_path / "store") == rows(tmp_path / "whole")
+        assert len([name for name in Store.open(tmp_path / "store").asset_names() if "calibration/" in name]) == 1
+
+    def test_the_sample_is_spread_over_the_plan(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
+        asked, sample = [], ShardWorker.sample
+
+        def record(self, shard, vectors):
+            values, lengths = sample(self, shard, vectors)
+            asked.append((shard.number, vectors, len(values)))
+            return values, lengths
+
+        monkeypatch.setattr(ShardWorker, "sample", record)
+        monkeypatch.setattr("pisco_index.store.codecs.quantised._CHANNEL_VECTORS", 64)
+        config = small(store={"codec": "int8"}, run={"shard_documents": 2})
+        build([make_corpus(300)], checkpoint, tmp_path / "store", config)
+        numbers = [number for number, _, _ in asked]
+        assert sum(found for _, _, found in asked) >= 64
+        assert max(numbers) - min(numbers) > 30
+        assert all(vectors <= 4 for _, vectors, _ in asked)
+
+    def test_the_prediction_is_told_before_the_workers_begin(self, checkpoint, make_corpus, small, tmp_path):
+        class Recorder(BuildProgress):
+            def __init__(self):
+                self.told = []
+
+            def calibrated(self, prediction):
+                self.told.append(prediction)
+
+            def started(self, *_):
+                self.told.append("started")
+
+        recorder, config = Recorder(), small(store={"codec": "int4"})
+        estimated = dry_run([make_corpus()], checkpoint, tmp_path / "store", config)
+        build([make_corpus()], checkpoint, tmp_path / "store", config, progress=recorder)
+        prediction, then = recorder.told
+        assert then == "started"
+        assert prediction.codec == estimated.codec.codec == "int4"
+        assert prediction.error_db == pytest.approx(-20.2, abs=1.5)
+        # The corpus is small, so both saw all of it.
+        assert prediction.bits_per_value == pytest.approx(estimated.codec.bits_per_value)
+
+    def test_a_recoded_store_is_built_on(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
+        corpus, run = make_corpus(), ShardWorker.run
+
+        def fail_on_odd_shards(self, shard):
+            if shard.number % 2:
+                raise RuntimeError("no luck")
+            return run(self, shard)
+
+        monkeypatch.setattr(ShardWorker, "run", fail_on_odd_shards)
+        with pytest.raises(BuildIncompleteError):
+            build([corpus], checkpoint, tmp_path / "store", small())
+        monkeypatch.undo()
+        recode(tmp_path / "store", "int8", tmp_path / "int8")
+        report = build([corpus], checkpoint, tmp_path / "int8", small(store={"codec": "int8"}))
+        assert (report.done_before, report.committed) == (3, 2)
+        assert len(Reader(tmp_path / "int8")) == 40
+        assert build_status(tmp_path / "int8").is_complete
+
+    def test_documents_in_another_codec_are_counted(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
+        compress = ShardWorker._compress
+
+        def overflow(self, shard, tokenized):
+            memory = compress(self, shard, tokenized)
+            values = memory.values.clone()
+            values[0] = float("inf") if shard.number == 2 else values[0]
+            return replace(memory, values=values)
+
+        monkeypatch.setattr(ShardWorker, "sample", lambda *_: (np.ones((4, 64), np.float32).cumsum(0), [4]))
+        monkeypatch.setattr(ShardWorker, "_compress", overflow)
+        config = small(store={"codec": "int8", "stage": "hidden"})
+        report = build([make_corpus()], checkpoint, tmp_path / "store", config)
+        assert report.fallbacks["bf16"] >= 1
+        assert build_status(tmp_path / "store").store.fallbacks == dict(report.fallbacks)

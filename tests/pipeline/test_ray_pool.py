@@ -47,6 +47,18 @@ def cluster():
     nodes.shutdown()
 
 
+def test_two_local_workers_update_as_this_process_does(checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus(30)
+    for out in ("here", "ray"):
+        build([corpus], checkpoint, tmp_path / out, small())
+    corpus = make_corpus(40)
+    corpus.write_text(corpus.read_text().replace("Title 1", "Headline 1"))
+    build([corpus], checkpoint, tmp_path / "here", small())
+    report = build([corpus], checkpoint, tmp_path / "ray", small(run={"workers": 2}))
+    assert (report.changes.new, report.changes.changed, report.committed) == (10, 11, report.shards)
+    assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_two_local_workers_write_the_same_bytes_as_this_process(checkpoint, make_corpus, small, tmp_path, dtype):
     corpus = make_corpus(100)
@@ -56,6 +68,13 @@ def test_two_local_workers_write_the_same_bytes_as_this_process(checkpoint, make
     assert report.committed == report.shards
     assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
     assert not ray.is_initialized()
+
+
+def test_workers_encode_with_the_calibration_of_the_store(checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus(100)
+    build([corpus], checkpoint, tmp_path / "here", small(store={"codec": "int8"}))
+    build([corpus], checkpoint, tmp_path / "ray", small(store={"codec": "int8"}, run={"workers": 2}))
+    assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
 
 
 def test_a_cluster_of_three_nodes(cluster, checkpoint, make_corpus, small, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pisco_index.store import CODECS, commit, write_fragment
+from pisco_index.store import CODECS, Store, commit, write_fragment
 from pisco_index.store.payload import HEADER_BYTES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
@@ -34,6 +34,15 @@ def test_its_reader_reads_the_golden_store(reader):
     _, memory = reader["read_store"](str(Path(__file__).parent / "golden" / "v1" / "store"))
     assert sorted(memory) == ["Zürich 日本", "empty", "half", "plain"]
     assert memory["plain"][0, 0] == np.float32(0.1)
+
+
+def test_its_reader_decodes_every_codec(reader):
+    store = Store.open(Path(__file__).parent / "golden" / "v1-codecs" / "store")
+    _, memory = reader["read_store"](store.uri)
+    assert {f"in {codec.name}" for codec in CODECS} < memory.keys()
+    for doc_id, values in memory.items():
+        expected, _ = store.fetch([doc_id]).memory()
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_it_lists_every_codec():

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pisco_index.errors import CorruptStoreError
-from pisco_index.store import CODECS, codec_by_name, decode, decode_batch, encode
-from pisco_index.store.payload import HEADER_BYTES, read_header
+from pisco_index.errors import CorruptStoreError, StoreError
+from pisco_index.store import CODECS, codec_by_name, decode, decode_batch, encode, is_calibrated
+from pisco_index.store.payload import HEADER_BYTES, decode_latents, read_header
 
 FP32 = codec_by_name("fp32")
 BF16 = codec_by_name("bf16")
@@ -18,23 +18,70 @@ DIM = 6
 memories = hnp.arrays(np.float32, st.tuples(st.integers(0, 5), st.just(DIM)), elements=st.floats(-9, 9, width=16)).map(
     lambda values: (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
 )
+# What each codec knows, and each of these by its reference.
+SAMPLE = np.random.default_rng(0).standard_normal((300, DIM)).astype(np.float32)
+CALIBRATIONS = {codec.name: codec.calibrate(SAMPLE) for codec in CODECS}
+BY_REFERENCE = {each.reference: each for each in CALIBRATIONS.values() if each is not None}
+# Normalised memory of the documents above is within 9 or so; vectors of klt2 lose a good part of one in six channels.
+TOLERANCE = {"int8": 0.06, "int4": 2.0, "klt3": 4.0, "klt2": 7.0}
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+def made(doc_id, values, codec):
+    return encode(doc_id, values, codec, CALIBRATIONS[codec.name])
+
+
+def assert_close(decoded, values, codec):
+    np.testing.assert_allclose(decoded, values, rtol=0, atol=TOLERANCE.get(codec.name, 0))
 
 
 @given(ids, memories, st.sampled_from(CODECS))
 def test_a_record_round_trips(doc_id, values, codec):
-    decoded = decode(encode(doc_id, values, codec), doc_id)
+    decoded = decode(made(doc_id, values, codec), doc_id, BY_REFERENCE.__getitem__)
     assert decoded.dtype == np.float32
-    np.testing.assert_array_equal(decoded, values)
+    assert_close(decoded, values, codec)
 
 
 @given(st.lists(st.tuples(ids, memories, st.sampled_from(CODECS)), min_size=1, max_size=6))
 def test_a_batch_is_ragged_and_may_mix_codecs(documents):
     names = [doc_id for doc_id, _, _ in documents]
-    values, lengths = decode_batch([encode(*document) for document in documents], names)
+    values, lengths = decode_batch([made(*document) for document in documents], names, BY_REFERENCE.__getitem__)
     assert (values.dtype, lengths.dtype) == (np.float32, np.int64)
     assert lengths.tolist() == [len(memory) for _, memory, _ in documents]
-    np.testing.assert_array_equal(values, np.concatenate([memory for _, memory, _ in documents]))
+    ends = np.cumsum(lengths)
+    for (_, memory, codec), end in zip(documents, ends, strict=True):
+        assert_close(values[end - len(memory) : end], memory, codec)
+
+
+def test_latents_are_given_for_records_of_one_codec_and_calibration():
+    values = SAMPLE[:4]
+    int8, other = (codec_by_name(name) for name in ("int8", "bf16"))
+    alike = [made("a", values, int8), made("b", values, int8)]
+    latents = decode_latents(alike, ["a", "b"], BY_REFERENCE.__getitem__)
+    assert (latents.codec, latents.calibration) == (int8, CALIBRATIONS["int8"])
+    restored = int8.restore(latents.values.copy(), latents.calibration)
+    np.testing.assert_array_equal(restored, decode_batch(alike, None, BY_REFERENCE.__getitem__)[0])
+    elsewhere = int8.calibrate(SAMPLE * 2)
+    known = {**BY_REFERENCE, elsewhere.reference: elsewhere}
+    for stranger in (made("b", values, other), encode("b", values, int8, elsewhere)):
+        assert decode_latents([alike[0], stranger], None, known.__getitem__) is None
+        np.testing.assert_allclose(
+            decode_batch([alike[0], stranger], None, known.__getitem__)[0][4:], values, atol=0.05, rtol=0
+        )
+
+
+@pytest.mark.parametrize("codec", [codec for codec in CODECS if is_calibrated(codec)], ids=lambda codec: codec.name)
+def test_a_record_needs_its_own_calibration(codec):
+    payload = made("a", SAMPLE[:2], codec)
+    reference = f"{CALIBRATIONS[codec.name].reference:08x}"
+    with pytest.raises(StoreError, match=f"codec {codec.name} needs calibration {reference}, and none is given"):
+        decode(payload, "a")
+    wider = codec.calibrate(np.ones((4, DIM + 2), np.float32))
+    with pytest.raises(CorruptStoreError, match=f"width {DIM} refers to calibration {reference}, whose width is 8"):
+        decode(payload, "a", lambda _: wider)
+    for calibration in (None, wider):
+        with pytest.raises(ValueError, match=f"codec {codec.name} needs a calibration of width {DIM}"):
+            encode("a", SAMPLE[:2], codec, calibration)
 
 
 def test_no_records_are_an_empty_batch():
@@ -44,11 +91,11 @@ def test_no_records_are_an_empty_batch():
 
 @given(st.data())
 def test_any_flipped_bit_is_noticed(data):
-    payload = bytearray(encode("a document", np.ones((3, DIM), np.float32), data.draw(st.sampled_from(CODECS))))
+    payload = bytearray(made("a document", np.ones((3, DIM), np.float32), data.draw(st.sampled_from(CODECS))))
     bit = data.draw(st.integers(0, len(payload) * 8 - 1))
     payload[bit // 8] ^= 1 << bit % 8
     with pytest.raises(CorruptStoreError):
-        decode(bytes(payload))
+        decode(bytes(payload), None, BY_REFERENCE.__getitem__)
 
 
 @given(st.integers(0, 60), st.binary(max_size=8))

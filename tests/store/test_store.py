@@ -213,7 +213,7 @@ def test_missing_ids_can_be_skipped(filled):
 
 
 def test_ids_with_equal_hashes_are_told_apart(filled, monkeypatch):
-    monkeypatch.setattr(xxhash, "xxh3_64_intdigest", lambda data: len(data) % 2)
+    monkeypatch.setattr(xxhash, "xxh3_64_intdigest", lambda data, seed=0: len(data) % 2)
     assert filled.fetch(["1-1", "0-4", "absent"], missing="skip").doc_ids == ("1-1", "0-4")
 
 
@@ -234,6 +234,12 @@ def test_a_document_that_is_there_twice_is_noticed(store, rows_of):
 def test_unknown_columns_are_named(filled):
     with pytest.raises(StoreError, match="'colour'"):
         filled.fetch(["0-0"], columns=["colour"])
+
+
+def test_a_store_that_lost_a_column_is_refused(store):
+    store.table.drop_columns(["payload"])
+    with pytest.raises(CorruptStoreError, match="lacks the column 'payload'"):
+        Store.open(store.uri)
 
 
 def test_rows_deleted_by_hand_shift_nothing(filled):

@@ -1,0 +1,109 @@
+"""Train the small checkpoint that the demonstration uses: two models from nothing.
+
+    make tiny-checkpoint
+    python examples/tiny_checkpoint.py [FOLDER] [--rate 9]      (default: tiny-checkpoint/)
+
+The data is Tinypedia's training split, and everything is drawn from one seed. Stopped, it goes on where it was. What
+examples/tinypedia-checkpoint holds is FOLDER/finetuned without its folder training/.
+"""
+
+import argparse
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from pisco_index import finetune, load_finetuning, load_pretraining, new_checkpoint, pretrain
+from pisco_index.training.tinypedia import articles, write, write_conversations
+
+SEED = 0
+# Learning to hold a text begins with a few words of it.
+PRETRAINING = ("tinypedia-words", "tinypedia-passages", "tinypedia-articles")
+ARTICLES = 200_000
+CONVERSATIONS = 100_000
+VOCABULARY = 1024
+WIDTH = 256
+MLP_WIDTH = 768
+LAYERS = 3
+HEADS = 8
+# No system turn: so small a decoder needs no instructions.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] + '\n' }}"
+    "{% elif m['role'] == 'assistant' %}{{ 'Answer: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
+)
+
+
+def main(folder: Path, rate: int) -> None:
+    """Make the data, the untrained checkpoint, and train it; what is there already is left as it is."""
+    data, untrained = folder / "data", folder / "untrained"
+    if not data.is_dir():
+        unfinished = folder / "data.unfinished"
+        write(unfinished, "train", count=ARTICLES, seed=SEED)
+        write_conversations(unfinished / "conversations.jsonl", "train", count=CONVERSATIONS, seed=SEED)
+        unfinished.rename(data)
+    if not (untrained / "config.json").is_file():
+        new_models(folder)
+        new_checkpoint(
+            untrained, folder / "compressor", folder / "decoder", rate=rate, mlp_dim=2 * WIDTH, lora_rank=2, seed=SEED
+        )
+    checkpoint = untrained
+    for preset in PRETRAINING:
+        paths = {"checkpoint": str(checkpoint), "data": (str(data / "corpus.jsonl"),), "out": str(folder / preset)}
+        checkpoint = pretrain(load_pretraining(preset, paths)).path
+    paths = {
+        "checkpoint": str(checkpoint),
+        "data": (str(data / "conversations.jsonl"),),
+        "out": str(folder / "finetuned"),
+    }
+    finetune(load_finetuning("tinypedia", paths))
+
+
+def new_models(folder: Path) -> None:
+    """Write two random models with one tokenizer, to compress and to decode with."""
+    tokenizer = new_tokenizer()
+    torch.manual_seed(SEED)
+    for name in ("compressor", "decoder"):
+        config = Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=MLP_WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS // 2,
+            head_dim=WIDTH // HEADS,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        Qwen3ForCausalLM(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+
+
+def new_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of Tinypedia's language, which cuts a name into the same pieces wherever it stands."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    read = list(islice(articles("train", seed=SEED), 20_000))
+    asked = [fact.question for article in read for fact in article.facts]
+    prompts = ["Background: Document 0: Document 1: Question: Answer:\n"] * 2000
+    backend.train_from_iterator([*(article.text for article in read), *asked, *prompts], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left")
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("tiny-checkpoint"))
+    parser.add_argument("--rate", type=int, default=9, help="tokens of text to a vector")
+    arguments = parser.parse_args()
+    main(arguments.folder, arguments.rate)

@@ -1,0 +1,42 @@
+"""Fitting a codec to a corpus before a build begins: from a sample that is compressed for it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..store import Calibration, Codec, Prediction, predict
+from .plan import Plan, Shard
+from .pool import Pool
+
+# Shards that a sample is spread over, if they have enough.
+SAMPLED_SHARDS = 16
+
+
+def calibrate(codec: Codec, pool: Pool, plan: Plan, dim: int) -> tuple[Calibration | None, Prediction]:
+    """Let a pool compress a sample that is spread evenly over a plan, and fit a codec to it.
+
+    The same plan gives the same sample. A corpus with fewer vectors than the codec asks for gives all it has.
+
+    Raises:
+        CorpusError: if the corpus cannot be read as it was planned.
+    """
+    wanted = codec.sample_vectors(dim)
+    each = -(-wanted // min(SAMPLED_SHARDS, len(plan.shards)))
+    parts, lengths, found = [np.zeros((0, dim), np.float32)], list[int](), 0
+    for shard in _spread(plan):
+        if found >= wanted:
+            break
+        values, counts = pool.sample(shard, min(each, wanted - found))
+        parts.append(values)
+        lengths += counts
+        found += len(values)
+    sample = np.concatenate(parts)
+    calibration = codec.calibrate(sample)
+    return calibration, predict(codec, sample, lengths, calibration)
+
+
+def _spread(plan: Plan) -> Iterator[Shard]:
+    """Shards at even distances, then all others."""
+    step = max(len(plan.shards) // SAMPLED_SHARDS, 1)
+    yield from plan.shards[::step]
+    yield from (shard for place, shard in enumerate(plan.shards) if place % step)

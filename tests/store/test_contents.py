@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pisco_index.store import Contents, Status, commit, document_hashes, write_fragment
+
+HASHES = st.tuples(st.integers(0, 3), st.integers(0, 3))
+
+
+@given(st.dictionaries(HASHES, st.integers(0, 2)), st.dictionaries(HASHES, st.integers(0, 2)))
+def test_hashes_that_begin_alike_are_told_apart(stored, asked):
+    first, second = np.array(list(stored), np.uint64).reshape(-1, 2).T.copy()
+    texts, rows = np.array(list(stored.values()), np.uint64), np.arange(len(stored), dtype=np.uint64)
+    contents = Contents(first, second, texts, rows)
+    status = contents.compare(
+        np.array(list(asked), np.uint64).reshape(-1, 2), np.array(list(asked.values()), np.uint64)
+    )
+    expected = [
+        Status.NEW if key not in stored else Status.SAME if stored[key] == text else Status.CHANGED
+        for key, text in asked.items()
+    ]
+    assert status.tolist() == expected
+    assert set(contents.unseen.tolist()) == {row for row, key in enumerate(stored) if key not in asked}
+
+
+@pytest.mark.parametrize("titles", [False, True])
+def test_what_a_store_holds_is_hashed_like_what_a_corpus_holds(store, rows_of, titles, tmp_path, meta):
+    if titles:
+        meta = meta.model_copy(update={"optional_columns": ("title",)})
+        store = type(store).create(tmp_path / "titled", meta=meta, assets={})
+    names = ["a", "é", "\N{GRINNING FACE}" * 9]
+    kept = {"titles": ["One", None, ""]} if titles else {}
+    commit(store, [write_fragment(store.uri, 0, rows_of(names, **kept))])
+    contents = Contents.of(store.refresh())
+    hashes = rows_of(names).column("text_hash").to_pylist()
+    # A title that is missing is the same as an empty one.
+    asked = ["One", "", None] if titles else None
+    assert contents.compare(*document_hashes(names, hashes, asked)).tolist() == [Status.SAME] * 3
+    assert len(contents) == 3
+    assert not contents.unseen.size
+    if titles:
+        assert contents.compare(*document_hashes(names, hashes, ["Two", "", ""]))[0] == Status.CHANGED

@@ -1,0 +1,70 @@
+"""Whatever happens to a file of a store: what is read is right or refused, and what is wrong is found.
+
+``PISCO_INDEX_DAMAGE_TRIALS=5000 python -m pytest tests/test_damage.py`` makes more trials, and other ones for another
+``PISCO_INDEX_DAMAGE_FIRST``.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import lance
+import pytest
+
+from pisco_index import BuildConfig, build, new_tiny_checkpoint
+
+TRIALS = int(os.environ.get("PISCO_INDEX_DAMAGE_TRIALS", "300"))
+FIRST = int(os.environ.get("PISCO_INDEX_DAMAGE_FIRST", "0"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """A small store with titles and texts, of several files, one of them with a list of deleted rows."""
+    folder = tmp_path_factory.mktemp("damage")
+    checkpoint = new_tiny_checkpoint(folder / "checkpoint", rate=8).path
+    texts = [f"Document {n} is about " + "the history of the city and its river " * (n % 7) for n in range(24)]
+    lines = [json.dumps({"id": f"doc-{n}", "title": f"Title {n}", "text": text}) for n, text in enumerate(texts)]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    sections = {"run": {"shard_documents": 8, "commit_shards": 2}, "store": {"keep": ["title", "text"]}}
+    build([folder / "corpus.jsonl"], checkpoint, folder / "store", BuildConfig.parse(sections, "test"))
+    table = lance.dataset(folder / "store" / "memory.lance")
+    moved = table.to_table(filter="doc_id = 'doc-9'")
+    table.delete("doc_id = 'doc-9'")
+    lance.write_dataset(moved, table.uri, mode="append")
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def trials(store, tmp_path_factory) -> list[dict]:
+    """What came of each trial; it is an error if the process ends before its last one."""
+    script = str(Path(__file__).with_name("damage.py"))
+    # The package as it is imported here, and none of the backtraces of the hundreds of panics.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "RUST_BACKTRACE": "0"}
+    scratch = tmp_path_factory.mktemp("damaged") / "store"
+    command = [sys.executable, script, str(store), str(scratch), str(FIRST), str(TRIALS)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert ended.returncode == 0, f"{lines[-1]}: {ended.stderr[-2000:]}"
+    return [line for line in lines if "trial" in line]
+
+
+def test_what_is_read_is_right_or_refused(trials):
+    assert len(trials) == TRIALS
+    assert not [trial for trial in trials if trial["read"] not in ("correct", "refused")]
+    # It is a test only if damage mattered.
+    outcomes = Counter(trial["read"] for trial in trials)
+    assert min(outcomes["correct"], outcomes["refused"]) > TRIALS // 10
+
+
+def test_verify_finds_all_that_is_refused(trials):
+    assert not [trial for trial in trials if trial["verify"] not in ("sound", "problems")]
+    assert not [trial for trial in trials if trial["read"] != "correct" and trial["verify"] == "sound"]
+
+
+def test_verify_finds_changed_columns(trials):
+    """But for counts of tokens, which nothing protects, and which memory does not depend on."""
+    silent = {name for trial in trials for name in trial["silent"]}
+    assert silent <= {"tokens_total", "tokens_fed"}

@@ -1,0 +1,264 @@
+"""Distillation: what is written, what is not asked twice, and what is refused."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from pisco_index import CheckpointError, CorpusConfig, PromptError, QuestionAnswering, QuestionsError, TrainingError
+from pisco_index.configs import CompressionConfig
+from pisco_index.model.checkpoint import load_model, load_tokenizer
+from pisco_index.model.prompt import prompt_text
+from pisco_index.training import distill as module
+from pisco_index.training.data import conversations
+from pisco_index.training.distill import Distillation, distill
+
+CORPUS = [{"_id": f"d{n}", "title": f"T{n}", "text": "the river " * (n + 1)} for n in range(4)] + [
+    {"_id": "untitled", "text": "a city"},
+    {"_id": "empty", "text": " "},
+]
+QUESTIONS = [
+    {"id": "q0", "question": "Where is it?", "doc_ids": ["d0"]},
+    {"id": "q1", "question": "Who was there? ", "doc_ids": ["d3", "untitled"], "answer": "unused"},
+    {"question": "What?", "doc_ids": ["d1", "d0", "d2"]},
+]
+SHORT = {"max_new_tokens": 6, "dtype": "float32", "device": "cpu", "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def ending(tiny, tmp_path_factory):
+    """The tiny decoder with other tokens that end an answer: ``ending([5, 7])``."""
+
+    def ending(tokens):
+        folder = tmp_path_factory.mktemp("teacher") / "model"
+        shutil.copytree(tiny.path / "base_decoder", folder)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": tokens}))
+        return folder
+
+    return ending
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny, ending):
+    """Ends with whatever it says first."""
+    return ending(list(range(len(tiny.decoder_tokenizer))))
+
+
+@pytest.fixture
+def files(lines):
+    """The questions and the corpus."""
+    return (
+        lines(*map(json.dumps, QUESTIONS), name="questions.jsonl"),
+        [lines(*map(json.dumps, CORPUS), name="corpus.jsonl")],
+    )
+
+
+def answered(question_id, question, answer="a"):
+    return json.dumps({"id": question_id, "documents": [], "question": question, "answer": answer})
+
+
+def records(path):
+    return {record["id"]: record for record in map(json.loads, path.read_text("utf-8").splitlines())}
+
+
+def test_a_line_holds_what_was_read_asked_and_answered(files, teacher, tmp_path):
+    out = tmp_path / "deep" / "answers.jsonl"
+    told = []
+    result = distill(*files, teacher, out, **SHORT, progress=lambda done, total: told.append((done, total)))
+    assert result == Distillation(written=3, before=0, empty=0, unfinished=0)
+    assert told == [(2, 3), (3, 3)]
+    written = records(out)
+    assert written.keys() == {"q0", "q1", "3"}
+    assert written["q1"]["question"] == "Who was there? "
+    documents = [{"title": "T3", "text": "the river " * 4}, {"title": None, "text": "a city"}]
+    assert written["q1"]["documents"] == documents
+    assert list(written["q1"]) == ["id", "documents", "question", "answer"]
+
+
+def said_greedily(folder, record, count):
+    model, tokenizer = load_model(module.AutoModelForCausalLM, str(folder), torch.float32), load_tokenizer(folder)
+    texts = [(f"{d['title']}\n" if d["title"] else "") + d["text"] for d in record["documents"]]
+    ids = tokenizer(prompt_text(tokenizer, record["question"].strip(), texts), add_special_tokens=False)["input_ids"]
+    new = []
+    for _ in range(count):
+        new.append(int(model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+    return new
+
+
+def test_an_answer_is_what_the_teacher_says_greedily_and_alone_up_to_its_end(files, teacher, ending, tiny, tmp_path):
+    count = SHORT["max_new_tokens"]
+    distill(*files, teacher, tmp_path / "short", **SHORT)
+    said = {name: said_greedily(teacher, record, count) for name, record in records(tmp_path / "short").items()}
+    ends = {each[-1] for each in said.values()}
+    distill(*files, ending(sorted(ends)), tmp_path / "a", **SHORT)
+    written = records(tmp_path / "a")
+    assert written.keys() == said.keys()
+    for name, record in written.items():
+        end = next(i for i, token in enumerate(said[name]) if token in ends)
+        assert (
+            record["answer"] == tiny.decoder_tokenizer.decode(said[name][: end + 1], skip_special_tokens=True).strip()
+        )
+
+
+def test_answers_without_an_end_are_left_out_and_counted(files, teacher, ending, tmp_path):
+    """The end of q1 is the last token that it may have; the others' does not come."""
+    distill(*files, teacher, tmp_path / "short", **SHORT)
+    said = {
+        name: said_greedily(teacher, record, SHORT["max_new_tokens"])
+        for name, record in records(tmp_path / "short").items()
+    }
+    ends = [said["q1"][-1]]
+    finished = {name for name, tokens in said.items() if ends[0] in tokens}
+    result = distill(*files, ending(ends), tmp_path / "a", **SHORT)
+    assert records(tmp_path / "a").keys() == finished
+    assert result == Distillation(written=len(finished), before=0, empty=0, unfinished=3 - len(finished))
+    told = []
+    never = ending([load_tokenizer(teacher).pad_token_id])
+    result = distill(*files, never, tmp_path / "b", **SHORT, progress=lambda *done: told.append(done))
+    assert (result, told[-1]) == (Distillation(written=0, before=0, empty=0, unfinished=3), (3, 3))
+    assert (tmp_path / "b").read_bytes() == b""
+
+
+def test_what_is_written_can_be_trained_on(files, teacher, tiny, tmp_path):
+    distill(*files, teacher, tmp_path / "a", **SHORT)
+    batch = QuestionAnswering(tiny, CompressionConfig())([r for _, r in conversations([str(tmp_path / "a")])])
+    assert batch["labels"].shape[0] == 3
+
+
+def test_documents_come_from_a_run_and_are_as_many_as_wanted(files, teacher, lines, tmp_path):
+    run = lines(*(f"{qid} Q0 d{n} {n + 1} {9 - n} x" for qid in ("q0", "q1", "3") for n in range(3)), name="run")
+    distill(*files, teacher, tmp_path / "a", **SHORT, run=run, documents=2)
+    assert [[d["title"] for d in r["documents"]] for r in records(tmp_path / "a").values()] == [["T0", "T1"]] * 3
+
+
+def test_any_corpus_of_a_build_is_read(files, teacher, lines, tmp_path):
+    corpus = lines("d0,x,one", *(f"d{n}\tx\tmore" for n in range(4)), "untitled\tx\tone", name="corpus.tsv")
+    config = CorpusConfig(format="tsv", columns=("id", "title", "text"))
+    corpus.write_text(corpus.read_text().partition("\n")[2])
+    distill(files[0], [corpus], teacher, tmp_path / "a", **SHORT, corpus_config=config)
+    assert records(tmp_path / "a")["q0"]["documents"] == [{"title": "x", "text": "more"}]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"id":"q0","documents":[{"tit', b'{"id":"q', b"{"])
+def test_answers_are_kept_and_a_torn_line_is_cut_off(files, teacher, tmp_path, torn):
+    distill(*files, teacher, tmp_path / "whole", **SHORT)
+    whole = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    out = tmp_path / "out"
+    kept = whole[1].replace(b'"answer":"', b'"answer":"kept ')
+    out.write_bytes(kept + torn)
+    assert distill(*files, teacher, out, **SHORT) == Distillation(written=2, before=1, empty=0, unfinished=0)
+    assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted([whole[0], kept, whole[2]])
+    again = distill(*files, "no teacher is needed", out, **SHORT)
+    assert again == Distillation(written=0, before=3, empty=0, unfinished=0)
+
+
+def test_an_interrupted_call_keeps_what_it_wrote(files, teacher, tmp_path):
+    def stop(done, total):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # A process that a shell starts in the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            distill(*files, teacher, tmp_path / "a", **SHORT, progress=stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(records(tmp_path / "a")) == 2
+    assert distill(*files, teacher, tmp_path / "a", **SHORT).written == 1
+
+
+def test_empty_answers_are_left_out_and_counted(files, teacher, tmp_path, monkeypatch):
+    answer = module._Teacher.answer
+
+    def silent(self, questions):
+        return ["" if q.id == "q0" else said for q, said in zip(questions, answer(self, questions), strict=True)]
+
+    monkeypatch.setattr(module._Teacher, "answer", silent)
+    assert distill(*files, teacher, tmp_path / "a", **SHORT) == Distillation(written=2, before=0, empty=1, unfinished=0)
+    assert records(tmp_path / "a").keys() == {"q1", "3"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("x", "line 1: no line of a distillation. Name another file"),
+        ("[]", "line 1: no line of a distillation"),
+        ('{"id": "q0"}', "line 1: no line of a distillation"),
+        ('{"id": "q0", "question": "Where is it?"}', "line 1: no line of a distillation"),
+        ('{"id": "q0", "question": "Where is it?", "answer": "a"}', "line 1: no line of a distillation"),
+        (answered("q0", "Where is it?", None), "line 1: no line of a distillation"),
+        (answered(["q0"], "Where is it?"), "line 1: no line of a distillation"),
+        (answered("q0", "Else?"), "line 1: answers 'Else\\?' as 'q0', which the questions do not ask"),
+        (answered("q9", "Where is it?"), "line 1: answers 'Where is it\\?' as 'q9', which"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\n{", ""])
+def test_a_file_of_something_else_is_refused_and_left_alone(files, teacher, tmp_path, line, message, end):
+    out = tmp_path / "out.jsonl"
+    out.write_text(line + end)
+    with pytest.raises(TrainingError, match=message if end else "line 1: no line of a distillation"):
+        distill(*files, teacher, out, **SHORT)
+    assert out.read_text() == line + end
+
+
+def test_a_torn_line_of_something_else_is_not_cut_off(files, teacher, tmp_path):
+    out = tmp_path / "out"
+    distill(*files, teacher, out, **SHORT)
+    written = out.read_bytes()
+    for torn in (b"x", b'{"id":"q9","documents":[', b'{"id":"q0","question":', b'{"id": "q0"'):
+        out.write_bytes(written + torn)
+        with pytest.raises(TrainingError, match="line 4: no line of a distillation"):
+            distill(*files, teacher, out, **SHORT)
+        assert out.read_bytes() == written + torn
+
+
+@pytest.mark.parametrize("read", ["questions", "corpus", "run"])
+def test_a_file_that_is_read_is_not_written(files, teacher, lines, tmp_path, read):
+    run = lines("q0 Q0 d0 1 1 x", name="run")
+    out = tmp_path / "link"
+    out.symlink_to({"questions": files[0], "corpus": files[1][0], "run": run}[read])
+    content = out.read_bytes()
+    with pytest.raises(TrainingError, match="is read from, and cannot be written"):
+        distill(*files, teacher, out, **SHORT, run=run)
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("absent", ["nothing", "empty"])
+def test_documents_that_are_not_there_are_named(files, teacher, lines, tmp_path, absent):
+    questions = lines(json.dumps({"question": "Why?", "doc_ids": ["d0", absent]}), name="q")
+    with pytest.raises(
+        TrainingError, match=f"1 of the 2 documents .* are not in the corpus, or have no text: '{absent}'"
+    ):
+        distill(questions, files[1], teacher, tmp_path / "a", **SHORT)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_prompt_that_does_not_fit_is_named_before_anything_is_asked(files, teacher, tmp_path):
+    message = (
+        r"'q1' with its 2 documents is a prompt of \d+ tokens; it and an answer of up to 4\d{3} do not fit .* 4096"
+    )
+    options = {**SHORT, "max_new_tokens": 4097 - prompt_length(teacher)}
+    with pytest.raises(PromptError, match=message):
+        distill(*files, teacher, tmp_path / "a", **options)
+    assert not (tmp_path / "a").exists()
+
+
+def prompt_length(teacher):
+    """Tokens of the longest prompt, which is that of q1."""
+    tokenizer = load_tokenizer(teacher)
+    text = prompt_text(tokenizer, "Who was there?", ["T3\n" + "the river " * 4, "a city"])
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_a_teacher_must_be_there(files, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing: neither a model folder nor"):
+        distill(*files, tmp_path / "nothing", tmp_path / "a", **SHORT)
+
+
+def test_questions_need_documents_but_no_answers(files, teacher, lines, tmp_path):
+    questions = lines('{"question": "Why?"}', name="q")
+    with pytest.raises(QuestionsError, match="line 1: the question has no documents"):
+        distill(questions, files[1], teacher, tmp_path / "a", **SHORT)

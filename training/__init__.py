@@ -1,0 +1,1 @@
+"""Training: collators, the two stages, Tinypedia."""
