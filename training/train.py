@@ -5,6 +5,7 @@ own checkpoints and its log; the checkpoint's files appear in ``out`` when the s
 from the Trainer's last checkpoint.
 """
 
+import atexit
 import hashlib
 import json
 import logging
@@ -240,6 +241,9 @@ def _train(config: TrainingConfig, checkpoint: Checkpoint, collator: Collator) -
     set_seed(arguments.seed)
     with arguments.main_process_first(local=False):
         records = _prepare(folder, config, checkpoint)
+    if torch.distributed.is_initialized():
+        # Its threads take up Python's lock now and then, and one that does so in an interpreter that ends aborts it.
+        atexit.register(_leave_process_group)
     model = TrainableModel(
         checkpoint,
         decoder=config.decoder,
@@ -267,6 +271,11 @@ def _train(config: TrainingConfig, checkpoint: Checkpoint, collator: Collator) -
         _publish(model, folder, out)
     trainer.accelerator.wait_for_everyone()
     return Checkpoint(out)
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _last_state(folder: Path) -> str | None:
