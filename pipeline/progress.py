@@ -1,9 +1,10 @@
 """What a build tells its user while it runs: bars on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -23,6 +24,25 @@ def describe_prediction(prediction: Prediction) -> str:
     divergence = f", KL about {prediction.kl[0]:.1g} to {prediction.kl[1]:.1g} (an estimate)" if prediction.kl else ""
     others = f"; {prediction.fallbacks:.1%} of documents need a better codec" if prediction.fallbacks else ""
     return f"codec {prediction.codec}: {prediction.bits_per_value:.2f} bits a value, {loss}{divergence}{others}"
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What a worker does right now.
+
+    Attributes:
+        name: of the worker, the same for as long as it lives.
+        doing: what with.
+        shard: the oldest that it has in hand.
+        documents: that it has compressed since it started.
+        tokens: that it has compressed since it started.
+    """
+
+    name: str
+    doing: Literal["starting", "waiting", "reading", "compressing", "writing"]
+    shard: int | None
+    documents: int
+    tokens: int
 
 
 class BuildProgress:
@@ -48,6 +68,24 @@ class BuildProgress:
 
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
         """A shard failed; unless it was the last attempt it is tried again."""
+
+    def workers(self, states: Sequence[WorkerState]) -> None:
+        """What each worker does, about once a second."""
+
+    def lost_worker(self, name: str, reason: str) -> None:
+        """A worker died, or was ended because it hung; another takes its place where there is room."""
+
+    def alone(self, number: int) -> None:
+        """A shard that failed too often is now tried document by document, to find the one that it fails of."""
+
+    def quarantined(self, number: int, doc_id: str, error: str) -> None:
+        """A document of a shard cannot be compressed; its row is stored with the error in place of memory."""
+
+    def waiting_for_store(self, error: Exception, seconds: float) -> None:
+        """The store cannot be reached; the next try comes in so many seconds."""
+
+    def committed(self, shards: int) -> None:
+        """So many shards were committed."""
 
     def stopping(self) -> None:
         """A signal came: what is in hand is finished."""
