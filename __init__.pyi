@@ -9,6 +9,7 @@ from .configs import load_config as load_config
 from .configs import load_finetuning as load_finetuning
 from .configs import load_pretraining as load_pretraining
 from .configs import presets as presets
+from .errors import BuildHungError as BuildHungError
 from .errors import BuildIncompleteError as BuildIncompleteError
 from .errors import BuildInterruptedError as BuildInterruptedError
 from .errors import CheckpointError as CheckpointError
@@ -24,6 +25,7 @@ from .errors import PromptError as PromptError
 from .errors import QuestionsError as QuestionsError
 from .errors import StoreError as StoreError
 from .errors import StoreLockedError as StoreLockedError
+from .errors import StoreUnreachableError as StoreUnreachableError
 from .errors import TrainingError as TrainingError
 from .errors import TrainingInterruptedError as TrainingInterruptedError
 from .model.checkpoint import Checkpoint as Checkpoint

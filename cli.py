@@ -29,7 +29,7 @@ from .configs import (
     load_pretraining,
     presets,
 )
-from .errors import BuildIncompleteError, BuildInterruptedError, InputError, PiscoIndexError, some
+from .errors import BuildHungError, BuildIncompleteError, BuildInterruptedError, InputError, PiscoIndexError, some
 
 out = Console()
 err = Console(stderr=True)
@@ -43,6 +43,9 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except PiscoIndexError as error:
             err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            if isinstance(error, BuildHungError):
+                # Python would wait for the thread that hangs.
+                os._exit(error.exit_code)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
             if error.errno is None:

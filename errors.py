@@ -14,8 +14,10 @@
     │   └── StoreError                a store's folder, table or version
     │       ├── FingerprintMismatchError   memory made by another compressor or setting
     │       ├── MissingDocumentsError      ids that the store does not hold
+    │       ├── StoreUnreachableError      a disk or object store that does not answer now
     │       └── CorruptStoreError          bytes that fail their checks
     ├── BuildIncompleteError          the build ended with failed shards or documents; exit code 3
+    │   └── BuildHungError            the worker of this process hangs; exit code 3
     ├── StoreLockedError              another build writes this store; exit code 75
     ├── BuildInterruptedError         stopped by a signal, everything finished is committed; exit code 130
     └── TrainingInterruptedError      stopped by a signal, the state is saved; exit code 130
@@ -97,6 +99,10 @@ class MissingDocumentsError(StoreError):
         return type(self), (self.args[0], self.doc_ids)
 
 
+class StoreUnreachableError(StoreError):
+    """The disk or object store that a store is on does not answer, which may pass."""
+
+
 class CorruptStoreError(StoreError):
     """Stored bytes fail their checksum, header or shape check."""
 
@@ -105,6 +111,18 @@ class BuildIncompleteError(PiscoIndexError):
     """The build ended, but some shards failed or some documents were quarantined."""
 
     exit_code = 3
+
+
+class BuildHungError(BuildIncompleteError):
+    """The worker of this process hangs, in a thread that cannot be ended without the process.
+
+    Attributes:
+        shard: the number of the shard that it hangs at.
+    """
+
+    def __init__(self, message: str, shard: int):
+        super().__init__(message)
+        self.shard = shard
 
 
 class StoreLockedError(PiscoIndexError):

@@ -98,7 +98,13 @@ class RunConfig(Config):
     )
     commit_shards: int = Field(16, ge=1, description="Commit after this many finished shards …")
     commit_seconds: float = Field(30.0, gt=0, description="… or this many seconds, whichever comes first.")
-    attempts: int = Field(3, ge=1, description="Tries of a shard that fails before it is given up and reported.")
+    attempts: int = Field(2, ge=1, description="Tries of a shard that fails before its documents are tried one by one.")
+    hang_seconds: float = Field(
+        600.0, gt=0, description="A worker that takes no step for so long has hung, and is ended."
+    )
+    store_patience_seconds: float = Field(
+        3600.0, ge=0, description="Wait so long for a store that cannot be reached before the build ends."
+    )
 
 
 class BuildConfig(Config):

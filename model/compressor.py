@@ -1,8 +1,8 @@
 """The compressor: passages in, memory out."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,7 @@ COMPRESSION_VERSION = "1"
 DEFAULT_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
 
 
-@dataclass(frozen=True)
-class _Batch:
-    rows: list[int]
-    length: int
+log = logging.getLogger(__name__)
 
 
 class Compressor:
@@ -31,7 +28,8 @@ class Compressor:
 
     The model runs without its ``lm_head``, without cache, on right-padded passages with no mask: attention is causal,
     so what stands behind a passage cannot reach it. Passages are sorted by length and batched under a budget of
-    padded tokens. The last layer is computed at the memory tokens only, where the architecture is known.
+    padded tokens; the budget is halved, for good, when a batch does not fit the device's memory. The last layer is
+    computed at the memory tokens only, where the architecture is known.
 
     Args:
         model: the base model (no ``lm_head``), which this object takes over and changes.
@@ -89,24 +87,64 @@ class Compressor:
         )
 
     @torch.inference_mode()
-    def compress(self, passages: Sequence[Sequence[int]], *, stage: Stage = "hidden") -> Memory:
+    def compress(
+        self,
+        passages: Sequence[Sequence[int]],
+        *,
+        stage: Stage = "hidden",
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> Memory:
         """Compute the memory of passages, one entry a passage, in the order given, on the CPU.
 
         Args:
             passages: token ids with the memory tokens in them (behind the text, or anywhere).
             stage: ``"hidden"`` for ``(Σ n_mem, compressor hidden)``, ``"embedding"`` to go through the connector.
+            on_batch: called after each batch with the number of its passages and of their tokens.
+
+        Raises:
+            torch.OutOfMemoryError: if a single passage does not fit the device's memory.
         """
         lengths = [sum(token == self._memory_token_id for token in passage) for passage in passages]
         starts = [0, *torch.tensor(lengths, dtype=torch.int64).cumsum(0).tolist()]
         dim = self.hidden_dim if stage == "hidden" else self.connector.out_dim
         values = torch.empty(starts[-1], dim, dtype=self.dtype)
-        for batch in _batches([len(passage) for passage in passages], self.token_budget):
-            states = self._run([passages[row] for row in batch.rows], batch.length)
-            if stage == "embedding":
-                states = self.connector(states)
-            where = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in batch.rows])
+        # Of like length together, longest first: the order depends on the lengths alone, so that equal shards give
+        # equal batches wherever they run.
+        left = sorted(range(len(passages)), key=lambda row: -len(passages[row]))
+        while left:
+            longest = max(len(passages[left[0]]), 1)
+            rows = left[: max(1, self.token_budget // longest)]
+            try:
+                states = self._run([passages[row] for row in rows], longest)
+                if stage == "embedding":
+                    states = self.connector(states)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                states = None
+            if states is None:
+                # Not in the handler, where the error keeps what the batch had allocated.
+                self._halve_budget(len(rows) * longest)
+                continue
+            where = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in rows])
             values[where] = states.cpu()
+            left = left[len(rows) :]
+            if on_batch is not None:
+                on_batch(len(rows), sum(len(passages[row]) for row in rows))
         return Memory(values, tuple(lengths), stage, self.connector.digest)
+
+    def _halve_budget(self, failed: int) -> None:
+        self.token_budget = failed // 2
+        log.warning(
+            "%s ran out of memory with a batch of %d tokens and goes on with batches of %d; give that as token_budget "
+            "to begin with it.",
+            self.device,
+            failed,
+            self.token_budget,
+        )
+        if self.device.type == "cuda":
+            # What the failed batch left in pieces.
+            torch.cuda.empty_cache()
 
     def _run(self, passages: list[Sequence[int]], length: int) -> torch.Tensor:
         padded = torch.full((len(passages), length), self._pad_token_id, dtype=torch.int64)
@@ -120,17 +158,3 @@ class Compressor:
             return states[is_memory]
         positions = torch.arange(length, device=self.device)[None]
         return self._last_layer(states, is_memory, self._model.rotary_emb(states, positions))
-
-
-def _batches(lengths: Sequence[int], token_budget: int) -> Iterator[_Batch]:
-    """Group passages of like length, longest first, so that padded tokens stay within the budget.
-
-    The order depends on the lengths alone, so that equal shards give equal batches wherever they run.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    start = 0
-    while start < len(order):
-        longest = max(lengths[order[start]], 1)
-        stop = start + max(1, token_budget // longest)
-        yield _Batch(order[start:stop], longest)
-        start = stop

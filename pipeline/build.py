@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from ..configs import BuildConfig
-from ..errors import BuildIncompleteError, BuildInterruptedError, ConfigError, PlanMismatchError, StoreError
+from ..errors import BuildIncompleteError, BuildInterruptedError, ConfigError, PlanMismatchError, StoreError, some
 from ..model.checkpoint import Checkpoint
 from ..model.compressor import COMPRESSION_VERSION
 from ..model.device import choose_device
@@ -20,6 +20,7 @@ from ..model.memory import Stage
 from ..store import (
     CONNECTOR_ASSET,
     Contents,
+    CrashLog,
     Fingerprint,
     Store,
     StoreMeta,
@@ -35,7 +36,7 @@ from ..store import (
 )
 from .calibrate import calibrate
 from .corpus import Corpus, open_corpus
-from .driver import Driver, FailedShard
+from .driver import Driven, Driver
 from .estimate import Estimate, estimate
 from .interrupt import Interrupt
 from .plan import Changes, CorpusWatch, Plan, plan_corpus, resume_plan
@@ -126,6 +127,7 @@ class Job:
             sources=plan.sources,
             device=self.device,
             token_budget=self.config.run.token_budget,
+            store_patience_s=self.config.run.store_patience_seconds,
         )
 
 
@@ -326,14 +328,14 @@ def _take_turn(
         Shards that were done before, and that were committed now; None if an update could not begin.
     """
     plan = turn.plan
-    failed: Sequence[FailedShard] = ()
+    driven = Driven()
     interrupted = False
     done = done_shards(turn.store) if turn.store is not None else set()
     todo = plan.missing(done)
     before = len(plan.shards) - len(todo)
     with ExitStack() as workers:
         # Before anything is written: workers that cannot open what they are given leave no trace.
-        pool = workers.enter_context(_open_pool(job, plan)) if todo else None
+        pool = workers.enter_context(_open_pool(job, plan, progress)) if todo else None
         if turn.store is None:
             store = _create(job, plan, stack, _calibrated(job, plan, pool, progress) if pool is not None else {})
         elif turn.gone is None:
@@ -353,8 +355,9 @@ def _take_turn(
                     progress,
                     before_commit=lambda: watch.require_unchanged(plan.files),
                     plan=plan_in_force(store.table),
+                    crashes=CrashLog(job.uri) if isinstance(pool, InProcessPool) else None,
                 )
-                failed = driver.drive(todo, interrupt)
+                driven = driver.drive(todo, interrupt)
                 interrupted = interrupt.requested
         # Under the lock, with no worker at work: what nobody refers to is what killed workers left behind.
         remove_orphans(store)
@@ -364,13 +367,27 @@ def _take_turn(
         raise BuildInterruptedError(
             f"Stopped with {done_now} of {planned} shards committed to {job.uri}. Run the same command again to go on."
         )
-    if failed:
-        raise BuildIncompleteError(
-            f"{len(failed)} of {planned} shards failed {job.config.run.attempts} times and are not in "
-            f"{job.uri}; the first, shard {failed[0].number}: {failed[0].error}. All others are committed; run the "
-            "same command again to retry."
-        )
+    _require_complete(job.uri, driven, planned)
     return before, done_now - before
+
+
+def _require_complete(uri: str, driven: Driven, planned: int) -> None:
+    failed, quarantined = driven.failed, driven.quarantined
+    problems = []
+    if failed:
+        problems.append(
+            f"{len(failed)} of {planned} shards failed, also when they were tried alone, and are not in {uri}; the "
+            f"first, shard {failed[0].number}: {failed[0].error}. All others are committed; run the same command again "
+            "to retry."
+        )
+    if quarantined:
+        named = some([document.doc_id for document in quarantined])
+        problems.append(
+            f"{len(quarantined):,} documents could not be compressed and are stored with their error in place of "
+            f"memory: {named}; the first: {quarantined[0].error}. All others are in {uri}."
+        )
+    if problems:
+        raise BuildIncompleteError(" ".join(problems))
 
 
 def _calibrated(job: Job, plan: Plan, pool: Pool, progress: BuildProgress) -> dict[str, bytes]:
@@ -417,13 +434,19 @@ def _require_same_settings(job: Job, store: Store) -> None:
         )
 
 
-def _open_pool(job: Job, plan: Plan) -> Pool:
+def _open_pool(job: Job, plan: Plan, progress: BuildProgress) -> Pool:
     run, spec = job.config.run, job.worker_spec(plan)
     several = run.workers is not None and run.workers > 1
     every_gpu = run.workers is None and job.device == "cuda" and torch.cuda.device_count() > 1
     if run.ray is None and not several and not every_gpu:
-        return InProcessPool(spec)
+        return InProcessPool(spec, hang_s=run.hang_seconds, on_lost=progress.lost_worker)
     # Imported here: a build in this process needs no Ray and does not wait for it.
     from .ray_pool import RayPool
 
-    return RayPool(spec, address=run.ray or "local", workers=run.workers)
+    return RayPool(
+        spec,
+        address=run.ray or "local",
+        workers=run.workers,
+        hang_s=run.hang_seconds,
+        on_lost=progress.lost_worker,
+    )

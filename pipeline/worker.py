@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from ..store import (
     write_fragment,
 )
 from .corpus import Document
+from .patience import patiently
 from .plan import Shard, open_sources, read_shard
 
 # Shards a worker has in hand: one computing, one being prepared, one being written.
@@ -54,6 +56,7 @@ class WorkerSpec:
         device: where the compressor runs.
         token_budget: most padded tokens in a batch; None is the device's default.
         threads: CPU threads to compute with; None leaves torch's own number.
+        store_patience_s: for how long to wait for a store that cannot be reached.
     """
 
     checkpoint: str
@@ -66,6 +69,15 @@ class WorkerSpec:
     device: str
     token_budget: int | None = None
     threads: int | None = None
+    store_patience_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A document that cannot be compressed."""
+
+    doc_id: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +86,33 @@ class ShardResult:
 
     Attributes:
         written: for the commit.
+        quarantined: documents whose rows have an error in place of memory.
     """
 
     written: WrittenShard
+    quarantined: tuple[Quarantined, ...] = ()
+
+
+Busy = Literal["compressing", "reading", "writing"]
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What a worker does, and a count of its steps: one that hangs takes none.
+
+    Attributes:
+        doing: what it is busy with; computing counts before reading and writing.
+        shard: with which shard.
+        documents: compressed since it started.
+        tokens: compressed since it started.
+        steps: batches computed, chunks read and encoded, files written.
+    """
+
+    doing: Literal["waiting"] | Busy
+    shard: int | None
+    documents: int
+    tokens: int
+    steps: int
 
 
 class ShardWorker:
@@ -103,22 +139,63 @@ class ShardWorker:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._reading = threading.Lock()
         self._stopping = threading.Event()
+        self._steps = _Steps()
+        self._read: tuple[int, list[Document]] | None = None
 
-    def run(self, shard: Shard) -> ShardResult:
+    def run(self, shard: Shard, quarantined: Mapping[int, str] | None = None) -> ShardResult:
         """Do one shard; what it wrote is not visible until it is committed.
+
+        Args:
+            shard: which.
+            quarantined: errors of documents that are not compressed, by their place in the shard.
 
         Raises:
             CorpusError: if the corpus cannot be read as it was planned.
             StoreError: if the store cannot be written.
             ShardCancelledError: after ``stop``, unless computing had begun.
         """
-        with self._reading:
+        errors = quarantined or {}
+        with self._reading, self._steps.doing("reading", shard):
             self._continue_or_cancel(shard)
-            documents = list(read_shard(shard, self._sources))
-            self._require_planned(shard, documents)
-            tokenized = self._tokenize(documents)
+            documents = self._documents(shard)
+            kept = [document for place, document in enumerate(documents) if place not in errors]
+            tokenized = self._tokenize(kept)
         memory = self._compute.submit(self._compress, shard, tokenized).result()
-        return ShardResult(self._write(shard, documents, tokenized, memory))
+        with self._steps.doing("writing", shard):
+            written = self._write(shard, documents, errors, tokenized, memory)
+        return ShardResult(written, tuple(Quarantined(documents[place].doc_id, errors[place]) for place in errors))
+
+    def count(self, shard: Shard) -> int:
+        """Number of a shard's documents, which ``attempt`` then does not read again.
+
+        Raises:
+            CorpusError: if the corpus cannot be read as it was planned.
+        """
+        with self._reading, self._steps.doing("reading", shard):
+            documents = self._documents(shard)
+        self._read = shard.number, documents
+        return len(documents)
+
+    def attempt(self, shard: Shard, start: int, stop: int) -> None:
+        """Tokenize, compress and encode some of a shard's documents, and keep nothing: to see whether they can be.
+
+        Args:
+            shard: which.
+            start: place of the first.
+            stop: place behind the last.
+        """
+        if self._read is None or self._read[0] != shard.number:
+            self.count(shard)
+        assert self._read is not None
+        documents = self._read[1][start:stop]
+        tokenized = self._tokenize(documents)
+        memory = self._compute.submit(self._compress, shard, tokenized).result()
+        with self._steps.doing("writing", shard):
+            list(self._encode(documents, tokenized, memory))
+
+    def pulse(self) -> Pulse:
+        """What it does now. It answers while other threads work."""
+        return self._steps.pulse()
 
     def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
         """Compress documents spread evenly over a shard, for a calibration: so many vectors, or all that it has.
@@ -129,7 +206,7 @@ class ShardWorker:
         Raises:
             CorpusError: if the corpus cannot be read as it was planned.
         """
-        with self._reading:
+        with self._reading, self._steps.doing("reading", shard):
             tokenized = self._tokenize(list(read_shard(shard, self._sources)))
         total = sum(document.n_mem for document in tokenized)
         count = min(len(tokenized), -(-vectors * len(tokenized) // max(total, 1)))
@@ -142,13 +219,22 @@ class ShardWorker:
         """Cancel the shards that have not begun to compute."""
         self._stopping.set()
 
-    def close(self) -> None:
-        """End the compute thread."""
-        self._compute.shutdown(cancel_futures=True)
+    def close(self, *, wait: bool = True) -> None:
+        """End the compute thread, when it is done with what it computes."""
+        self._compute.shutdown(wait=wait, cancel_futures=True)
 
     def _continue_or_cancel(self, shard: Shard) -> None:
         if self._stopping.is_set():
             raise ShardCancelledError(f"shard {shard.number} was not begun")
+
+    def _documents(self, shard: Shard) -> list[Document]:
+        documents = []
+        for document in read_shard(shard, self._sources):
+            documents.append(document)
+            if len(documents) % ENCODED_AT_ONCE == 0:
+                self._steps.take()
+        self._require_planned(shard, documents)
+        return documents
 
     def _require_planned(self, shard: Shard, documents: Sequence[Document]) -> None:
         # Where records are cut into documents the first plan does not know how many there will be; those of an update
@@ -165,29 +251,59 @@ class ShardWorker:
         compression = self._spec.compression
         texts = [compression.input_text(document.text, document.title) for document in documents]
         repeated = [compression.repeated(document.title) for document in documents]
-        return list(self._tokenizer.tokenize(texts, repeated))
+        tokenized = []
+        for document in self._tokenizer.tokenize(texts, repeated):
+            tokenized.append(document)
+            if len(tokenized) % ENCODED_AT_ONCE == 0:
+                self._steps.take()
+        return tokenized
 
     def _compress(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> Memory:
         self._continue_or_cancel(shard)
         passages = [passage for document in tokenized for passage in document.passages]
-        return self._compressor.compress(passages, stage=self._spec.stage)
+        with self._steps.doing("compressing", shard):
+
+            def computed(count: int, tokens: int) -> None:
+                self._steps.take(len(tokenized) * count / len(passages), tokens)
+
+            return self._compressor.compress(passages, stage=self._spec.stage, on_batch=computed)
 
     def _write(
-        self, shard: Shard, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
+        self,
+        shard: Shard,
+        documents: Sequence[Document],
+        errors: Mapping[int, str],
+        tokenized: Sequence[TokenizedDocument],
+        memory: Memory,
     ) -> WrittenShard:
-        payloads = [*self._encode(documents, tokenized, memory)]
+        places = [place for place in range(len(documents)) if place not in errors]
+        tokens = dict(zip(places, tokenized, strict=True))
+        payloads = dict(
+            zip(places, self._encode([documents[place] for place in places], tokenized, memory), strict=True)
+        )
         keep, compression = self._spec.keep, self._spec.compression
+        order = range(len(documents))
         rows = memory_rows(
             doc_ids=[document.doc_id for document in documents],
-            tokens_total=[document.tokens_total for document in tokenized],
-            tokens_fed=[document.tokens_fed for document in tokenized],
-            payloads=payloads,
+            tokens_total=[tokens[place].tokens_total if place in tokens else 0 for place in order],
+            tokens_fed=[tokens[place].tokens_fed if place in tokens else 0 for place in order],
+            payloads=[payloads.get(place) for place in order],
             text_hashes=[text_hash(compression.input_text(d.text, d.title)) for d in documents],
-            errors=[None] * len(documents),
+            errors=[errors.get(place) for place in order],
             titles=[document.title for document in documents] if "title" in keep else None,
             texts=[document.text for document in documents] if "text" in keep else None,
         )
-        return write_fragment(self._spec.uri, shard.number, rows)
+        return patiently(
+            lambda: write_fragment(self._spec.uri, shard.number, rows),
+            self._spec.uri,
+            self._spec.store_patience_s,
+            given_up=self._is_given_up,
+        )
+
+    def _is_given_up(self) -> bool:
+        # One that waits does not hang.
+        self._steps.take()
+        return self._stopping.is_set()
 
     def _encode(
         self, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
@@ -201,11 +317,49 @@ class ShardWorker:
             values = memory.values[start:stop].float().numpy()
             yield from encode_batch(ids[part], values, lengths[part], self._codec, self._calibration)
             start = stop
+            self._steps.take()
 
     @cached_property
     def _calibration(self) -> Calibration | None:
         """The store's, which is there before the first shard is given out."""
         return Store.open(self._spec.uri).own_calibration()
+
+
+class _Steps:
+    """Counts what a worker's threads do."""
+
+    # Of several threads the one that computes tells what the worker does.
+    _RANKS: tuple[Busy, ...] = get_args(Busy)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy: dict[Busy, list[int]] = {name: [] for name in self._RANKS}
+        self._documents = 0.0
+        self._tokens = self._count = 0
+
+    @contextmanager
+    def doing(self, what: Busy, shard: Shard) -> Iterator[None]:
+        with self._lock:
+            self._busy[what].append(shard.number)
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy[what].remove(shard.number)
+                self._count += 1
+
+    def take(self, documents: float = 0.0, tokens: int = 0) -> None:
+        with self._lock:
+            self._documents += documents
+            self._tokens += tokens
+            self._count += 1
+
+    def pulse(self) -> Pulse:
+        with self._lock:
+            doing = next((name for name in self._RANKS if self._busy[name]), None)
+            shard = self._busy[doing][0] if doing else None
+            return Pulse(doing or "waiting", shard, round(self._documents), self._tokens, self._count)
 
 
 def passage_tokenizer(checkpoint: Checkpoint, compression: CompressionConfig) -> PassageTokenizer:

@@ -10,6 +10,7 @@ from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated
 from .commit import Committed, commit, done_shards, verify_written
 from .compact import Compaction, compact, remove_orphans
 from .contents import Contents, Status, document_hashes
+from .crashes import CrashLog
 from .delete import Deletion, delete
 from .fingerprint import Fingerprint
 from .fragment import WrittenShard, memory_rows, rejected_rows, text_hash, write_fragment
@@ -36,6 +37,7 @@ __all__ = [
     "Committed",
     "Compaction",
     "Contents",
+    "CrashLog",
     "Deletion",
     "Expectations",
     "Failure",

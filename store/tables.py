@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from lance.file import LanceFileReader
 
-from ..errors import CorruptStoreError, StoreError
+from ..errors import CorruptStoreError, StoreError, StoreUnreachableError
 from .schema import ASSETS_SCHEMA, DATA_STORAGE_VERSION
 
 MEMORY = "memory"
@@ -180,6 +180,23 @@ def is_object_store(error: BaseException) -> bool:
     return _NOT_OF_THE_FILE.search(str(error)) is not None
 
 
+# An object store that answers "no", and a disk or network folder that is away.
+_REFUSED = re.compile(
+    "lacked the necessary privileges|lacked valid authentication credentials|NoSuchBucket|"
+    r"status(?: code)?:? 4(?!08|29)\d\d"
+)
+_AWAY = re.compile(
+    "Stale file handle|Input/output error|Transport endpoint is not connected|Connection timed out|Host is down"
+)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether a store could not be reached, for a reason that may pass by waiting."""
+    if is_object_store(error):
+        return _REFUSED.search(str(error)) is None
+    return _AWAY.search(str(error)) is not None
+
+
 def is_not_of_the_file(error: BaseException) -> bool:
     """Whether a file could not be read for a reason that lies elsewhere and may pass."""
     return is_object_store(error) or re.search("Too many open files|Permission denied", str(error)) is not None
@@ -334,12 +351,13 @@ def lance_errors(action: str) -> Iterator[None]:
                 f"{action}: a file of the version that is open is gone. If the store was compacted meanwhile, open it "
                 f"again. ({error})"
             ) from error
+        failure = StoreUnreachableError if is_unreachable(error) else StoreError
         if is_object_store(error):
-            raise StoreError(
+            raise failure(
                 f"{action}: the object store does not answer, or refuses. Check the address, the network, and the "
                 f"credentials, region and endpoint in the environment (docs/object-stores.md). ({error})"
             ) from error
-        raise StoreError(f"{action}: {error}") from error
+        raise failure(f"{action}: {error}") from error
     except BaseException as error:
         # A panic in Rust is no Exception, and its class has no module to import it from.
         if type(error).__name__ != "PanicException":

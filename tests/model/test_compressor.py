@@ -146,3 +146,52 @@ def test_the_checkpoints_connector_keeps_its_dtype(tiny):
     Compressor.load(tiny, dtype=torch.bfloat16)
     assert tiny.connector.weight.dtype == torch.float32
     assert tiny.connector.digest == before
+
+
+@pytest.fixture
+def small_device(tiny, monkeypatch):
+    """Make a compressor on a device whose memory holds batches of so many padded tokens."""
+
+    def make(room, token_budget=512):
+        compressor = Compressor.load(tiny, dtype=torch.float32, token_budget=token_budget)
+        run, asked = compressor._run, []
+
+        def run_if_it_fits(passages, length):
+            asked.append(len(passages) * length)
+            if asked[-1] > room:
+                raise torch.OutOfMemoryError("out of memory")
+            return run(passages, length)
+
+        monkeypatch.setattr(compressor, "_run", run_if_it_fits)
+        return compressor, asked
+
+    return make
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(tiny, compressor, small_device, caplog):
+    passages = passages_of(tiny)
+    small, asked = small_device(room=100)
+    torch.testing.assert_close(small.compress(passages).values, compressor.compress(passages).values, rtol=0, atol=1e-5)
+    assert small.token_budget < asked[1] < asked[0]
+    assert "ran out of memory with a batch of" in caplog.text
+    # It has learned.
+    learned = small.token_budget
+    asked.clear()
+    small.compress(passages)
+    assert max(asked) <= learned
+
+
+def test_a_passage_that_does_not_fit_by_itself_is_an_error(tiny, small_device):
+    small, asked = small_device(room=30)
+    with pytest.raises(torch.OutOfMemoryError):
+        small.compress(passages_of(tiny))
+    assert asked[-1] == max(len(passage) for passage in passages_of(tiny))
+
+
+def test_each_batch_is_told(tiny):
+    passages = passages_of(tiny)
+    told = []
+    compressor = Compressor.load(tiny, dtype=torch.float32, token_budget=90)
+    compressor.compress(passages, on_batch=lambda count, tokens: told.append((count, tokens)))
+    assert len(told) > 1
+    assert tuple(map(sum, zip(*told, strict=True))) == (len(passages), sum(map(len, passages)))

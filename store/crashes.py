@@ -1,0 +1,55 @@
+"""Shards that a process had in hand when it died: after a crash nobody else is left to tell."""
+
+import json
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from .tables import local_folder, resolve_uri
+
+CRASHES_NAME = ".build.crashes"
+
+
+class CrashLog:
+    """Counts, for each shard, the processes that ended without a word while they had it in hand.
+
+    It is kept beside the store's lock, for builds that compute in their own process; in an object store nothing is.
+
+    Args:
+        uri: of the store, whose lock is held.
+    """
+
+    def __init__(self, uri: str):
+        folder = local_folder(resolve_uri(uri))
+        self._path: Path | None = None if folder is None else folder / CRASHES_NAME
+        self.counts: Counter[int] = Counter()
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if self._path is not None:
+                found = json.loads(self._path.read_text())
+                self.counts.update({int(shard): int(times) for shard, times in found["crashes"].items()})
+                self.counts.update(map(int, found["in_hand"]))
+
+    def holds(self, shards: Collection[int]) -> None:
+        """Note which shards are in hand."""
+        self._write(shards)
+
+    def done(self, shard: int) -> None:
+        """Forget a shard's crashes."""
+        self.counts.pop(shard, None)
+
+    def close(self) -> None:
+        """Note that the build ends with a word; without crashes nothing is left of the log."""
+        if self.counts:
+            self._write(())
+        elif self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _write(self, in_hand: Collection[int]) -> None:
+        if self._path is None:
+            return
+        draft = self._path.with_name(f"{self._path.name}.draft")
+        # It only saves time after a crash: a disk that is full must not end a build that may have nothing to write.
+        with suppress(OSError):
+            draft.write_text(json.dumps({"crashes": self.counts, "in_hand": sorted(in_hand)}))
+            draft.replace(self._path)
