@@ -66,17 +66,20 @@ class ChildWorker:
 
     def _answer(self) -> Any:
         watchdog = Watchdog(self._hang_s)
-        value: Any
         while True:
+            heard: tuple[str, Any] | None = None
             try:
-                kind, value = self._connection.recv() if self._connection.poll(PULSE_S) else ("pulse", self._pulse)
+                if self._connection.poll(PULSE_S):
+                    heard = self._connection.recv()
             except (EOFError, ConnectionError):
                 raise self._died() from None
-            if kind == "returned":
-                return value
-            if kind == "raised":
-                raise value
-            self._pulse = value
+            if heard is not None:
+                kind, value = heard
+                if kind == "returned":
+                    return value
+                if kind == "raised":
+                    raise value
+                self._pulse = value
             if watchdog.is_hung(self._pulse.steps, busy=True):
                 raise WorkerHungError(f"the worker took no step for {self._hang_s:.0f} s and was ended")
 
