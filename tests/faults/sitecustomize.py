@@ -30,6 +30,7 @@ FAULTS = {
     "KILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "EXIT": lambda: os._exit(7),
     "HANG": hang,
+    "SLOW": lambda: time.sleep(0.5),
     "STOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
 }
 MARK = re.compile(f"POISON-({'|'.join(FAULTS)})(-LATE)?")

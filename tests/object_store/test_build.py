@@ -22,6 +22,7 @@ from pisco_index import (
     verify,
 )
 from pisco_index.cli import app
+from pisco_index.pipeline.progress import BuildProgress
 from pisco_index.store import Store
 
 VALUES = {
@@ -162,3 +163,25 @@ def test_a_store_that_does_not_answer_is_not_taken_for_a_damaged_one(uri, checkp
     for check in (verify, repair):
         with pytest.raises(StoreError, match="the object store does not answer"):
             check(uri)
+
+
+def test_a_store_that_goes_away_in_mid_build_is_waited_for(uri, checkpoint, make_corpus, proxy, monkeypatch):
+    monkeypatch.setenv("OBJECT_STORE_CLIENT_MAX_RETRIES", "0")
+    monkeypatch.setenv("OBJECT_STORE_CLIENT_RETRY_TIMEOUT", "1")
+
+    class Outage(BuildProgress):
+        waits = 0
+
+        def committed(self, shards):
+            if not self.waits:
+                proxy.failing = 1.0
+
+        def waiting_for_store(self, error, seconds):
+            self.waits += 1
+            proxy.failing = 0.0 if self.waits == 2 else 1.0
+
+    outage = Outage()
+    report = build([make_corpus("corpus.jsonl", range(40))], checkpoint, uri, CONFIG, progress=outage)
+    assert outage.waits == 2
+    assert report.committed == 10
+    assert rows(uri).keys() == {f"doc-{n}" for n in range(40)}

@@ -1,5 +1,6 @@
 """Shards on Ray: on this machine, and on a cluster of several nodes here. Payloads equal those of one process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -88,13 +89,22 @@ def test_a_cluster_of_three_nodes(cluster, checkpoint, make_corpus, small, tmp_p
     assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
 
 
-def test_more_workers_than_the_cluster_holds(cluster, checkpoint, make_corpus, tmp_path):
+def test_more_workers_than_the_cluster_holds_start_when_it_grows(cluster, checkpoint, make_corpus, tmp_path):
     finished = run(
-        "build", make_corpus(9), "-k", checkpoint, "-o", tmp_path / "store", "--ray", cluster.address, "--workers", 9,
-        check=False,
-    )  # fmt: skip
+        "build", make_corpus(9), "-k", checkpoint, "-o", tmp_path / "store", "--ray", cluster.address, "--workers", 9
+    )
+    assert "9 workers (the Ray cluster's 3 nodes have 3 CPU cores, one for each worker at least; the" in finished.stderr
+    assert build_status(tmp_path / "store").is_complete
+
+
+def test_more_workers_than_this_machine_holds(checkpoint, make_corpus, tmp_path):
+    cores = os.cpu_count()
+    finished = run(
+        "build", make_corpus(9), "-k", checkpoint, "-o", tmp_path / "store", "--workers", cores + 1, check=False
+    )
     assert finished.returncode == 2
-    assert "9 workers asked for, but the Ray cluster's 3 nodes have 3 CPU cores" in finished.stderr
+    assert f"{cores + 1} workers asked for, but the Ray cluster's 1 nodes have {cores} CPU cores" in finished.stderr
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_cluster_that_is_busy_with_other_work(cluster, checkpoint, make_corpus, tmp_path):
@@ -160,6 +170,145 @@ def test_a_killed_worker_costs_a_try_and_no_document(checkpoint, make_corpus, tm
     assert status.store.documents == 1500
 
 
+# Builds on a cluster and writes down what happened; looks for new nodes every second.
+DRIVER = """
+import json, sys
+from pisco_index import build
+from pisco_index.configs import BuildConfig
+from pisco_index.pipeline import ray_pool
+from pisco_index.pipeline.progress import BuildProgress
+
+class Journal(BuildProgress):
+    def __init__(self):
+        self.told = {"busy": 0, "tries": [], "lost": [], "alone": []}
+    def workers(self, states):
+        self.told["busy"] = max(self.told["busy"], sum(state.documents > 0 for state in states))
+    def failed_shard(self, number, error, attempt, final):
+        self.told["tries"].append(attempt)
+    def lost_worker(self, name, reason):
+        self.told["lost"].append(reason)
+    def alone(self, number):
+        self.told["alone"].append(number)
+
+corpus, checkpoint, out, settings = json.loads(sys.argv[1])
+ray_pool.NODES_S = 1.0
+journal = Journal()
+try:
+    build([corpus], checkpoint, out, BuildConfig.parse(settings, "test"), progress=journal)
+finally:
+    print(json.dumps(journal.told))
+"""
+
+
+@pytest.fixture
+def start_build(checkpoint, make_corpus, tmp_path):
+    """Start a build of slow shards on a cluster, in a process of its own; waits until some are done."""
+
+    def start(address, documents, **run_settings):
+        corpus = make_corpus(documents)
+        lines = [json.loads(line) for line in corpus.read_text().splitlines()]
+        corpus.write_text("".join(json.dumps(line | {"text": line["text"] + " POISON-SLOW"}) + "\n" for line in lines))
+        settings = {
+            "run": {"ray": address, "shard_documents": 1, "commit_shards": 1, **run_settings},
+            "compression": {"max_length": 64},
+        }
+        given = json.dumps([str(corpus), str(checkpoint), str(tmp_path / "store"), settings])
+        running = subprocess.Popen([sys.executable, "-c", DRIVER, given], stdout=subprocess.PIPE, text=True)
+        while _shards_done(tmp_path / "store") < 2:
+            assert running.poll() is None
+            time.sleep(0.1)
+        return running
+
+    return start
+
+
+@pytest.fixture
+def own_cluster(monkeypatch):
+    """A head without CPUs, whose nodes come and go; its workers take documents that are slow."""
+    from ray.cluster_utils import Cluster
+
+    faults = Path(__file__).parent.parent / "faults"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(faults), *sys.path[1:]]))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # A node that is gone is noticed in seconds.
+    timing = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": timing},
+    )
+    yield nodes
+    nodes.shutdown()
+
+
+def test_a_node_that_joins_gets_work(own_cluster, start_build, tmp_path):
+    own_cluster.add_node(num_cpus=1)
+    running = start_build(own_cluster.address, 60)
+    own_cluster.add_node(num_cpus=1)
+    told, _ = running.communicate(timeout=240)
+    assert running.returncode == 0
+    assert json.loads(told)["busy"] == 2
+    assert build_status(tmp_path / "store").store.documents == 60
+
+
+def test_a_node_that_is_lost_costs_no_document_and_nobody_is_blamed(own_cluster, start_build, tmp_path):
+    own_cluster.add_node(num_cpus=1)
+    leaving = own_cluster.add_node(num_cpus=1)
+    running = start_build(own_cluster.address, 60)
+    own_cluster.remove_node(leaving, allow_graceful=False)
+    told, _ = running.communicate(timeout=240)
+    assert running.returncode == 0
+    journal = json.loads(told)
+    assert journal["lost"]
+    assert journal["alone"] == []
+    assert build_status(tmp_path / "store").store.documents == 60
+
+
+def test_a_worker_that_stands_still_is_replaced(own_cluster, start_build, tmp_path):
+    own_cluster.add_node(num_cpus=1)
+    running = start_build(own_cluster.address, 12, hang_seconds=8)
+    _signal_a_worker(signal.SIGSTOP)
+    told, _ = running.communicate(timeout=240)
+    assert running.returncode == 0
+    (reason,) = json.loads(told)["lost"]
+    assert "took no step for 8 s" in reason
+    assert build_status(tmp_path / "store").store.documents == 12
+
+
+def test_fake_gpus_hold_one_worker_each(own_cluster, checkpoint, make_corpus, tmp_path):
+    # The compressor itself runs on the CPU: what is tested is where Ray puts workers, and what they are given.
+    own_cluster.add_node(num_cpus=2, num_gpus=2)
+    code = """
+import json, sys
+import ray
+from dataclasses import replace
+from pisco_index.pipeline import ray_pool
+
+class OnCpu(ray_pool.RayShardWorker):
+    def __init__(self, spec):
+        assert spec.device == "cuda"
+        super().__init__(replace(spec, device="cpu"))
+    def gpus(self):
+        return ray.get_gpu_ids()
+
+ray_pool.RayShardWorker = OnCpu
+from pisco_index.configs import BuildConfig, load_config
+from pisco_index.pipeline.build import prepare, _next_turn
+from pisco_index.pipeline.corpus import open_corpus
+from pisco_index.pipeline.progress import BuildProgress
+address, corpus, checkpoint, out = sys.argv[1:]
+job = prepare([corpus], checkpoint, out, BuildConfig.parse({"run": {"ray": address}}, "test"))
+plan = _next_turn(job, open_corpus(job.paths, job.config.corpus), BuildProgress()).plan
+with ray_pool.RayPool(job.worker_spec(plan), address=address, hang_s=600, on_lost=print) as pool:
+    print(json.dumps([pool.description, [ray.get(worker.actor.gpus.remote()) for worker in pool._workers]]))
+"""
+    command = [sys.executable, "-c", code, own_cluster.address, make_corpus(9), checkpoint, tmp_path / "store"]
+    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200, check=False)
+    assert finished.returncode == 0, finished.stderr
+    description, gpus = json.loads(finished.stdout.splitlines()[-1])
+    assert description.endswith("2 workers")
+    assert sorted(gpus) == [[0], [1]]
+
+
 def _shards_done(uri):
     try:
         return build_status(uri).store.shards_done
@@ -169,14 +318,25 @@ def _shards_done(uri):
 
 
 def _kill_a_worker(driver):
-    """SIGKILL the process of one ShardWorker actor below the driver, found by the title Ray gives it."""
+    """SIGKILL the process of one worker below the driver."""
+    return next((_send(pid, signal.SIGKILL) for pid in _workers() if driver in _ancestors(pid)), None)
+
+
+def _signal_a_worker(number):
+    return _send(next(_workers()), number)
+
+
+def _send(pid, number):
+    os.kill(pid, number)
+    return pid
+
+
+def _workers():
+    """Processes of workers, found by the title that Ray gives them."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            is_worker = (process / "cmdline").read_bytes().startswith(b"ray::ShardWorker")
-            if is_worker and driver in _ancestors(int(process.name)):
-                os.kill(int(process.name), signal.SIGKILL)
-                return process.name
-    return None
+            if (process / "cmdline").read_bytes().startswith(b"ray::RayShardWorker"):
+                yield int(process.name)
 
 
 def _ancestors(pid):
