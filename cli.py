@@ -64,8 +64,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Precompute PISCO memory embeddings for a corpus, store them, and read them by document id.",
-    epilog="Exit codes: 0 done, 2 bad input, 3 done but for failed shards or quarantined documents, or problems found, 75 store locked by "
-    "another build, 130 interrupted.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 done but for failed shards or quarantined documents, or problems found, "
+    "75 store locked by another build, 130 interrupted.",
 )
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Make and inspect checkpoints.")
 app.add_typer(checkpoint_app, name="checkpoint")

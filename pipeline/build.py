@@ -396,7 +396,12 @@ def _calibrated(job: Job, plan: Plan, pool: Pool, progress: BuildProgress) -> di
     if not is_calibrated(codec):
         return {}
     progress.calibrating(codec.name)
-    calibration, prediction = calibrate(codec, pool, plan, job.dim)
+    crashes = CrashLog(job.uri) if isinstance(pool, InProcessPool) else None
+    try:
+        calibration, prediction = calibrate(codec, pool, plan, job.dim, crashes)
+    finally:
+        if crashes is not None:
+            crashes.close()
     assert calibration is not None
     progress.calibrated(prediction)
     return {calibration.asset: calibration.to_bytes()}

@@ -197,7 +197,7 @@ class RayPool:
         """What each worker does, as of about a second ago."""
         return [worker.state for worker in self._workers]
 
-    def alone(self, method: Literal["count", "attempt", "run"], *arguments: Any) -> Any:
+    def alone(self, method: Literal["count", "attempt", "run", "sample"], *arguments: Any) -> Any:
         """Call a method of a worker that does nothing else; one that fails is replaced.
 
         A node that goes down with its worker is not the worker's failure: another does it again.
@@ -230,21 +230,8 @@ class RayPool:
                     raise died from None
 
     def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
-        """Memory of some of a shard's documents, from a worker that is ready.
-
-        Raises:
-            CorpusError: if the corpus cannot be read as it was planned.
-            WorkerDiedError: if the worker dies of it.
-        """
-        worker = next(worker for worker in self._workers if worker.is_ready)
-        try:
-            return ray.get(worker.actor.sample.remote(shard, vectors))
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, Exception) else error from None
-        except RayError as error:
-            raise WorkerDiedError(
-                f"A worker died while it compressed a sample of the corpus: {str(error).splitlines()[0]}"
-            ) from error
+        """Memory of some of a shard's documents."""
+        return self.alone("sample", shard, vectors)
 
     def stop(self) -> None:
         """Cancel shards that have not begun to compute."""

@@ -15,14 +15,16 @@ class CrashLog:
     """Counts, for each shard, the processes that ended without a word while they had it in hand.
 
     It is kept beside the store's lock, for builds that compute in their own process; in an object store nothing is.
+    Where there is no store yet its folder is made, and taken away again if nothing comes into it.
 
     Args:
-        uri: of the store, whose lock is held.
+        uri: of the store.
     """
 
     def __init__(self, uri: str):
         folder = local_folder(resolve_uri(uri))
         self._path: Path | None = None if folder is None else folder / CRASHES_NAME
+        self._made_folder = False
         self.counts: Counter[int] = Counter()
         with suppress(OSError, ValueError, KeyError, TypeError):
             if self._path is not None:
@@ -44,6 +46,9 @@ class CrashLog:
             self._write(())
         elif self._path is not None:
             self._path.unlink(missing_ok=True)
+            if self._made_folder:
+                with suppress(OSError):
+                    self._path.parent.rmdir()
 
     def _write(self, in_hand: Collection[int]) -> None:
         if self._path is None:
@@ -51,5 +56,8 @@ class CrashLog:
         draft = self._path.with_name(f"{self._path.name}.draft")
         # It only saves time after a crash: a disk that is full must not end a build that may have nothing to write.
         with suppress(OSError):
+            if not self._path.parent.exists():
+                self._path.parent.mkdir(parents=True)
+                self._made_folder = True
             draft.write_text(json.dumps({"crashes": self.counts, "in_hand": sorted(in_hand)}))
             draft.replace(self._path)

@@ -5,6 +5,7 @@ import torch
 import xxhash
 
 from pisco_index import BuildConfig, Compressor, new_tiny_checkpoint
+from pisco_index.pipeline.pool import InProcessPool
 from pisco_index.pipeline.worker import ShardWorker
 
 
@@ -63,7 +64,7 @@ def plain_compressor(monkeypatch):
 
 
 def fail_on(monkeypatch, numbers):
-    """Make workers fail at the shards with these numbers."""
+    """Make workers fail at the shards with these numbers, beside others and alone."""
     run = ShardWorker.run
 
     def fail(self, shard):
@@ -71,4 +72,9 @@ def fail_on(monkeypatch, numbers):
             raise RuntimeError("no luck")
         return run(self, shard)
 
+    def fail_alone(self, method, shard, *arguments):
+        assert shard.number in numbers
+        raise RuntimeError("no luck")
+
     monkeypatch.setattr(ShardWorker, "run", fail)
+    monkeypatch.setattr(InProcessPool, "alone", fail_alone)

@@ -43,6 +43,8 @@ from pisco_index.pipeline.worker import ShardWorker
 from pisco_index.store import Store, build_lock, text_hash
 from pisco_index.store.prediction import normalised_error_db
 
+from .conftest import fail_on
+
 ENWIKI = Path(__file__).parents[3] / "shared" / "data" / "enwiki-sample.xml.bz2"
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle" / "ckpt"
 
@@ -132,15 +134,10 @@ def test_a_second_run_has_nothing_to_do(checkpoint, make_corpus, small, tmp_path
 def test_a_build_that_failed_half_way_resumes_to_the_same_store(checkpoint, make_corpus, small, tmp_path, monkeypatch):
     corpus = make_corpus()
     build([corpus], checkpoint, tmp_path / "whole", small())
-    run = ShardWorker.run
-
-    def fail_on_odd_shards(self, shard):
-        if shard.number % 2:
-            raise RuntimeError("no luck")
-        return run(self, shard)
-
-    monkeypatch.setattr(ShardWorker, "run", fail_on_odd_shards)
-    with pytest.raises(BuildIncompleteError, match=r"of 5 shards failed 3 times .* RuntimeError: no luck"):
+    fail_on(monkeypatch, {1, 3})
+    with pytest.raises(
+        BuildIncompleteError, match=r"2 of 5 shards failed, also when .* shard 1: RuntimeError: no luck"
+    ):
         build([corpus], checkpoint, tmp_path / "store", small())
     assert build_status(tmp_path / "store").shards_missing == (1, 3)
     monkeypatch.undo()
@@ -219,10 +216,7 @@ class TestRefusals:
     def test_a_corpus_that_changed_before_the_build_was_done(
         self, checkpoint, make_corpus, small, tmp_path, monkeypatch
     ):
-        def fail(self, shard):
-            raise RuntimeError("no luck")
-
-        monkeypatch.setattr(ShardWorker, "run", fail)
+        fail_on(monkeypatch, range(99))
         with pytest.raises(BuildIncompleteError):
             build([make_corpus(9)], checkpoint, tmp_path / "store", small())
         with pytest.raises(PlanMismatchError, match=r"corpus\.jsonl had .*\(--replan\)"):
@@ -435,14 +429,8 @@ class TestCodecs:
     def test_a_resumed_build_keeps_its_calibration(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
         corpus, config = make_corpus(), small(store={"codec": "int4"})
         build([corpus], checkpoint, tmp_path / "whole", config)
-        run, sample = ShardWorker.run, ShardWorker.sample
-
-        def fail_on_odd_shards(self, shard):
-            if shard.number % 2:
-                raise RuntimeError("no luck")
-            return run(self, shard)
-
-        monkeypatch.setattr(ShardWorker, "run", fail_on_odd_shards)
+        sample = ShardWorker.sample
+        fail_on(monkeypatch, {1, 3})
         with pytest.raises(BuildIncompleteError):
             build([corpus], checkpoint, tmp_path / "store", config)
         monkeypatch.undo()
@@ -491,14 +479,8 @@ class TestCodecs:
         assert prediction.bits_per_value == pytest.approx(estimated.codec.bits_per_value)
 
     def test_a_recoded_store_is_built_on(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
-        corpus, run = make_corpus(), ShardWorker.run
-
-        def fail_on_odd_shards(self, shard):
-            if shard.number % 2:
-                raise RuntimeError("no luck")
-            return run(self, shard)
-
-        monkeypatch.setattr(ShardWorker, "run", fail_on_odd_shards)
+        corpus = make_corpus()
+        fail_on(monkeypatch, {1, 3})
         with pytest.raises(BuildIncompleteError):
             build([corpus], checkpoint, tmp_path / "store", small())
         monkeypatch.undo()

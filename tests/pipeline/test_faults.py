@@ -108,6 +108,16 @@ def test_a_document_that_this_process_dies_of_is_quarantined_in_the_end(
     assert not [path for path in (tmp_path / "store").iterdir() if path.name.startswith(".build.crashes")]
 
 
+def test_a_document_that_this_process_dies_of_in_the_sample_for_a_codec(spoiled, run, tmp_path):
+    corpus = spoiled({11: "SEGV-LATE"})
+    codes = [run(corpus, "--codec", "int8").returncode for _ in range(3)]
+    # In the sample, in its shard, alone.
+    assert codes == [-signal.SIGSEGV, -signal.SIGSEGV, 3]
+    found = rows(tmp_path / "store")
+    assert [doc_id for doc_id, (_, error, _) in found.items() if error] == ["doc-11"]
+    assert len(found) == 40
+
+
 def test_a_document_that_this_process_hangs_at_is_quarantined_next_time(spoiled, run, undisturbed, tmp_path):
     corpus = spoiled({20: "HANG-LATE"})
     finished = run(corpus, hang_seconds=6)
