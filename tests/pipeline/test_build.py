@@ -38,6 +38,7 @@ from pisco_index import (
     new_tiny_checkpoint,
     recode,
 )
+from pisco_index.pipeline import build as build_module
 from pisco_index.pipeline.progress import BuildProgress
 from pisco_index.pipeline.worker import ShardWorker
 from pisco_index.store import Store, build_lock, text_hash
@@ -145,6 +146,26 @@ def test_a_build_that_failed_half_way_resumes_to_the_same_store(checkpoint, make
     assert (report.done_before, report.committed) == (3, 2)
     assert rows(tmp_path / "store") == rows(tmp_path / "whole")
     assert build_status(tmp_path / "store").is_complete
+
+
+@pytest.mark.parametrize("computes", ["the same", "otherwise"])
+def test_a_build_goes_on_after_an_upgrade_that_computes_the_same(
+    checkpoint, make_corpus, small, tmp_path, monkeypatch, computes
+):
+    corpus = make_corpus()
+    with monkeypatch.context() as patch:
+        fail_on(patch, {1, 3})
+        with pytest.raises(BuildIncompleteError):
+            build([corpus], checkpoint, tmp_path / "store", small())
+    monkeypatch.setattr(build_module, "version", lambda package: "99.0")
+    if computes == "the same":
+        build([corpus], checkpoint, tmp_path / "store", small())
+        assert build_status(tmp_path / "store").is_complete
+    else:
+        monkeypatch.setattr(build_module, "COMPRESSION_VERSION", "another")
+        with pytest.raises(FingerprintMismatchError, match="compression"):
+            build([corpus], checkpoint, tmp_path / "store", small())
+        assert build_status(tmp_path / "store").shards_missing == (1, 3)
 
 
 def command(*arguments):

@@ -13,8 +13,10 @@ from pathlib import Path
 import lancedb
 import pytest
 
-from pisco_index import InputError, StoreError, build, build_status
+from pisco_index import BuildIncompleteError, InputError, StoreError, build, build_status
 from pisco_index.pipeline import build as build_module
+
+from .conftest import fail_on
 
 ray = pytest.importorskip("ray")
 pytestmark = [
@@ -69,6 +71,22 @@ def test_two_local_workers_write_the_same_bytes_as_this_process(checkpoint, make
     assert report.committed == report.shards
     assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
     assert not ray.is_initialized()
+
+
+def test_a_build_begun_here_is_finished_on_ray(checkpoint, make_corpus, small, tmp_path, monkeypatch):
+    corpus = make_corpus(100)
+    build([corpus], checkpoint, tmp_path / "whole", small())
+    with monkeypatch.context() as patch:
+        fail_on(patch, set(range(3, 12)))
+        with pytest.raises(BuildIncompleteError):
+            build([corpus], checkpoint, tmp_path / "store", small())
+    # From another folder, in which the store was moved.
+    moved = (tmp_path / "elsewhere" / "store").absolute()
+    moved.parent.mkdir()
+    (tmp_path / "store").rename(moved)
+    report = build([corpus], checkpoint, moved, small(run={"workers": 2}))
+    assert (report.done_before, report.committed) == (4, 9)
+    assert payloads(moved) == payloads(tmp_path / "whole")
 
 
 def test_workers_encode_with_the_calibration_of_the_store(checkpoint, make_corpus, small, tmp_path):
