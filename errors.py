@@ -65,6 +65,11 @@ def without_credentials(text: str) -> str:
     return text
 
 
+def is_address(place: object) -> bool:
+    """Whether the name of a folder or file is the address of something elsewhere, also as a path made of one."""
+    return re.match(r"[A-Za-z][\w+.-]+:/", str(place)) is not None
+
+
 class PiscoIndexError(Exception):
     """Base of all errors of this package; ``exit_code`` is what the command line exits with."""
 
