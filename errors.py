@@ -22,12 +22,32 @@
     ├── BuildInterruptedError         stopped by a signal, everything finished is committed; exit code 130
     └── TrainingInterruptedError      stopped by a signal, the state is saved; exit code 130
 
-A message is one paragraph: what is wrong, where (file, line or id), and what to do.
+A message is one paragraph: what is wrong, where (file, line or id), and what to do. Credentials are cut out of it,
+since it may repeat an address or another library's words, and ends in logs.
 """
 
+import os
+import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 _SHOWN = 10
+
+# Of an address: what stands before the host, with a colon (and no port) or without; and parameters of signed requests.
+_USER = re.compile(r"(?<!abfss)(:/{1,2})(?:[^\s'\"/@:]*:(?!\d+(?:/|$))[^\s'\"@]+|[^\s'\"/@:]+)@")
+_PARAMETER = re.compile(
+    r"(?i)([?&](?:sig|signature|x-amz-[a-z-]+|\w*(?:access_?key|secret|token|password)\w*)=)[^&\s'\")<]+"
+)
+# What S3 answers when a signature is wrong.
+_ANSWERED = re.compile(
+    r"<(AWSAccessKeyId|AccessKeyId|StringToSign|StringToSignBytes|CanonicalRequest|CanonicalRequestBytes|"
+    r"SignatureProvided|Token-0)>.*?</\1>",
+    re.DOTALL,
+)
+_NAMES_A_SECRET = re.compile(
+    r"(?:AWS|AMAZON|AZURE|GOOGLE|HF|HUGGING\w*)_(?:\w*_)?(?:\w*KEY|SECRET|TOKEN|PASSWORD|SAS)(?:_\w+)?"
+)
+_SHORTEST_SECRET = 8
 
 
 def some(values: Sequence[object]) -> str:
@@ -36,10 +56,29 @@ def some(values: Sequence[object]) -> str:
     return shown if len(values) <= _SHOWN else f"{shown} and {len(values) - _SHOWN:,} more"
 
 
+def without_credentials(text: str) -> str:
+    """A text less what may be a credential: in addresses, in answers of object stores, or by the environment."""
+    text = _USER.sub(r"\1…@", text)
+    text = _PARAMETER.sub(r"\1…", text)
+    text = _ANSWERED.sub(r"<\1>…</\1>", text)
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _NAMES_A_SECRET.fullmatch(name) and not name.endswith("_FILE"):
+            text = text.replace(value, "…").replace(quote(value, safe=""), "…")
+    return text
+
+
+def is_address(place: object) -> bool:
+    """Whether the name of a folder or file is the address of something elsewhere, also as a path made of one."""
+    return re.match(r"[A-Za-z][\w+.-]+:/", str(place)) is not None
+
+
 class PiscoIndexError(Exception):
     """Base of all errors of this package; ``exit_code`` is what the command line exits with."""
 
     exit_code = 1
+
+    def __init__(self, message: str = ""):
+        super().__init__(without_credentials(str(message)))
 
 
 class InputError(PiscoIndexError):

@@ -8,15 +8,12 @@
     decoder_state.pt            embeddings and LoRA pairs, laid over the base decoder
     compressor_tokenizer/  decoder_tokenizer/
 
-Tensors are read with ``weights_only=True`` or from safetensors, no remote code is run, and no network is used.
+Tensors are read as plain tensors or from safetensors (``weights``), no remote code is run, and no network is used.
 """
 
 import hashlib
-import json
-import pickle
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +29,15 @@ from transformers.utils import logging as transformers_logging
 from ..errors import CheckpointError
 from .connector import Connector
 from .passages import AUTOENCODING_TOKEN, MEMORY_TOKEN
+from .weights import (
+    errors_name,
+    load_tensors,
+    read_json,
+    read_model_config,
+    require_finite,
+    require_own_files,
+    require_weights,
+)
 
 FILES = ("config.json", "connector.pt", "decoder_state.pt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -49,7 +55,7 @@ class CheckpointConfig(BaseModel):
     compr_rate: int = Field(gt=0)
     compressor_mlp_hidden_dim: int = Field(gt=0)
     lora_decoder: bool = True
-    lora_r_decoder: int = Field(64, gt=0)
+    lora_r_decoder: int = Field(64, gt=0, le=4096)
 
 
 class Checkpoint:
@@ -68,6 +74,8 @@ class Checkpoint:
         self.path = Path(path)
         self._require_layout()
         self.config = self._read_config()
+        # By the user, who may name any place; the checkpoint may not.
+        self._given = {decoder_base, compressor_base}
         self.decoder_base = decoder_base or self.config.decoder_model_name
         self.compressor_base = compressor_base or self.config.compressor_model_name
 
@@ -130,11 +138,26 @@ class Checkpoint:
         """Find a base model: a folder (absolute, beside the checkpoint's files, beside its folder), else a hub name.
 
         A hub name is looked up in the local cache only, when it is loaded.
+
+        Raises:
+            CheckpointError: if it is no folder where it has to be one, or the checkpoint itself names one by ``..`` or
+                by a link that leads out of its own folder.
         """
-        for root in (self.path, self.path.absolute().parent, Path.cwd()):
-            folder = root / Path(name).expanduser()
-            if (folder / "config.json").is_file():
-                return str(folder.resolve())
+        leads_out = CheckpointError(
+            f"{self.path / 'config.json'}: {role}_model_name {name!r} leads out of the checkpoint's folder. If you "
+            f"trust what is there, name it yourself (--{role}-base)."
+        )
+        if name not in self._given and ".." in Path(name).parts:
+            raise leads_out
+        own = self.path.resolve()
+        for root in (own, self.path.absolute().parent, Path.cwd()):
+            folder = _model_folder(root, name)
+            if folder is None:
+                continue
+            by_link = root == own and not Path(name).expanduser().is_absolute() and not folder.is_relative_to(own)
+            if by_link and name not in self._given:
+                raise leads_out
+            return str(folder)
         if Path(name).is_absolute() or name.startswith((".", "~")):
             raise CheckpointError(
                 f"{self.path}: the base {role} {name!r} is no model folder. Name another one (--{role}-base)."
@@ -200,14 +223,13 @@ class Checkpoint:
                 f"{self.path}: not a complete pisco checkpoint, missing {', '.join(missing)}. "
                 f"Found: {', '.join(sorted(p.name for p in self.path.iterdir())[:10]) or 'nothing'}."
             )
+        require_own_files(self.path, FILES + FOLDERS)
 
     def _read_config(self) -> CheckpointConfig:
         path = self.path / "config.json"
+        values = read_json(path)
         try:
-            values = json.loads(path.read_text("utf-8"))
             config = CheckpointConfig.model_validate(values)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path}: not valid JSON: {error}.") from None
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise CheckpointError(f"{path}: {problems}.") from None
@@ -219,7 +241,7 @@ class Checkpoint:
 
     def _checked_compressor(self, auto_class: Any, dtype: torch.dtype) -> Any:
         model: Any = load_model(auto_class, str(self.path / "compressor"), dtype)
-        rows, tokens = model.get_input_embeddings().weight.shape[0], len(self.compressor_tokenizer)
+        rows, tokens = model.get_input_embeddings().weight.shape[0], rows_needed(self.compressor_tokenizer)
         if rows < tokens:
             raise CheckpointError(
                 f"{self.path / 'compressor'}: {rows} embedding rows for a tokenizer of {tokens} tokens; "
@@ -229,9 +251,8 @@ class Checkpoint:
 
     def _count_compressor_parameters(self) -> int:
         folder = self.path / "compressor"
-        with _errors_name(f"{folder}: its configuration makes no model"), torch.device("meta"), quiet_transformers():
-            model = AutoModel.from_config(self.compressor_config, attn_implementation=None, trust_remote_code=False)
-        return sum(p.numel() for p in model.parameters())
+        with quiet_transformers():
+            return require_weights(folder, str(folder), AutoModel, self.compressor_config)
 
     def _load_tokenizer(self, name: str, required: tuple[str, ...]) -> Any:
         folder = self.path / name
@@ -243,49 +264,23 @@ class Checkpoint:
         return tokenizer
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a plain tensor dictionary; nothing else is unpickled.
-
-    Raises:
-        CheckpointError: if the file is damaged, holds anything but named tensors, or a value is not finite.
-    """
-    try:
-        with _errors_name(f"{path}: damaged or truncated, fetch it again"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError as error:
-        if isinstance(error.__cause__, pickle.UnpicklingError):
-            # Not torch's own words, which advise to load it all the same.
-            raise CheckpointError(
-                f"{path}: refused, nothing of it was run: it is damaged or holds something other than a plain "
-                "dictionary of tensors."
-            ) from None
-        raise
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: holds {type(state).__name__}; expected a dictionary of named tensors.")
-    strange = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
-    if strange:
-        raise CheckpointError(f"{path}: {strange[0]!r} is no named tensor; expected nothing else.")
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(f"{path}: {broken[0]} has values that are not finite.")
-    return dict(state)
-
-
 def local_folder(name: str | Path) -> Path:
     """The folder itself, or the cached snapshot of a hub name.
 
     transformers, given a hub name, asks the network even for what it was told to find locally.
 
     Raises:
-        CheckpointError: if neither is there.
+        CheckpointError: if neither is there, or a file in it is a link that leads out of it.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    with suppress(HFValidationError):
-        cached = try_to_load_from_cache(str(name), "config.json")
-        if isinstance(cached, str):
-            return Path(cached).parent
+    folder = None
+    with suppress(HFValidationError, OSError):
+        if Path(name).is_dir():
+            folder = Path(name)
+        elif isinstance(cached := try_to_load_from_cache(str(name), "config.json"), str):
+            folder = Path(cached).parent
+    if folder is not None:
+        require_own_files(folder)
+        return folder
     raise CheckpointError(
         f"{name}: neither a model folder nor in the Hugging Face cache. Name a folder (for a base decoder: "
         f"--decoder-base), or download it first (hf download {name})."
@@ -300,7 +295,9 @@ def load_model(auto_class: Any, name: str, dtype: torch.dtype | Literal["auto"])
     """
     folder = local_folder(name)
     config = _load_config(folder)
-    with _errors_name(f"{name}: cannot be loaded"), quiet_transformers():
+    with quiet_transformers():
+        require_weights(folder, name, auto_class, config)
+    with errors_name(f"{name}: cannot be loaded"), quiet_transformers():
         model, report = auto_class.from_pretrained(
             folder,
             dtype=dtype,
@@ -319,6 +316,8 @@ def load_model(auto_class: Any, name: str, dtype: torch.dtype | Literal["auto"])
         raise CheckpointError(
             f"{name}: {len(wrong)} weights are missing or of a wrong shape, the first: {sorted(map(str, wrong))[0]}."
         )
+    for parameter_name, values in model.named_parameters():
+        require_finite(name, parameter_name, values)
     return model.eval().requires_grad_(False)
 
 
@@ -329,11 +328,16 @@ def load_tokenizer(name: str | Path) -> Any:
         CheckpointError: if it is not there or damaged.
     """
     folder = local_folder(name)
-    with _errors_name(f"{name}: no tokenizer could be loaded"):
+    with errors_name(f"{name}: no tokenizer could be loaded"):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.bos_token or tokenizer.eos_token
     return tokenizer
+
+
+def rows_needed(tokenizer: Any) -> int:
+    """Rows that an embedding table needs for every token of a tokenizer to have one."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
 
 
 @contextmanager
@@ -350,17 +354,19 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-@contextmanager
-def _errors_name(problem: str) -> Iterator[None]:
-    """Raise whatever a library makes of a file it cannot use as a CheckpointError that says where it was."""
-    try:
-        yield
-    except Exception as error:
-        raise CheckpointError(f"{problem}: {_first_line(error)}") from error
+def _model_folder(root: Path, name: str) -> Path | None:
+    """The folder of that name, links followed, if a model is in it."""
+    # A name from a file may be none that the system takes.
+    with suppress(OSError, ValueError, RuntimeError):
+        folder = root / Path(name).expanduser()
+        if (folder / "config.json").is_file():
+            return folder.resolve()
+    return None
 
 
 def _load_config(folder: Path) -> Any:
-    with _errors_name(f"{folder}: no model configuration could be loaded"):
+    read_model_config(folder)
+    with errors_name(f"{folder}: no model configuration could be loaded"):
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -371,8 +377,3 @@ def _digest_files(paths: list[Path]) -> str:
             content = hashlib.file_digest(file, "blake2b").hexdigest()
         digest.update(f"{path.name}:{content};".encode())
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -50,6 +50,10 @@ class Connector(nn.Module):
         ):
             shapes = {name: tuple(tensor.shape) for name, tensor in sorted(state.items())}
             raise CheckpointError(f"{origin}: the shapes of the connector's tensors do not fit together: {shapes}.")
+        if strange := [
+            name for name, each in state.items() if not (each.is_floating_point() and each.float().isfinite().all())
+        ]:
+            raise CheckpointError(f"{origin}: {strange[0]} has values that are not finite floating numbers.")
         connector = cls(first.shape[1], first.shape[0], second.shape[0])
         connector.layers.load_state_dict(dict(state))
         connector.digest = digest_tensors(state)

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, is_address
 from .checkpoint import Checkpoint, CheckpointConfig, load_model, load_tokenizer, quiet_transformers
 from .connector import Connector
 from .decoder import ORIGINAL, SAVED_COPY
@@ -241,6 +241,8 @@ def save_model(model: Any, folder: Path) -> None:
 
 
 def _empty_folder(path: str | Path) -> Path:
+    if is_address(path):
+        raise CheckpointError(f"{path}: a checkpoint is written to a folder; copy it from there.")
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: holds something already; name a new folder for the checkpoint.")

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from ..errors import CheckpointError, FingerprintMismatchError, PromptError
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, rows_needed
 from .connector import Connector
 from .memory import Memory
 from .passages import MEMORY_TOKEN, clean_text
@@ -68,7 +68,7 @@ class Decoder:
         model = checkpoint.load_decoder_base(dtype=dtype)
         origin = str(checkpoint.path / "decoder_state.pt")
         merge_decoder_state(model, checkpoint.load_decoder_state(), origin)
-        rows, tokens = model.get_input_embeddings().weight.shape[0], len(checkpoint.decoder_tokenizer)
+        rows, tokens = model.get_input_embeddings().weight.shape[0], rows_needed(checkpoint.decoder_tokenizer)
         if rows < tokens:
             raise CheckpointError(f"{origin}: {rows} embedding rows for a tokenizer of {tokens} tokens.")
         width, needed = checkpoint.connector.out_dim, model.get_input_embeddings().weight.shape[1]

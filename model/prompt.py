@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
 from ..errors import CheckpointError
 from .passages import MEMORY_TOKEN, clean_text
 
@@ -65,6 +63,8 @@ def prompt_text(
             return tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=answer is None, enable_thinking=False
             )
-        except TemplateError as error:
+        # A template is a program in a sandbox, and may fail in any way that programs do.
+        except Exception as error:  # noqa: BLE001
             failure = error
-    raise CheckpointError(f"{tokenizer.name_or_path}: the chat template fails: {failure}.") from failure
+    lines = str(failure).splitlines() or [type(failure).__name__]
+    raise CheckpointError(f"{tokenizer.name_or_path}: the chat template fails: {lines[0][:300]}.") from failure

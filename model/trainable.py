@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import CheckpointError, TrainingError
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, rows_needed
 from .create import new_decoder_state, save_checkpoint, save_model
 from .decoder import LORA_SCALE, ORIGINAL, SAVED_COPY, merge_decoder_state
 from .passages import MEMORY_TOKEN
@@ -76,7 +76,7 @@ class TrainableModel(nn.Module):
 
     def _require_fit(self) -> None:
         rows, needed = self.decoder.get_input_embeddings().weight.shape
-        tokens, width = len(self.checkpoint.decoder_tokenizer), self.connector.out_dim
+        tokens, width = rows_needed(self.checkpoint.decoder_tokenizer), self.connector.out_dim
         if rows < tokens:
             origin = self.checkpoint.path / "decoder_state.pt"
             raise CheckpointError(f"{origin}: {rows} embedding rows for a tokenizer of {tokens} tokens.")

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 import xxhash
 
-from ..errors import CorpusError, PlanMismatchError
+from ..errors import CorpusError, CorruptStoreError, PlanMismatchError
 from .corpus import Corpus, Document, Record, Source, open_source, relocate
 
 # A record counts as one document for each of these, so that shards of whole articles are no larger than of passages.
@@ -153,17 +153,28 @@ class Plan:
 
     @classmethod
     def from_json(cls, content: bytes) -> "Plan":
-        """Read what ``to_json`` wrote."""
-        values = json.loads(content)
-        return cls(
-            files=tuple(CorpusFile(**file) for file in values["files"]),
-            sources=tuple(values["sources"]),
-            shards=tuple(_shard_from_list(*entries) for entries in values["shards"]),
-            dropped=values["dropped"],
-            # The plan that a store is created with may lack them.
-            first=values.get("first", 0),
-            changes=Changes(**values["changes"]) if values.get("changes") else None,
-        )
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            CorruptStoreError: it is no plan.
+        """
+        try:
+            values = json.loads(content)
+            plan = cls(
+                files=tuple(CorpusFile(**file) for file in values["files"]),
+                sources=tuple(dict(source) for source in values["sources"]),
+                shards=tuple(_shard_from_list(*entries) for entries in values["shards"]),
+                dropped=dict(values["dropped"]),
+                # The plan that a store is created with may lack them.
+                first=int(values.get("first", 0)),
+                changes=Changes(**values["changes"]) if values.get("changes") else None,
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CorruptStoreError(f"a store's plan cannot be read: {error!r:.200}.") from None
+        places = [part.source for shard in plan.shards for part in shard.slices]
+        if len(plan.files) != len(plan.sources) or any(not 0 <= place < len(plan.sources) for place in places):
+            raise CorruptStoreError("a store's plan has shards of files that are not in it.")
+        return plan
 
 
 def plan_corpus(
@@ -289,7 +300,14 @@ def _shard_to_list(shard: Shard) -> list[Any]:
 
 
 def _shard_from_list(number: int, slices: list[Any], records: int, characters: int, *selection: Any) -> Shard:
-    chosen = Selection(selection[0], base64.b64decode(selection[1])) if selection else None
+    chosen = None
+    if selection:
+        documents, bits = selection
+        chosen = Selection(documents, base64.b64decode(bits))
+        if not 0 <= documents <= 8 * len(chosen.bits):
+            raise ValueError(f"{documents} documents of {len(chosen.bits)} bytes of bits")
+    if not all(isinstance(count, int) and 0 <= count < 1 << 63 for count in (number, records, characters)):
+        raise ValueError(f"shard {number}")
     return Shard(number, tuple(Slice(*part) for part in slices), records, characters, chosen)
 
 

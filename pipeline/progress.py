@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from ..errors import without_credentials
 from ..store import Prediction
 
 LINE_SECONDS = 10.0
@@ -181,7 +182,9 @@ class LineProgress(BuildProgress):
         """Say what happened."""
         self._totals.failures += 1
         what = "given up" if final else "tried again"
-        self._say(f"shard {number} failed ({attempt}), {what}: {type(error).__name__}: {error}")
+        self._say(
+            f"shard {number} failed ({attempt}), {what}: {type(error).__name__}: {without_credentials(str(error))}"
+        )
 
     def stopping(self) -> None:
         """Say what happens now."""
@@ -247,7 +250,11 @@ class BarProgress(BuildProgress):
         """Say what happened, above the bar."""
         self._totals.failures += 1
         what = "given up" if final else "tried again"
-        self._console.print(f"shard {number} failed ({attempt}), {what}: {error}", style="yellow", markup=False)
+        self._console.print(
+            f"shard {number} failed ({attempt}), {what}: {without_credentials(str(error))}",
+            style="yellow",
+            markup=False,
+        )
 
     def stopping(self) -> None:
         """Say what happens now."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 import xxhash
 
-from ..errors import ConfigError, InputError, MissingDocumentsError, some
+from ..errors import ConfigError, InputError, MissingDocumentsError, is_address, some
 from ..model.memory import Memory, Stage
 from .fetch import Reader
 from .parts import FORMATS, Part
@@ -99,6 +99,8 @@ def export(
         StoreError: the store cannot be read.
     """
     began = time.monotonic()
+    if is_address(out):
+        raise ConfigError(f"{out}: an export is written to a folder; copy it from there.")
     folder = Path(out)
     dtype = dtype or ("bfloat16" if format == "safetensors" else "float32")
     if dtype not in FORMATS[format].dtypes:

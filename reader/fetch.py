@@ -131,7 +131,14 @@ class Reader:
             CorruptStoreError: it cannot be read, or is not the one that the store was made with.
         """
         digest = self.meta.fingerprint.components.get("connector", "")
-        return Connector.from_bytes(self._store.asset(CONNECTOR_ASSET), digest, f"the store at {self._store.uri}")
+        origin = f"the store at {self._store.uri}"
+        connector = Connector.from_bytes(self._store.asset(CONNECTOR_ASSET), digest, origin)
+        width = connector.in_dim if self.meta.stage == "hidden" else connector.out_dim
+        if width != self.meta.dim:
+            raise CorruptStoreError(
+                f"{origin}: its connector is for vectors {width} wide; its own are {self.meta.dim}."
+            )
+        return connector
 
     @property
     def meta(self) -> StoreMeta:

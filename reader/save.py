@@ -30,6 +30,8 @@ def save_memory(memory: Memory, path: str | Path) -> None:
         raise InputError(f"{path}: an id was given twice; arrays are named by their ids.")
     if path.suffix == ".safetensors" and "__metadata__" in arrays:
         raise InputError(f"{path}: safetensors cannot name an array '__metadata__'; write .npz.")
+    if path.suffix == ".npz" and (cut := [doc_id for doc_id in arrays if "\0" in doc_id]):
+        raise InputError(f"{path}: .npz cannot name an array {cut[0]!r}, with a zero byte; write .safetensors.")
     try:
         _write(arrays, path)
     except OSError as error:

@@ -107,7 +107,8 @@ class Calibration:
         """
         try:
             arrays = load(data)
-        except (SafetensorError, ValueError) as error:
+        # Of numbers that NumPy does not know it raises other errors.
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptStoreError(f"a calibration cannot be read: {error}.") from None
         dim = arrays["mean"].size if "mean" in arrays else 0
         count = arrays["widths"].size if "widths" in arrays else 0
@@ -116,6 +117,12 @@ class Calibration:
         shapes = {name: array.shape for name, array in arrays.items()}
         if {"mean", "std"} - shapes.keys() or any(shapes[name] != expected.get(name) for name in shapes):
             raise CorruptStoreError(f"a calibration has arrays of the shapes {shapes}, which do not fit together.")
+        kinds = {"signs": np.int8, "widths": np.uint8}
+        sound = all(
+            array.dtype == kinds.get(name, np.float32) and np.isfinite(array).all() for name, array in arrays.items()
+        )
+        if not sound or (arrays["std"] <= 0).any() or not np.isin(arrays.get("widths", 1), np.arange(1, 9)).all():
+            raise CorruptStoreError("a calibration has numbers that none can have.")
         return cls(**arrays)
 
     def _arrays(self) -> dict[str, np.ndarray | None]:

@@ -62,7 +62,7 @@ class Fingerprint:
         """
         try:
             components = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"a fingerprint is not JSON: {error}.") from None
         if not isinstance(components, dict) or not all(isinstance(v, str) for v in components.values()):
             raise StoreError("a fingerprint must be a JSON object of strings.")

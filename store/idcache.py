@@ -150,7 +150,8 @@ def _are_at(addresses: pa.Array, expected: np.ndarray) -> bool:
 def _folders(uri: str) -> Iterator[Path]:
     """Where maps of a store may be, the best place first."""
     store = local_folder(uri)
-    if store is not None:
+    # A link in somebody else's store would lead what is written and tidied up here to any folder.
+    if store is not None and not (store / CACHE_FOLDER).is_symlink():
         yield store / CACHE_FOLDER
     yield user_cache_path("pisco-index") / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import StoreError, StoreLockedError
-from .tables import local_folder, resolve_uri
+from .tables import TABLES, local_folder, resolve_uri, table_uri
 
 LOCK_NAME = ".build.lock"
 HOLDER_NAME = ".build.holder"
@@ -33,6 +33,7 @@ def build_lock(uri: str | Path) -> Iterator[None]:
     if folder is None:
         yield
         return
+    _require_own_folders(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,17 +50,36 @@ def build_lock(uri: str | Path) -> Iterator[None]:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         # It only words a message: a disk that is full must not keep a build from looking at its store.
         with suppress(OSError):
-            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+            # Somebody else's store may have a link there, and what it leads to is not to be written over.
+            holder.unlink(missing_ok=True)
+            with holder.open("x") as file:
+                json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
         try:
             yield
         finally:
             holder.unlink(missing_ok=True)
 
 
+def _require_own_folders(folder: Path) -> None:
+    """Check that a store's tables lie in its folder: who has the lock writes into them, and deletes what is there.
+
+    Raises:
+        StoreError: a link leads out of it.
+    """
+    for table in TABLES:
+        place = Path(table_uri(str(folder), table))
+        inner = list(place.iterdir()) if place.is_dir() else []
+        if linked := [path for path in (place, *inner) if path.is_symlink()]:
+            raise StoreError(
+                f"{linked[0]} is a link, through which files outside of the store would be written and deleted. Put "
+                "the folder itself there; to keep a store on another disk, link the whole of it."
+            )
+
+
 def _describe(holder: Path) -> str:
     try:
         found = json.loads(holder.read_text())
         return f"process {found['pid']} on {found['host']} since {found['since']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # It is taking the lock, or letting go of it, right now.
         return "another process"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import StoreError
 from .codecs import codec_by_name
 from .fingerprint import Fingerprint
+from .payload import MAX_DIM
 from .schema import FORMAT_VERSION, memory_schema
 
 Stage = Literal["hidden", "embedding"]
@@ -34,7 +35,7 @@ class StoreMeta(BaseModel):
 
     fingerprint: Fingerprint
     stage: Stage
-    dim: int = Field(gt=0)
+    dim: int = Field(gt=0, le=MAX_DIM)
     codec: str
     checkpoint: Mapping[str, Any]
     package_version: str
@@ -69,7 +70,7 @@ class StoreMeta(BaseModel):
         try:
             values = json.loads(data)
             version = int(values["format_version"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(f"{origin}: the store's description cannot be read: {error!r}.") from None
         # Before anything else is looked at: a newer description may have other keys.
         if version > FORMAT_VERSION:

@@ -32,6 +32,8 @@ from .codecs import REFERENCE_BYTES, Codec, codec_by_id, codec_by_name, is_calib
 MAGIC = b"pi"
 RECORD_VERSION = 1
 CODEC_OFFSET = 3
+# Far beyond any model, and small enough that sizes computed from it cannot overflow.
+MAX_DIM = 1 << 20
 
 _CHECKED = struct.Struct("<2sBBIIII")
 _CRC = struct.Struct("<I")
@@ -202,6 +204,12 @@ def read_header(payload: bytes) -> Header:
         raise CorruptStoreError(
             f"a payload has {len(payload) - HEADER_BYTES} bytes of body; its header says {header.body_bytes}."
         )
+    # Every codec spends a byte or more on a vector.
+    if header.dim > MAX_DIM or header.n_mem > header.body_bytes:
+        raise CorruptStoreError(
+            f"a payload body of {header.body_bytes} bytes cannot hold {header.n_mem} memory tokens of width "
+            f"{header.dim}."
+        )
     return header
 
 
@@ -277,6 +285,10 @@ def _latents(records: _Records, calibrations: Calibrations | None) -> Latents:
         if calibrations is None:
             raise StoreError(f"a payload of codec {codec.name} needs calibration {reference:08x}, and none is given.")
         calibration = calibrations(reference)
+        if lacking := [name for name in codec.needs if getattr(calibration, name) is None]:
+            raise CorruptStoreError(
+                f"a payload of codec {codec.name} refers to calibration {reference:08x}, which has no {lacking[0]}."
+            )
         if calibration.dim != records.dim:
             raise CorruptStoreError(
                 f"a payload of width {records.dim} refers to calibration {reference:08x}, whose width is "

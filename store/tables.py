@@ -23,6 +23,8 @@ TABLES = (MEMORY, REJECTED, ASSETS)
 # The schemes of object stores in which Lance commits by a put that fails where the object is there already.
 OBJECT_STORES = ("s3", "gs", "az", "abfss")
 
+_ONE_SLASH = re.compile(rf"(?:{'|'.join(OBJECT_STORES)}|https?):/(?!/)")
+
 # How long Lance's client tries. Lance tries everything six times over, so that a store that refuses is given up after
 # some 20 s, and one that is silent after some minutes. What the environment says of these goes before them.
 _PATIENCE = {"client_max_retries": "10", "client_retry_timeout": "30"}
@@ -45,6 +47,9 @@ def resolve_uri(uri: str | Path) -> str:
         StoreError: it is the address of something else, or holds credentials; what it says is not repeated then.
     """
     text = str(uri)
+    if _ONE_SLASH.match(text):
+        # A Path of an address: it would become a folder, whatever is in its name.
+        raise StoreError("an object store's address has two slashes behind its scheme; give it as a string, no Path.")
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     if "://" in text:

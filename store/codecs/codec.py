@@ -35,6 +35,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Arrays of a calibration, beside means and deviations, that it cannot decode without."""
+        ...
+
+    @property
     def fidelity(self) -> int:
         """Its place among the codecs: what is stored by one cannot get better in one of a higher number."""
         ...

@@ -19,6 +19,7 @@ class _Exact:
     """What codecs without calibration share: they refuse nothing, and their latents are the memory."""
 
     fallback: str | None = None
+    needs: tuple[str, ...] = ()
 
     def sample_vectors(self, dim: int) -> int:  # noqa: ARG002
         """None."""

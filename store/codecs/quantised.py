@@ -29,9 +29,11 @@ class _Quantised(ABC):
 
     Attributes:
         bound: greatest error of a document that it takes, mean over its normalised values.
+        needs: arrays of a calibration beside means and deviations.
     """
 
     bound: float
+    needs: tuple[str, ...] = ()
 
     @abstractmethod
     def _row_bytes(self, dim: int, calibration: Calibration) -> int:
@@ -138,6 +140,7 @@ class Int4(_Quantised):
     fidelity = 2
     # -16 dB: an ordinary document has about -20.
     bound = 10**-1.6
+    needs: tuple[str, ...] = ("signs", "levels")
     _BITS = 4
 
     def sample_vectors(self, dim: int) -> int:  # noqa: ARG002
@@ -218,6 +221,7 @@ class Klt(_Quantised):
     """
 
     fallback: str | None = "int8"
+    needs: tuple[str, ...] = ("transform", "widths", "levels")
 
     def __init__(self, codec_id: int, bits: int, bound: float, fidelity: int):
         self.name = f"klt{bits}"

@@ -209,7 +209,7 @@ DAMAGE = {
     ),
     "compressor's configuration of text": (
         lambda f: (f / "compressor" / "config.json").write_text("{"),
-        ("compressor", "configuration"),
+        ("compressor/config.json", "not valid JSON"),
     ),
     "compressor's configuration of a wrong kind": (
         lambda f: edit_json(f / "compressor" / "config.json", hidden_size="wide"),

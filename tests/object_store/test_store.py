@@ -7,6 +7,9 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote
 
 import lance
 import pyarrow as pa
@@ -313,6 +316,47 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(address, opening
         opening(address)
     assert "topsecret" not in str(refused.value)
     assert "KEY" not in str(refused.value)
+
+
+@pytest.mark.parametrize("opening", [Store.open, Store.exists, Reader])
+def test_a_path_of_an_address_is_no_folder(opening, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="two slashes") as refused:
+        opening(Path("s3://AKIAKEY:topsecret@bucket/index"))
+    assert "topsecret" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_object_store_answers_is_not_repeated(proxy, secrets, monkeypatch):
+    """S3 says whose key it does not know, and what it had to sign; this one says the rest too."""
+
+    class Refuses(BaseHTTPRequestHandler):
+        def refuse(self):
+            key, secret = secrets
+            said = (
+                f"<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>{key}</AWSAccessKeyId><StringToSign>AWS4\n"
+                f"{quote(secret, safe='')}</StringToSign><Message>not {secret}, nor session-of-mine</Message></Error>"
+            ).encode()
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        do_GET = do_PUT = do_POST = do_HEAD = refuse  # noqa: N815
+
+        def log_message(self, *args):
+            """It does not print."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "session-of-mine")
+        with pytest.raises(StoreError, match="refuses") as refused:
+            Store.open("s3://a-bucket-that-refuses/index")
+        server.shutdown()
+    assert "SignatureDoesNotMatch" in str(refused.value)
+    for secret in (*secrets, quote(secrets[1], safe=""), "session-of-mine"):
+        assert secret not in str(refused.value)
 
 
 def test_an_address_without_a_bucket():
