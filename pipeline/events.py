@@ -15,7 +15,7 @@ from typing import Any
 from ..configs import BuildConfig
 from ..errors import BuildIncompleteError, BuildInterruptedError, ConfigError
 from ..store import Prediction
-from .progress import WorkerState
+from .progress import WorkerState, described
 from .tally import Tally
 
 PROGRESS_SECONDS = 60.0
@@ -84,7 +84,7 @@ class EventLog(Tally):
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
         """Say why."""
         super().failed_shard(number, error, attempt, final)
-        self._write("failed_shard", shard=number, error=_described(error), attempt=attempt, final=final)
+        self._write("failed_shard", shard=number, error=described(error), attempt=attempt, final=final)
 
     def workers(self, states: Sequence[WorkerState]) -> None:
         """Say which workers are ready now that were not, and once a minute how far the build is."""
@@ -125,7 +125,7 @@ class EventLog(Tally):
     def waiting_for_store(self, error: Exception, seconds: float) -> None:
         """Say why."""
         super().waiting_for_store(error, seconds)
-        self._write("waiting_for_store", error=_described(error), seconds=round(seconds, 3))
+        self._write("waiting_for_store", error=described(error), seconds=round(seconds, 3))
 
     def committed(self, shards: int) -> None:
         """Say how many."""
@@ -134,7 +134,7 @@ class EventLog(Tally):
 
     def lost_listener(self, name: str, error: Exception) -> None:
         """Say which and why."""
-        self._write("lost_listener", listener=name, error=_described(error))
+        self._write("lost_listener", listener=name, error=described(error))
 
     def stopping(self) -> None:
         """Say so."""
@@ -146,7 +146,7 @@ class EventLog(Tally):
         self._write(
             "ended",
             how=_ending(error),
-            error=None if error is None else _described(error),
+            error=None if error is None else described(error),
             shards=self.shards,
             done=self.done,
             documents=self.written_documents,
@@ -176,7 +176,3 @@ def _ending(error: BaseException | None) -> str:
     if isinstance(error, BuildIncompleteError):
         return "incomplete"
     return "interrupted" if isinstance(error, BuildInterruptedError | KeyboardInterrupt) else "failed"
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -74,6 +74,8 @@ class Pace:
         self._clock = clock
         self._todo = dict(characters)
         self._hands: dict[str, _Hand] = {}
+        # Shards that are compressed and are being written, while their workers compress others.
+        self._written: dict[int, _Hand] = {}
         self._is_told = self._is_draining = False
         self._characters = 0
         self._tokens = self._documents = 0
@@ -95,6 +97,7 @@ class Pace:
         self._characters += self._todo.pop(number, 0)
         self._documents += documents
         self._tokens += tokens
+        self._written.pop(number, None)
         for hand in self._holding(number):
             hand.shard = None
         if not self._is_told:
@@ -104,12 +107,16 @@ class Pace:
         """A shard failed: what was done of it is lost, and it is done again, or given up."""
         for hand in self._holding(number):
             self._lose(hand)
+        self._written.pop(number, None)
         if final:
             self._todo.pop(number, None)
 
     def lose_worker(self, name: str) -> None:
         """A worker died with what it had in hand."""
-        if hand := self._hands.pop(name, None):
+        lost = [hand for hand in (*self._hands.values(), *self._written.values()) if hand.state.name == name]
+        self._hands.pop(name, None)
+        for hand in lost:
+            self._written.pop(-1 if hand.shard is None else hand.shard, None)
             self._lose(hand)
 
     def drain(self) -> None:
@@ -119,12 +126,12 @@ class Pace:
     @property
     def documents(self) -> int:
         """Compressed: of finished shards, and of those in hand as far as workers tell."""
-        return self._documents + sum(hand.documents for hand in self._hands.values())
+        return self._documents + sum(hand.documents for hand in self._in_hand)
 
     @property
     def tokens(self) -> int:
         """Compressed: of finished shards, and of those in hand as far as workers tell."""
-        return self._tokens + sum(hand.tokens for hand in self._hands.values())
+        return self._tokens + sum(hand.tokens for hand in self._in_hand)
 
     @property
     def lost_tokens(self) -> int:
@@ -159,9 +166,14 @@ class Pace:
                 busy_until = max(busy_until, free[-1])
         if self._is_draining:
             return busy_until
-        taken = {hand.shard for hand in hands}
+        taken = {hand.shard for hand in self._in_hand}
         waiting = [size / speed for number, size in self._todo.items() if number not in taken]
         return max(busy_until, _makespan(free or [0.0], waiting))
+
+    @property
+    def _in_hand(self) -> list["_Hand"]:
+        """All that workers have begun and that is not finished."""
+        return [hand for hand in (*self._hands.values(), *self._written.values()) if hand.shard is not None]
 
     @property
     def _density(self) -> float | None:
@@ -184,7 +196,9 @@ class Pace:
         if state.doing == "starting":
             waits = former is not None and former.state.doing == "starting"
             return _Hand(state, former.since if former and waits else now)
-        if state.shard not in self._todo:
+        if former is not None and former.shard is not None and former.shard != state.shard:
+            self._let_go(former, former.shard)
+        if state.shard not in self._todo or state.shard in self._written:
             return _Hand(state, now)
         if former is None:
             return _Hand(state, now, state.shard, part_before=state.part or 0.0)
@@ -192,8 +206,13 @@ class Pace:
             return replace(former, state=state)
         return _Hand(state, now, state.shard, state.tokens, state.documents, state.part or 0.0)
 
+    def _let_go(self, hand: _Hand, shard: int) -> None:
+        if hand.state.doing in ("compressing", "writing"):
+            self._written[shard] = hand
+        # Else it was read only, and waits.
+
     def _holding(self, number: int) -> list[_Hand]:
-        return [hand for hand in self._hands.values() if hand.shard == number]
+        return [hand for hand in self._in_hand if hand.shard == number]
 
     def _lose(self, hand: _Hand) -> None:
         if hand.shard is not None:
@@ -204,6 +223,8 @@ class Pace:
         """What is compressed of the shard in hand."""
         if hand.shard is None:
             return _Work()
+        if hand.shard in self._written:
+            return _Work(characters=self._todo[hand.shard])
         if hand.state.part is not None:
             return _Work(characters=self._todo[hand.shard] * min(hand.state.part, 1.0))
         most = self._todo[hand.shard] / self._density if self._density else float("inf")
@@ -228,10 +249,10 @@ class Pace:
     def _measure(self, now: float) -> None:
         """Take a sample, and drop those that are too old."""
         work = _Work(characters=self._characters).plus(self._lost)
-        for hand in self._hands.values():
+        for hand in self._in_hand:
             work = work.plus(self._work(hand))
         if self._began is None:
-            if work == _Work() and all(hand.shard is None for hand in self._hands.values()):
+            if work == _Work() and not self._in_hand:
                 return
             self._began = now
         self._samples.append(_Sample(now, self._busy_s, work, self.tokens + self._lost_tokens))

@@ -16,7 +16,7 @@ class WorkerState:
     Attributes:
         name: of the worker, the same for as long as it lives.
         doing: what with.
-        shard: the oldest that it has in hand.
+        shard: that it does this with.
         documents: that it has compressed since it started.
         tokens: that it has compressed since it started.
         part: of that shard that it has compressed, 0 to 1; None where it cannot tell.
@@ -28,6 +28,11 @@ class WorkerState:
     documents: int
     tokens: int
     part: float | None = None
+
+
+def described(error: BaseException) -> str:
+    """An error's class and message, in one paragraph."""
+    return f"{type(error).__name__}: {error}"
 
 
 class BuildProgress:

@@ -59,7 +59,7 @@ class DriverStatus:
     @classmethod
     def read(cls, folder: Path) -> "DriverStatus | None":
         """What a build said last in the folder of its store; None if there is nothing, or nothing that can be read."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             values = json.loads((folder / STATUS_NAME).read_text("utf-8"))
             workers = tuple(_of(WorkerState, each) for each in values["workers"])
             return _of(cls, {**values, "workers": workers})
@@ -135,7 +135,10 @@ class StatusFile(Tally):
             workers=self.states,
         )
         new = self._folder / f"{STATUS_NAME}.new"
-        new.write_text(json.dumps(asdict(status)), "utf-8")
+        # Somebody else's store may have a link there, and what it leads to is not to be written over.
+        new.unlink(missing_ok=True)
+        with new.open("x", encoding="utf-8") as file:
+            json.dump(asdict(status), file)
         new.replace(self._folder / STATUS_NAME)
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..store import Prediction
-from .progress import BuildProgress, WorkerState
+from .progress import BuildProgress, WorkerState, described
 from .tally import Tally
 
 LINE_SECONDS = 10.0
@@ -56,7 +56,7 @@ class _Screen(Tally):
         """Say what happened."""
         super().failed_shard(number, error, attempt, final)
         what = "given up" if final else "tried again"
-        self._warn(f"shard {number} failed ({attempt}), {what}: {_described(error)}")
+        self._warn(f"shard {number} failed ({attempt}), {what}: {described(error)}")
 
     def lost_worker(self, name: str, reason: str) -> None:
         """Say what happened."""
@@ -75,11 +75,11 @@ class _Screen(Tally):
     def waiting_for_store(self, error: Exception, seconds: float) -> None:
         """Say what is the matter."""
         super().waiting_for_store(error, seconds)
-        self._warn(f"the store cannot be reached, tried again in {seconds:,.0f} s: {_described(error)}")
+        self._warn(f"the store cannot be reached, tried again in {seconds:,.0f} s: {described(error)}")
 
     def lost_listener(self, name: str, error: Exception) -> None:
         """Say what is missing from now on."""
-        self._warn(f"{name} failed, and tells nothing more of this build, which goes on: {_described(error)}")
+        self._warn(f"{name} failed, and tells nothing more of this build, which goes on: {described(error)}")
 
     def _say(self, text: str) -> None:
         raise NotImplementedError
@@ -278,10 +278,6 @@ class BarProgress(_Screen):
 
     def _warn(self, text: str) -> None:
         self._console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _count(number: int, noun: str) -> str:

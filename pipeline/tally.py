@@ -39,6 +39,7 @@ class Tally(BuildProgress):
         self.size = self.written_documents = self.written_tokens = 0
         self.states: tuple[WorkerState, ...] = ()
         self.committed_at: float | None = None
+        self._finished: set[int] = set()
         self.pace = Pace({}, clock)
         self._began = clock()
 
@@ -51,6 +52,7 @@ class Tally(BuildProgress):
         """Count it."""
         self.done += 1
         self.uncommitted += 1
+        self._finished.add(number)
         self.size += size
         self.written_documents += documents
         self.written_tokens += tokens
@@ -60,6 +62,11 @@ class Tally(BuildProgress):
         """Count it."""
         self.failures += 1
         self.given_up += final
+        if number in self._finished:
+            # Its files were found damaged when it was to be committed.
+            self._finished.remove(number)
+            self.done -= 1
+            self.uncommitted -= 1
         self.pace.fail(number, final)
 
     def workers(self, states: Sequence[WorkerState]) -> None:

@@ -31,7 +31,18 @@ class Worker:
 
 
 def simulate(
-    sizes, workers, *, seed=0, start_s=(0, 0), slow_first=1.0, lose=None, join=None, parts=True, speed=800, fail=()
+    sizes,
+    workers,
+    *,
+    seed=0,
+    start_s=(0, 0),
+    slow_first=1.0,
+    lose=None,
+    join=None,
+    parts=True,
+    speed=800,
+    fail=(),
+    write_s=0,
 ):
     """Run a build second by second.
 
@@ -46,6 +57,7 @@ def simulate(
         parts: whether workers tell how far they are in a shard.
         speed: of a worker, in characters a second.
         fail: numbers of shards whose first attempt fails when it is done.
+        write_s: that a shard takes to be written while its worker compresses the next.
 
     Returns:
         the share of the work that was done at each second, and the time left as it was estimated; the time of the end.
@@ -54,8 +66,8 @@ def simulate(
     now = 0.0
     pace = Pace(dict(enumerate(sizes)), clock=lambda: now)
     alive = [Worker(f"w{n}", noise.uniform(*start_s), slow_first) for n in range(workers)]
-    queue, seen, done, failing = list(enumerate(sizes)), [], 0, set(fail)
-    while done < sum(sizes):
+    queue, seen, done, failing, writing = list(enumerate(sizes)), [], 0, set(fail), []
+    while done < sum(sizes) or writing:
         for worker in alive:
             time = 1.0
             if worker.start_s > 0:
@@ -79,8 +91,11 @@ def simulate(
                     else:
                         done += size
                         # The outcome is known a little before the next look at the workers.
-                        pace.finish(number, 10, int(size / TOKEN))
+                        writing.append((now + write_s, number, size))
                     worker.shard, worker.done = None, 0.0
+        for each in [each for each in writing if each[0] <= now]:
+            writing.remove(each)
+            pace.finish(each[1], 10, int(each[2] / TOKEN))
         now += 1.0
         share = (done + sum(worker.done for worker in alive)) / sum(sizes)
         if lose is not None and share > lose:
@@ -129,6 +144,8 @@ def unequal(count, seed=3):
         (equal(60), 8, {"start_s": (5, 20)}),
         (unequal(160), 8, {"start_s": (5, 20), "slow_first": 2.0}),
         (unequal(160), 8, {"fail": (3, 50, 51)}),
+        (unequal(40), 4, {"write_s": 5}),
+        (equal(16), 1, {"write_s": 10}),
         (unequal(300), 64, {"start_s": (5, 15)}),
         (equal(8 * (HANDED_OUT + 20), 8_000), 8, {"start_s": (5, 15)}),
     ],
@@ -141,7 +158,7 @@ def test_an_estimate_is_right_within_a_fifth_after_the_first_tenth(sizes, worker
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(("sizes", "workers"), [(equal(60), 4), (unequal(120), 8), (unequal(320), 20)])
 def test_workers_that_tell_nothing_of_parts_are_judged_by_tokens(sizes, workers, seed):
-    assert worst(*simulate(sizes, workers, seed=seed, start_s=(0, 20), parts=False)) < 0.2
+    assert worst(*simulate(sizes, workers, seed=seed, start_s=(0, 20), parts=False, write_s=5)) < 0.2
 
 
 @pytest.mark.parametrize("workers", [2, 8, 40])
@@ -205,6 +222,29 @@ def test_what_is_lost_counts_as_speed_but_not_as_done():
     assert pace.remaining_s == pytest.approx(400, rel=0.05)
     pace.fail(0, final=True)
     assert pace.remaining_s == pytest.approx(300, rel=0.05)
+
+
+def test_a_shard_that_is_being_written_is_not_forgotten_while_the_next_is_compressed():
+    now = 0.0
+    pace = Pace(dict.fromkeys(range(4), 1000), clock=lambda: now)
+    for now in range(101):
+        pace.update([WorkerState("a", "compressing", 0, now, 10 * now, now / 100)])
+    pace.update([WorkerState("a", "reading", 2, 100, 1000)])
+    assert pace.remaining_s == pytest.approx(300, rel=0.01)
+    pace.update([WorkerState("a", "compressing", 1, 100, 1000, 0.0)])
+    assert pace.remaining_s == pytest.approx(300, rel=0.01)
+    assert pace.tokens == 1000
+    pace.finish(0, 100, 1000)
+    assert pace.remaining_s == pytest.approx(300, rel=0.01)
+    assert pace.tokens == 1000
+
+    now = 101
+    pace.update([WorkerState("a", "compressing", 1, 150, 1500, 0.5)])
+    pace.update([WorkerState("a", "compressing", 2, 150, 1500, 0.0)])
+    # What it had compressed is gone with the worker.
+    pace.lose_worker("a")
+    assert pace.tokens == 1000
+    assert pace.lost_tokens == 500
 
 
 def test_a_build_that_stops_is_done_with_what_is_in_hand():

@@ -156,6 +156,16 @@ def test_bars_fit_a_narrow_terminal():
     screen.shown.ended()
 
 
+def test_a_shard_that_turns_out_damaged_when_it_is_committed_counts_once(screen):
+    screen.shown.started(2, 0, {0: 10, 1: 10}, "here")
+    for number in (0, 1):
+        screen.shown.finished_shard(number, 1, 1, 1)
+    screen.shown.failed_shard(1, RuntimeError("damaged"), 1, False)
+    assert (screen.shown.done, screen.shown.uncommitted) == (1, 1)
+    screen.shown.finished_shard(1, 1, 1, 1)
+    assert (screen.shown.done, screen.shown.uncommitted) == (2, 2)
+
+
 def test_what_is_said_may_look_like_markup(screen):
     screen.shown.failed_shard(0, ValueError("[bold]x[/nothing]"), 1, False)
     assert "[bold]x[/nothing]" in screen.said
