@@ -3,9 +3,11 @@
 import json
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,12 +151,23 @@ def build_command(
         typer.Option("--replan", help="Give up what an unfinished build has left to do, and update what it stored."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and estimate; write nothing.")] = False,
+    events: Annotated[
+        Path | None, typer.Option("--events", metavar="FILE", help="Append what happens to this file, as JSON lines.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port", min=0, max=65535, metavar="PORT", help="Serve numbers for Prometheus; 0: at a free port."
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", metavar="HOST", help="Where to serve them; 0.0.0.0 lets everybody ask.")
+    ] = "127.0.0.1",
     as_json: Json = False,
 ) -> None:
     """Make a store of memory embeddings hold a corpus: build it, go on after any kind of stop, or update it."""
     from .pipeline.build import build
     from .pipeline.build import dry_run as estimate_build
-    from .pipeline.progress import progress_on
 
     settings = load_config(
         config,
@@ -184,7 +197,7 @@ def build_command(
             },
         },
     )
-    progress = progress_on(err)
+    progress = _listeners(events, metrics_port, metrics_host)
     if dry_run:
         estimate = estimate_build(corpus, checkpoint, to, settings, prune=prune, replan=replan, progress=progress)
         _print_estimate(estimate, as_json)
@@ -275,7 +288,7 @@ def compact_command(
 
 @app.command()
 def info(uri: Uri, as_json: Json = False) -> None:
-    """Show what a store holds and how far its build is."""
+    """Show what a store holds: documents, sizes, codec, failures. How a build is going tells: pisco-index status."""
     from .pipeline.status import build_status
 
     status = build_status(uri)
@@ -311,6 +324,31 @@ def info(uri: Uri, as_json: Json = False) -> None:
     for failure in store.failures:
         where = failure.doc_id or failure.source
         out.print(f"failed: {where}: {failure.error}", style="yellow", markup=False, soft_wrap=True)
+
+
+@app.command(name="status")
+def status_command(
+    uri: Uri,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until the build is over.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two looks of --watch.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Show how a store's build is going, from any terminal or machine. What the store holds tells: pisco-index info."""
+    from .pipeline.running import run_status
+
+    while True:
+        status = run_status(uri)
+        if watch and out.is_terminal and not as_json:
+            out.clear()
+        if as_json and watch:
+            out.print(json.dumps(status.to_dict()), highlight=False, markup=False, soft_wrap=True)
+        elif as_json:
+            out.print_json(json.dumps(status.to_dict()))
+        else:
+            _print_status(status)
+        if not watch or status.running is False or (status.is_complete and not status.running):
+            return
+        time.sleep(every)
 
 
 @app.command(name="verify")
@@ -379,7 +417,7 @@ def recode(
     as_json: Json = False,
 ) -> None:
     """Rewrite a store in another codec, from its own memory. Run it again to go on after any kind of stop."""
-    from .pipeline.progress import describe_prediction
+    from .pipeline.screen import describe_prediction
     from .store import recode as recode_store
 
     columns = TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -808,7 +846,7 @@ def _print_trained(checkpoint: Any, before: bool, further: str | None) -> None:
 
 
 def _print_estimate(estimate: Any, as_json: bool) -> None:
-    from .pipeline.progress import describe_prediction
+    from .pipeline.screen import describe_prediction
 
     if as_json:
         out.print_json(json.dumps(asdict(estimate)))
@@ -826,6 +864,62 @@ def _print_estimate(estimate: Any, as_json: bool) -> None:
             **({"update": _changes(estimate.changes)} if estimate.changes else {}),
         }
     )
+
+
+def _listeners(events: Path | None, metrics_port: int | None, metrics_host: str) -> Any:
+    """All who tell of a build; the terminal comes last, since its bars begin at once."""
+    from .pipeline.events import EventLog
+    from .pipeline.metrics import Metrics
+    from .pipeline.progress import BuildProgress, Listeners
+    from .pipeline.screen import progress_on
+
+    listeners: list[BuildProgress] = [EventLog(events)] if events is not None else []
+    if metrics_port is not None:
+        listeners.append(metrics := Metrics(metrics_port, metrics_host))
+        err.print(f"metrics: http://{metrics_host}:{metrics.port}/metrics", highlight=False, soft_wrap=True)
+    return Listeners(*listeners, progress_on(err))
+
+
+def _print_status(status: Any) -> None:
+    done = status.shards - status.missing
+    if status.running is None:
+        running = "cannot be told in an object store; see the last commit"
+    else:
+        running = f"running: {status.holder}" if status.running else "not running"
+    driver = status.driver
+    rows = {
+        "store": status.uri,
+        "build": "complete, " + running if status.is_complete else running,
+        "shards": f"{done:,} of {status.shards:,} done, {status.missing:,} missing",
+        "documents": f"{status.documents:,} in the store, of {_count(status.records, 'record')} in the plan",
+        "failures": f"{_count(status.failed_documents, 'document')} quarantined, "
+        f"{_count(status.rejected_records, 'record')} rejected",
+        "last commit": f"{status.last_commit}, {_ago(status.last_commit)}",
+    }
+    if status.documents_per_s is not None:
+        rows["speed"] = f"{status.documents_per_s:,.1f} documents/s over the last commits"
+    if driver is not None:
+        done_now = f"{_count(driver.documents, 'document')} in this run, in {driver.where}"
+        rows["now"] = f"{driver.tokens_per_s:,.0f} tokens/s, {done_now}" + ("; stopping" if driver.stopping else "")
+    if not status.is_complete:
+        left = status.remaining_s
+        rows["time left"] = "cannot be told" if left is None else f"about {timedelta(seconds=round(left))}"
+    _print_rows(rows)
+    if driver is None or not driver.workers:
+        return
+    table = Table(f"worker, {_ago(driver.time)}", "doing", "shard", box=None)
+    for heading in ("documents", "tokens"):
+        table.add_column(heading, justify="right")
+    for worker in driver.workers:
+        part = "" if worker.part is None else f" ({worker.part:.0%})"
+        shard = "" if worker.shard is None else f"{worker.shard}{part}"
+        table.add_row(escape(worker.name), worker.doing, shard, f"{worker.documents:,}", f"{worker.tokens:,}")
+    out.print(table)
+
+
+def _ago(moment: str) -> str:
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    return f"{timedelta(seconds=max(round(seconds), 0))} ago"
 
 
 def _print_evaluation(evaluation: Any, reference: str) -> None:

@@ -33,6 +33,7 @@ from ..store import (
     is_calibrated,
     plan_in_force,
     remove_orphans,
+    resolve_uri,
 )
 from .calibrate import calibrate
 from .corpus import Corpus, open_corpus
@@ -41,7 +42,8 @@ from .estimate import Estimate, estimate
 from .interrupt import Interrupt
 from .plan import Changes, CorpusWatch, Plan, plan_corpus, resume_plan
 from .pool import InProcessPool, Pool
-from .progress import BuildProgress
+from .progress import BuildProgress, Listeners, told_of_its_end
+from .running import StatusFile
 from .status import CONFIG_ASSET, PLAN_ASSET, current_plan
 from .update import plan_update
 from .worker import WorkerSpec, passage_tokenizer
@@ -162,11 +164,11 @@ def build(
         BuildIncompleteError: shards were given up; the rest is committed.
         BuildInterruptedError: a signal came; what was finished is committed.
     """
-    progress = progress or BuildProgress()
-    try:
-        return _build(prepare(corpus, checkpoint, out, config or BuildConfig(), prune=prune, replan=replan), progress)
-    finally:
-        progress.ended()
+    progress = Listeners(progress or BuildProgress(), StatusFile())
+    with told_of_its_end(progress):
+        job = prepare(corpus, checkpoint, out, config or BuildConfig(), prune=prune, replan=replan)
+        progress.began(resolve_uri(job.uri), job.config)
+        return _build(job, progress)
 
 
 def dry_run(

@@ -179,7 +179,7 @@ class InProcessPool:
 
 def state_of(name: str, pulse: Pulse) -> WorkerState:
     """A worker's pulse, for people."""
-    return WorkerState(name, pulse.doing, pulse.shard, pulse.documents, pulse.tokens)
+    return WorkerState(name, pulse.doing, pulse.shard, pulse.documents, pulse.tokens, pulse.part)
 
 
 def _outcome(shard: Shard, future: Future[ShardResult]) -> Outcome:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..errors import PiscoIndexError
+from ..errors import PiscoIndexError, without_credentials
 
 _LONGEST = 500
 
@@ -21,7 +21,7 @@ class WorkerHungError(WorkerDiedError):
 def describe(error: BaseException) -> str:
     """An error in a line: its kind and the first line of what it says."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:_LONGEST]
+    return f"{type(error).__name__}: {without_credentials(lines[0])}"[:_LONGEST]
 
 
 def is_worker_broken(error: BaseException) -> bool:

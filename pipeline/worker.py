@@ -106,6 +106,7 @@ class Pulse:
         documents: compressed since it started.
         tokens: compressed since it started.
         steps: batches computed, chunks read and encoded, files written.
+        part: of that shard that is compressed, 0 to 1; None without one.
     """
 
     doing: Literal["waiting"] | Busy
@@ -113,6 +114,7 @@ class Pulse:
     documents: int
     tokens: int
     steps: int
+    part: float | None = None
 
 
 class ShardWorker:
@@ -262,9 +264,12 @@ class ShardWorker:
         self._continue_or_cancel(shard)
         passages = [passage for document in tokenized for passage in document.passages]
         with self._steps.doing("compressing", shard):
+            total, done = sum(map(len, passages)), 0
 
             def computed(count: int, tokens: int) -> None:
-                self._steps.take(len(tokenized) * count / len(passages), tokens)
+                nonlocal done
+                done += tokens
+                self._steps.take(len(tokenized) * count / len(passages), tokens, done / total)
 
             return self._compressor.compress(passages, stage=self._spec.stage, on_batch=computed)
 
@@ -334,7 +339,7 @@ class _Steps:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._busy: dict[Busy, list[int]] = {name: [] for name in self._RANKS}
-        self._documents = 0.0
+        self._documents = self._part = 0.0
         self._tokens = self._count = 0
 
     @contextmanager
@@ -342,6 +347,8 @@ class _Steps:
         with self._lock:
             self._busy[what].append(shard.number)
             self._count += 1
+            if what == "compressing":
+                self._part = 0.0
         try:
             yield
         finally:
@@ -349,8 +356,9 @@ class _Steps:
                 self._busy[what].remove(shard.number)
                 self._count += 1
 
-    def take(self, documents: float = 0.0, tokens: int = 0) -> None:
+    def take(self, documents: float = 0.0, tokens: int = 0, part: float = 0.0) -> None:
         with self._lock:
+            self._part = part or self._part
             self._documents += documents
             self._tokens += tokens
             self._count += 1
@@ -359,7 +367,8 @@ class _Steps:
         with self._lock:
             doing = next((name for name in self._RANKS if self._busy[name]), None)
             shard = self._busy[doing][0] if doing else None
-            return Pulse(doing or "waiting", shard, round(self._documents), self._tokens, self._count)
+            part = {"compressing": self._part, "reading": 0.0, "writing": 1.0}[doing] if doing else None
+            return Pulse(doing or "waiting", shard, round(self._documents), self._tokens, self._count, part)
 
 
 def passage_tokenizer(checkpoint: Checkpoint, compression: CompressionConfig) -> PassageTokenizer:

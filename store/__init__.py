@@ -14,9 +14,10 @@ from .crashes import CrashLog
 from .delete import Deletion, delete
 from .fingerprint import Fingerprint
 from .fragment import WrittenShard, memory_rows, rejected_rows, text_hash, write_fragment
-from .info import Failure, StoreInfo, describe
+from .history import Commits, last_commits
+from .info import Failure, StoreInfo, count_failures, describe
 from .ledger import fallbacks
-from .lock import build_lock
+from .lock import Holder, build_lock, lock_holder
 from .meta import Stage, StoreMeta
 from .payload import Latents, decode, decode_batch, encode, encode_batch, read_header
 from .prediction import Prediction, predict
@@ -24,6 +25,7 @@ from .recode import RecodeReport, recode, sample_memory
 from .repair import damage_to_drop, drop_damage
 from .schema import CONNECTOR_ASSET, FORMAT_VERSION
 from .store import Rows, Store
+from .tables import local_folder, resolve_uri
 from .update import begin_update, is_altered, plan_in_force
 from .verify import RESTORE, Expectations, Findings, Problem, check_assets, check_rows, empty_shards_of
 
@@ -34,6 +36,7 @@ __all__ = [
     "RESTORE",
     "Calibration",
     "Codec",
+    "Commits",
     "Committed",
     "Compaction",
     "Contents",
@@ -43,6 +46,7 @@ __all__ = [
     "Failure",
     "Findings",
     "Fingerprint",
+    "Holder",
     "Latents",
     "Prediction",
     "Problem",
@@ -62,6 +66,7 @@ __all__ = [
     "codec_by_name",
     "commit",
     "compact",
+    "count_failures",
     "damage_to_drop",
     "decode",
     "decode_batch",
@@ -76,6 +81,9 @@ __all__ = [
     "fallbacks",
     "is_altered",
     "is_calibrated",
+    "last_commits",
+    "local_folder",
+    "lock_holder",
     "memory_rows",
     "plan_in_force",
     "predict",
@@ -83,6 +91,7 @@ __all__ = [
     "recode",
     "rejected_rows",
     "remove_orphans",
+    "resolve_uri",
     "sample_memory",
     "text_hash",
     "verify_written",

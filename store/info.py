@@ -160,6 +160,18 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
         )
 
 
+def count_failures(store: Store) -> tuple[int, int]:
+    """Documents without memory at the version at which a store is open, and records that gave no document.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    failed = sum(len(batch) - batch.column(0).null_count for _, batch in read_rows(store.table, ["error"]))
+    rejected = open_table(store.uri, REJECTED)
+    with lance_errors(f"cannot read the store at {store.uri}"):
+        return failed, rejected.count_rows()
+
+
 def _payload_bytes(table: lance.LanceDataset) -> int:
     field = table.lance_schema.field("payload")
     assert field is not None

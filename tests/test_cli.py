@@ -1,6 +1,7 @@
 """The command, as its users type it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pisco_index import Reader
+from pisco_index import BuildConfig, Reader
 from pisco_index.cli import app
+from pisco_index.pipeline.progress import WorkerState
+from pisco_index.pipeline.running import StatusFile
+from pisco_index.store import build_lock
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,69 @@ def test_info(folder):
     values = json.loads(run("info", folder / "store", "--json").stdout)
     assert values["documents"] == 12
     assert values["shards_missing"] == []
+
+
+def test_status(folder, tmp_path):
+    shown = run("status", folder / "store")
+    assert shown.exit_code == 0, shown.output
+    for words in ("complete, not running", "1 of 1 done, 0 missing", "12 in the store, of 12 records", " ago"):
+        assert words in shown.stdout, words
+    values = json.loads(run("status", folder / "store", "--json").stdout)
+    assert (values["complete"], values["running"], values["documents"]) == (True, False, 12)
+    (line,) = run("status", folder / "store", "--json", "--watch").stdout.splitlines()
+    assert json.loads(line) == values
+    assert run("status", tmp_path / "none").exit_code == 2
+
+
+def test_status_of_a_build_that_is_running_until_it_is_over(folder, tmp_path):
+    store = shutil.copytree(folder / "store", tmp_path / "store")
+    with build_lock(store):
+        listener = StatusFile()
+        listener.began(str(store), BuildConfig())
+        listener.started(1, 0, {0: 100}, "Ray (auto), 2 workers")
+        listener.pace.update([])
+        listener.states = (
+            WorkerState("[gpu-0]", "compressing", 0, 1234, 5678, 0.25),
+            WorkerState("gpu-1", "starting", None, 0, 0),
+        )
+        listener.stopping()
+        shown = run("status", store)
+        assert shown.exit_code == 0, shown.output
+        for words in (
+            f"running: process {os.getpid()}",
+            "in Ray (auto), 2 workers; stopping",
+            "[gpu-0]",
+            "0 (25%)",
+            "1,234",
+        ):
+            assert words in shown.stdout, words
+        looks = 0
+
+        def end(seconds):
+            nonlocal looks
+            looks += 1
+            assert seconds == 0.5
+            (store / ".build.lock").rename(store / ".build.gone")
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("pisco_index.cli.time.sleep", end)
+            watched = run("status", store, "--watch", "--every", 0.5, "--json")
+        assert looks == 1
+        assert [json.loads(line)["running"] for line in watched.stdout.splitlines()] == [True, False]
+        listener.ended()
+
+
+def test_a_build_is_watched(folder, tmp_path):
+    arguments = ("build", folder / "corpus.jsonl", "-k", folder / "checkpoint", "-o", tmp_path / "store", "-c", "beir")
+    watched = (*arguments, "--events", tmp_path / "events", "--metrics-port", 0)
+    shown = run(*watched)
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"^metrics: http://127\.0\.0\.1:\d+/metrics$", shown.stderr, re.MULTILINE)
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    assert (events[0]["event"], events[-1]["event"], events[-1]["how"]) == ("began", "ended", "done")
+    assert run(*watched).exit_code == 0
+    runs = [json.loads(line)["run"] for line in (tmp_path / "events").read_text().splitlines()]
+    assert len(set(runs)) == 2
 
 
 def test_a_store_is_updated_emptied_of_documents_and_compacted(folder, tmp_path):
@@ -252,6 +319,26 @@ def test_presets():
         (("build", "{}/corpus.jsonl", "-k", "{}/checkpoint", "-o", "{}/s", "--device", "mps"), "is no device"),
         (("build", "{}/corpus.jsonl", "-k", "{}/checkpoint", "-o", "{}/s", "-c", "{}/store/assets.lance"), "neither"),
         (("info", "{}/nothing"), "no store"),
+        (("status", "{}/nothing"), "no store"),
+        (
+            ("build", "{}/corpus.jsonl", "-k", "{}/checkpoint", "-o", "{}/s", "--events", "{}/no/events"),
+            "cannot be written",
+        ),
+        (
+            (
+                "build",
+                "{}/corpus.jsonl",
+                "-k",
+                "{}/checkpoint",
+                "-o",
+                "{}/s",
+                "--metrics-port",
+                "1",
+                "--metrics-host",
+                "x",
+            ),
+            "cannot be served",
+        ),
         (("recode", "{}/store", "--codec", "bf16", "-o", "{}/x"), "keeps less than bf16"),
         (("recode", "{}/store", "--codec", "zip", "-o", "{}/x"), "zip"),
         (("get", "{}/store", "d1", "-o", "{}/no/folder/x.npz"), "cannot be written"),

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from pisco_index import (
     BuildConfig,
+    BuildProgress,
     Reader,
     StoreError,
     build,
@@ -19,10 +20,10 @@ from pisco_index import (
     new_tiny_checkpoint,
     recode,
     repair,
+    run_status,
     verify,
 )
 from pisco_index.cli import app
-from pisco_index.pipeline.progress import BuildProgress
 from pisco_index.store import Store
 
 VALUES = {
@@ -57,6 +58,26 @@ def rows(uri):
     """What is stored of each document, by id."""
     columns = ["doc_id", "payload", "text_hash", "tokens_fed"]
     return {row["doc_id"]: row for row in Store.open(uri).table.to_table(columns=columns).to_pylist()}
+
+
+def test_how_a_build_is_going_is_told_by_its_commits(uri, checkpoint, make_corpus):
+    class Looking(BuildProgress):
+        seen = ()
+
+        def finished_shard(self, *_):
+            self.seen += (run_status(uri),)
+
+    looking = Looking()
+    build([make_corpus("corpus.jsonl", range(40))], checkpoint, uri, CONFIG, progress=looking)
+    first, last = looking.seen[0], looking.seen[-1]
+    assert (first.shards, first.missing, first.records, first.documents) == (10, 10, 40, 0)
+    assert (first.documents_per_s, first.remaining_s) == (None, None)
+    assert 0 < last.missing < 10
+    assert last.documents_per_s > 0
+    assert last.remaining_s is not None
+    assert (last.running, last.holder, last.driver) == (None, None, None)
+    finished = run_status(uri)
+    assert (finished.is_complete, finished.documents, finished.remaining_s) == (True, 40, 0)
 
 
 def run(*arguments):
@@ -109,6 +130,7 @@ def test_a_build_is_killed_resumed_and_updated(uri, checkpoint, make_corpus, tmp
     fresh = rows(tmp_path / "fresh")
     assert rows(uri) == {doc_id: row for doc_id, row in fresh.items() if doc_id not in {"doc-9", "doc-40"}}
     output += run("info", uri)
+    output += run("status", uri)
     assert "an object store does not tell the rest" in output
     output += run("get", uri, "doc-10", "doc-47", "--out", tmp_path / "memory.npz")
     with Reader(uri) as reader:
