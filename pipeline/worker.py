@@ -23,10 +23,11 @@ from ..store import (
     codec_by_name,
     encode_batch,
     memory_rows,
+    rejected_rows,
     text_hash,
     write_fragment,
 )
-from .corpus import Document
+from .corpus import Document, RejectedRecord
 from .plan import Shard, open_sources, read_shard
 
 # Shards a worker has in hand: one computing, one being prepared, one being written.
@@ -114,11 +115,12 @@ class ShardWorker:
         """
         with self._reading:
             self._continue_or_cancel(shard)
-            documents = list(read_shard(shard, self._sources))
+            rejected: list[RejectedRecord] = []
+            documents = list(read_shard(shard, self._sources, rejected.append))
             self._require_planned(shard, documents)
             tokenized = self._tokenize(documents)
         memory = self._compute.submit(self._compress, shard, tokenized).result()
-        return ShardResult(self._write(shard, documents, tokenized, memory))
+        return ShardResult(self._write(shard, documents, tokenized, memory, rejected))
 
     def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
         """Compress documents spread evenly over a shard, for a calibration: so many vectors, or all that it has.
@@ -173,7 +175,12 @@ class ShardWorker:
         return self._compressor.compress(passages, stage=self._spec.stage)
 
     def _write(
-        self, shard: Shard, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
+        self,
+        shard: Shard,
+        documents: Sequence[Document],
+        tokenized: Sequence[TokenizedDocument],
+        memory: Memory,
+        rejected: Sequence[RejectedRecord],
     ) -> WrittenShard:
         payloads = [*self._encode(documents, tokenized, memory)]
         keep, compression = self._spec.keep, self._spec.compression
@@ -187,7 +194,12 @@ class ShardWorker:
             titles=[document.title for document in documents] if "title" in keep else None,
             texts=[document.text for document in documents] if "text" in keep else None,
         )
-        return write_fragment(self._spec.uri, shard.number, rows)
+        refused = rejected_rows(
+            sources=[record.source for record in rejected],
+            doc_ids=[record.doc_id for record in rejected],
+            errors=[record.error for record in rejected],
+        )
+        return write_fragment(self._spec.uri, shard.number, rows, refused)
 
     def _encode(
         self, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory

@@ -23,7 +23,7 @@ from .recode import RecodeReport, recode, sample_memory
 from .repair import damage_to_drop, drop_damage
 from .schema import CONNECTOR_ASSET, FORMAT_VERSION
 from .store import Rows, Store
-from .update import begin_update, is_altered, plan_in_force
+from .update import begin_update, forget_rejected, is_altered, plan_in_force
 from .verify import RESTORE, Expectations, Findings, Problem, check_assets, check_rows, empty_shards_of
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "encode",
     "encode_batch",
     "fallbacks",
+    "forget_rejected",
     "is_altered",
     "is_calibrated",
     "memory_rows",
