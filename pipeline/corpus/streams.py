@@ -211,22 +211,23 @@ class ByteStream:
                 self.unread(block[position - self.offset :])
 
     def read(self) -> bytes:
-        """Return the next block, of at most 1 MiB but for what was given back; empty at the end of the file.
+        """Return the next block; empty at the end of the file.
 
         Raises:
             CorpusError: for truncated, damaged or foreign bytes, naming the offset, once all before them was returned;
                 and again each time.
         """
-        if not self._held:
-            self._held = self._next()
-            self._decoded += len(self._held)
-        block, self._held = self._held[:_BLOCK], self._held[_BLOCK:]
+        if self._held:
+            block, self._held = self._held, b""
+            return block
+        block = self._next()
+        self._decoded += len(block)
         self.at_end = not block
         return block
 
     def unread(self, tail: bytes) -> None:
         """Give back the last bytes that ``read`` returned."""
-        self._held = tail + self._held
+        self._held = tail
         self.at_end = False
 
     def _next(self) -> bytes:
@@ -362,7 +363,8 @@ def _inflate(decompressor: Any, data: bytes, fed_at_once: int) -> Generator[byte
     fed = 0
     while fed < len(data) and not decompressor.eof:
         piece = data[fed : fed + fed_at_once]
-        yield decompressor.decompress(piece)
+        block = decompressor.decompress(piece)
+        yield from (block[begin : begin + _BLOCK] for begin in range(0, len(block), _BLOCK))
         fed += len(piece)
     return decompressor.unused_data + data[fed:]
 
