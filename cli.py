@@ -76,6 +76,7 @@ app.add_typer(train_app, name="train")
 
 
 Format = StrEnum("Format", ["auto", "jsonl", "json", "parquet", "arrow", "tsv", "mediawiki"])
+OnError = StrEnum("OnError", ["fail", "skip"])
 Codec = StrEnum("Codec", ["fp32", "bf16", "bf16z", "int8", "int4", "klt3", "klt2"])
 StageChoice = StrEnum("StageChoice", ["auto", "hidden", "embedding"])
 Stage = Literal["hidden", "embedding"]
@@ -134,6 +135,7 @@ def build_command(
     id_field: Annotated[str | None, _key("corpus", "id_field")] = None,
     text_field: Annotated[str | None, _key("corpus", "text_field")] = None,
     title_field: Annotated[str | None, _key("corpus", "title_field")] = None,
+    on_error: Annotated[OnError | None, _key("corpus", "on_error")] = None,
     passage_words: Annotated[int | None, _key("corpus", "passage_words")] = None,
     device: Annotated[str | None, _key("run", "device")] = None,
     workers: Annotated[int | None, _key("run", "workers")] = None,
@@ -177,6 +179,7 @@ def build_command(
                 "id_field": id_field,
                 "text_field": text_field,
                 "title_field": title_field,
+                "on_error": on_error,
                 "passage_words": passage_words,
             },
             "compression": {
@@ -207,12 +210,13 @@ def build_command(
         out.print_json(json.dumps(asdict(report)))
         return
     dropped = "".join(f", dropped {count:,} ({reason})" for reason, count in report.dropped.items())
+    rejected = "".join(f", rejected {count:,} ({reason})" for reason, count in report.rejected.items())
     changes = f"; documents: {_changes(report.changes)}" if report.changes else ""
     gone = f"; {_count(report.gone, 'document')} not in the corpus (--prune deletes them)" if report.gone else ""
     others = _fallbacks(report.fallbacks)
     out.print(
         f"{report.uri}: {_count(report.shards, 'shard')} done ({report.done_before:,} before)"
-        f"{dropped}{changes}{gone}{others}; "
+        f"{dropped}{rejected}{changes}{gone}{others}; "
         f"{report.seconds:,.1f} s. See: pisco-index info {report.uri}",
         highlight=False,
         soft_wrap=True,
@@ -315,7 +319,8 @@ def info(uri: Uri, as_json: Json = False) -> None:
             + (f"; missing {some(status.shards_missing)}" if missing else ""),
             **({"last update": _changes(status.changes)} if status.changes else {}),
             "failures": f"{_count(store.failed_documents, 'document')}, {_count(store.rejected_records, 'record')}",
-            "dropped": ", ".join(f"{count:,} ({reason})" for reason, count in status.dropped.items()) or "none",
+            "dropped": _by_reason(status.dropped),
+            "rejected": _by_reason(status.rejected),
             "fingerprint": store.fingerprint,
             **{f"  {name}": repr(value)[1:-1] for name, value in store.fingerprint_components.items()},
             "format": f"version {store.format_version}, table version {store.version}, {store.fragments:,} fragments",
@@ -862,6 +867,7 @@ def _print_estimate(estimate: Any, as_json: bool) -> None:
             "speed": f"{estimate.passages_per_s:,.1f} passages/s on {estimate.device}",
             "time": f"{estimate.seconds / 3600:,.2f} h of computing with {_count(estimate.workers, 'worker')}",
             **({"update": _changes(estimate.changes)} if estimate.changes else {}),
+            **({"rejected": _by_reason(estimate.rejected)} if estimate.rejected else {}),
         }
     )
 
@@ -920,6 +926,10 @@ def _print_status(status: Any) -> None:
 def _ago(moment: str) -> str:
     seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
     return f"{timedelta(seconds=max(round(seconds), 0))} ago"
+
+
+def _by_reason(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} ({reason})" for reason, count in counts.items()) or "none"
 
 
 def _print_evaluation(evaluation: Any, reference: str) -> None:

@@ -27,6 +27,11 @@ class CorpusConfig(Config):
         description="TSV quoting: csv as in DPR's psgs_w100.tsv, none as in MS MARCO; auto: csv if there is a header.",
     )
     namespaces: tuple[int, ...] = Field((0,), description="MediaWiki namespaces to keep; 0 is articles.")
+    on_error: Literal["fail", "skip"] = Field(
+        "fail",
+        description="A record that cannot be used ends the build before it starts (fail), or is left out, counted and "
+        "kept in the store's table rejected (skip).",
+    )
     passage_words: int | None = Field(
         None,
         ge=10,

@@ -29,6 +29,7 @@ from ..store import (
     codec_by_name,
     done_shards,
     fallbacks,
+    forget_rejected,
     is_altered,
     is_calibrated,
     plan_in_force,
@@ -59,6 +60,7 @@ class BuildReport:
         done_before: shards that an earlier run had committed.
         committed: shards that this run committed.
         dropped: records left out on purpose, by reason.
+        rejected: records left out because they cannot be used, by reason; the store's table ``rejected`` names them.
         changes: what the update that this run made, or went on with, changed; None where it made none.
         gone: documents of the store that are not in the corpus, and stay there without ``prune``.
         fallbacks: documents that lost too much in the store's codec and were written by another, by that one's name;
@@ -71,6 +73,7 @@ class BuildReport:
     done_before: int
     committed: int
     dropped: Mapping[str, int]
+    rejected: Mapping[str, int]
     changes: Changes | None
     gone: int
     fallbacks: Mapping[str, int]
@@ -278,6 +281,7 @@ def _build(job: Job, progress: BuildProgress) -> BuildReport:
         done_before=done_before,
         committed=committed,
         dropped=turn.plan.dropped,
+        rejected=turn.plan.rejected,
         changes=changes,
         gone=turn.plan.changes.gone if turn.plan.changes else 0,
         fallbacks=fallbacks(job.uri),
@@ -361,6 +365,8 @@ def _take_turn(
                 )
                 driven = driver.drive(todo, interrupt)
                 interrupted = interrupt.requested
+        if plan.first:
+            forget_rejected(job.uri, plan.first)
         # Under the lock, with no worker at work: what nobody refers to is what killed workers left behind.
         remove_orphans(store)
     planned = len(plan.shards)

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,7 @@ class Estimate:
         passages_per_s: of one worker on the device.
         seconds: of computing, all workers together.
         codec: what the codec makes of what was compressed. Its error is told where that suffices to fit the codec.
+        rejected: records that cannot be used, by reason.
         changes: what an update changes; None for a new store or one whose build goes on.
     """
 
@@ -56,6 +57,7 @@ class Estimate:
     passages_per_s: float
     seconds: float
     codec: Prediction
+    rejected: Mapping[str, int]
     changes: Changes | None = None
 
 
@@ -76,11 +78,14 @@ def estimate(
         CorpusError: if the sample cannot be read.
     """
     sources = open_sources(plan.sources)
-    shards = plan.shards[:: max(1, len(plan.shards) // SAMPLE_SHARDS)]
+    shards = [shard for shard in plan.shards if shard.records]
+    shards = shards[:: max(1, len(shards) // SAMPLE_SHARDS)]
     sample = [document for shard in shards for document in read_shard(shard, sources)]
     # Records are cut into documents only where their source says so; elsewhere one is one.
     cut = any(spec["passage_words"] for spec in plan.sources)
-    sampled_share = sum(shard.characters for shard in shards) / max(plan.characters, 1)
+    # A record more than its characters, since a corpus may have none.
+    sampled = sum(shard.characters + shard.records for shard in shards)
+    sampled_share = sampled / max(plan.characters + plan.records, 1)
     documents = round(len(sample) / max(sampled_share, 1e-9)) if cut else plan.records
 
     picked = sample[:: max(1, len(sample) // SAMPLE_DOCUMENTS)]
@@ -118,8 +123,9 @@ def estimate(
         workers=workers,
         passages_per_s=speed,
         seconds=len(passages) * scale / speed / workers,
-        changes=plan.changes,
         codec=prediction,
+        rejected=plan.rejected,
+        changes=plan.changes,
     )
 
 

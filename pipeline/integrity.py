@@ -358,7 +358,9 @@ def _compare(store: Store, doc_id: str, payload: bytes, fresh: np.ndarray, round
 def _find(corpus: Sequence[str | Path], config: BuildConfig, wanted: set[str]) -> Iterator[Document]:
     """Documents of a corpus by id, in its order; it is read only as far as the last of them."""
     wanted = set(wanted)
-    for source in open_corpus([str(path) for path in corpus], config.corpus).sources:
+    # The store's documents are asked for; what else is in its corpus does not matter.
+    lenient = config.corpus.model_copy(update={"on_error": "skip"})
+    for source in open_corpus([str(path) for path in corpus], lenient).sources:
         for document in source.read(0, None):
             if not wanted:
                 return

@@ -7,9 +7,9 @@ every file, so that a build can be resumed without reading the corpus record by 
 import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,12 +17,15 @@ import numpy as np
 import xxhash
 
 from ..errors import CorpusError, CorruptStoreError, PlanMismatchError
-from .corpus import Corpus, Document, Record, Source, open_source, relocate
+from .corpus import REPEATED, Corpus, Document, OnRejected, Record, RejectedRecord, Source, open_source, relocate
 
 # A record counts as one document for each of these, so that shards of whole articles are no larger than of passages.
 DOCUMENT_CHARACTERS = 1000
 
 HASH_CHUNK = 1 << 20
+
+# Records that may be left out for their ids. More of them say that another field is the id.
+MAX_REPEATED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Shard:
     Attributes:
         number: its number in the store; no other plan of the store has it.
         slices: where its records are.
-        records: how many of them it takes documents from.
+        records: how many of them it takes documents from; none where all are rejected.
         characters: of its texts.
         selection: which documents of the slices are its own; None for all.
     """
@@ -108,6 +111,7 @@ class Plan:
         sources: what a worker opens each source from.
         shards: in order of number.
         dropped: records left out on purpose, by reason.
+        rejected: records left out because they cannot be used, by reason.
         first: number of the first shard, above those of all earlier plans of the store.
         changes: what an update changes; None for the plan that a store was created with.
     """
@@ -116,6 +120,7 @@ class Plan:
     sources: tuple[Mapping[str, Any], ...]
     shards: tuple[Shard, ...]
     dropped: Mapping[str, int]
+    rejected: Mapping[str, int] = field(default_factory=dict)
     first: int = 0
     changes: Changes | None = None
 
@@ -146,6 +151,7 @@ class Plan:
                 "sources": list(self.sources),
                 "shards": [_shard_to_list(shard) for shard in self.shards],
                 "dropped": dict(self.dropped),
+                "rejected": dict(self.rejected),
                 "first": self.first,
                 "changes": asdict(self.changes) if self.changes else None,
             }
@@ -166,6 +172,7 @@ class Plan:
                 shards=tuple(_shard_from_list(*entries) for entries in values["shards"]),
                 dropped=dict(values["dropped"]),
                 # The plan that a store is created with may lack them.
+                rejected=dict(values.get("rejected", {})),
                 first=int(values.get("first", 0)),
                 changes=Changes(**values["changes"]) if values.get("changes") else None,
             )
@@ -191,37 +198,41 @@ def plan_corpus(
         on_records: told the number of records found so far, now and then.
 
     Raises:
-        CorpusError: if a record is not valid, an id occurs twice (both places are named), or there is no document.
+        CorpusError: if a record is not valid or an id occurs twice (both places are named), and the corpus does not
+            skip these; or there is no document.
     """
-    dropped: Counter[str] = Counter()
-    shards: list[Shard] = []
-    building = _ShardBuilder(shard_documents)
     watch = CorpusWatch(corpus.sources)
-    hashes = IdHashes()
+    plan = without_repeats(corpus, lambda ids: _plan_corpus(corpus, ids, shard_documents, on_records))
+    files = describe_files(corpus)
+    watch.require_unchanged()
+    return replace(plan, files=files)
+
+
+def _plan_corpus(corpus: Corpus, ids: "Ids", shard_documents: int, on_records: Callable[[int], object]) -> Plan:
+    """A plan but for its files."""
+    dropped: Counter[str] = Counter()
+    building = _ShardBuilder(shard_documents)
     count = 0
     for index, source in enumerate(corpus.sources):
-        for record in source.scan(dropped):
-            if building.is_full:
-                shards.append(building.finish(len(shards), record.position if building.last_source == index else None))
-            building.add(index, record)
-            hashes.add(record.doc_id)
+        building.begin_source(index)
+        for record in source.scan(dropped, building.add_rejected):
+            if repeated := ids.add(index, source, record):
+                building.add_rejected(repeated)
+                continue
+            building.add(record)
             count += 1
             if count % 1000 == 0:
                 on_records(count)
         building.end_source()
-    if building.records:
-        shards.append(building.finish(len(shards), None))
     if not count:
-        raise_for_no_document(corpus, dropped)
+        raise_for_no_document(corpus, dropped, building.rejections)
     on_records(count)
-    hashes.require_unique(corpus.sources)
-    files = describe_files(corpus)
-    watch.require_unchanged()
     return Plan(
-        files=files,
-        sources=tuple(source.spec for source in corpus.sources),
-        shards=tuple(shards),
+        files=(),
+        sources=ids.specs(corpus.sources),
+        shards=building.finish(),
         dropped=dict(dropped),
+        rejected=dict(building.rejections.counts),
     )
 
 
@@ -253,13 +264,20 @@ def resume_plan(plan: Plan, corpus: Corpus) -> Plan:
     return replace(plan, sources=tuple(specs))
 
 
-def read_shard(shard: Shard, sources: Sequence[Source]) -> Iterator[Document]:
+def read_shard(shard: Shard, sources: Sequence[Source], on_rejected: OnRejected = bool) -> Iterator[Document]:
     """Yield the documents of a shard, in order.
+
+    Args:
+        shard: to read.
+        sources: of its plan.
+        on_rejected: told of each record in its slices that was planned to be left out.
 
     Raises:
         CorpusError: the corpus cannot be read, or has more or fewer documents there than were chosen from.
     """
-    documents = (document for part in shard.slices for document in sources[part.source].read(part.start, part.stop))
+    documents = (
+        document for part in shard.slices for document in sources[part.source].read(part.start, part.stop, on_rejected)
+    )
     if shard.selection is None:
         yield from documents
         return
@@ -333,7 +351,8 @@ def _describe_file(source: Source) -> CorpusFile:
 def _compare_reading(before: Mapping[str, Any], source: Source) -> Iterator[str]:
     # The resolved reading counts, not the configuration: a field named is the same as the field recognised.
     now = source.spec
-    for key in sorted(before.keys() & now.keys() - {"file", "path", "name"}):
+    before = {"on_error": "fail", **before}
+    for key in sorted(before.keys() & now.keys() - {"file", "path", "name", "repeated"}):
         if before[key] != now[key]:
             yield f"{source.name} was read with {key} {before[key]!r} and is to be read with {now[key]!r}"
 
@@ -376,84 +395,154 @@ def _state(source: Source) -> tuple[int, int]:
 
 
 class _ShardBuilder:
-    """Collects consecutive records, of one or several sources, until a shard is full."""
+    """Collects consecutive records, of one or several sources, in shards."""
 
     def __init__(self, shard_documents: int):
         self._limit = shard_documents
-        self._reset()
-
-    def _reset(self) -> None:
-        self._slices: list[Slice] = []
+        self._shards: list[Shard] = []
+        self._source = 0
         self._open: tuple[int, int] | None = None
-        self._weight = 0
-        self.records = 0
-        self._characters = 0
+        self.rejections = Rejections()
+        self._begin()
 
-    @property
-    def is_full(self) -> bool:
-        return self._weight >= self._limit
+    def _begin(self) -> None:
+        self._slices: list[Slice] = []
+        self._records = self._characters = self._weight = 0
 
-    @property
-    def last_source(self) -> int | None:
-        return self._open[0] if self._open else None
+    def begin_source(self, index: int) -> None:
+        self._source = index
 
-    def add(self, source: int, record: Record) -> None:
-        if self._open is None:
-            self._open = (source, record.position)
-        self.records += 1
+    def add(self, record: Record) -> None:
+        self._take(record.position, max(1, round(record.characters / DOCUMENT_CHARACTERS)))
+        self._records += 1
         self._characters += record.characters
-        self._weight += max(1, round(record.characters / DOCUMENT_CHARACTERS))
+
+    def add_rejected(self, rejected: RejectedRecord) -> None:
+        """Take a record that gives no document, so that the shard's reader meets it."""
+        self.rejections.add(rejected)
+        self._take(rejected.position, 1)
 
     def end_source(self) -> None:
         self._close(None)
 
-    def finish(self, number: int, stop: int | None) -> Shard:
-        self._close(stop)
-        shard = Shard(number, tuple(self._slices), self.records, self._characters)
-        self._reset()
-        return shard
+    def finish(self) -> tuple[Shard, ...]:
+        if self._weight:
+            self._end_shard()
+        return tuple(self._shards)
+
+    def _take(self, position: int | None, weight: int) -> None:
+        # What is left of a file belongs to the slice before it: no reader can begin there.
+        if self._weight >= self._limit and (position is not None or self._open is None):
+            self._close(position)
+            self._end_shard()
+        if self._open is None:
+            self._open = self._source, position or 0
+        self._weight += weight
 
     def _close(self, stop: int | None) -> None:
         if self._open is not None:
             self._slices.append(Slice(*self._open, stop))
             self._open = None
 
+    def _end_shard(self) -> None:
+        self._shards.append(Shard(len(self._shards), tuple(self._slices), self._records, self._characters))
+        self._begin()
 
-class IdHashes:
-    """64-bit hashes of all ids: 8 bytes a document, so that 24 million fit where their ids would not."""
+
+class Rejections:
+    """Counts rejected records by reason, and keeps the first."""
 
     def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: RejectedRecord | None = None
+
+    def add(self, rejected: RejectedRecord) -> None:
+        """Count one."""
+        self.first = self.first or rejected
+        self.counts[rejected.reason] += 1
+
+
+class Ids:
+    """Finds ids that occur twice: 8 bytes a record, so that 24 million fit where their ids would not.
+
+    The hashes of a first reading tell which ids to look at in a second one, where there are any.
+    """
+
+    def __init__(self, suspects: frozenset[int] = frozenset()) -> None:
+        self._suspects = suspects
+        self._seen: set[str] = set()
+        self._repeated: dict[int, list[int]] = {}
         self._chunks: list[np.ndarray] = []
         self._recent: list[int] = []
+        self._count = 0
 
-    def add(self, doc_id: str) -> None:
-        """Take one."""
-        self._recent.append(_hash(doc_id))
-        if len(self._recent) == 100_000:
-            self._flush()
+    def add(self, index: int, source: Source, record: Record) -> RejectedRecord | None:
+        """Take a record of the source with that number; returns it as rejected if its id is known to have occurred."""
+        value = _hash(record.doc_id)
+        if not self._suspects:
+            self._recent.append(value)
+            if len(self._recent) == 100_000:
+                self._flush()
+            return None
+        if value not in self._suspects:
+            return None
+        if record.doc_id not in self._seen:
+            self._seen.add(record.doc_id)
+            return None
+        self._repeated.setdefault(index, []).append(record.position)
+        self._count += 1
+        place = f"{source.name}, record {record.where}"
+        what = f"the id {record.doc_id!r} is that of an earlier record."
+        if self._count > MAX_REPEATED:
+            raise CorpusError(f"{place}: {what} More than {MAX_REPEATED:,} are; choose another id field (--id-field).")
+        return RejectedRecord(place, record.doc_id, what, REPEATED, record.position)
 
-    def require_unique(self, sources: Sequence[Source]) -> None:
-        """Check that no id came twice.
+    def specs(self, sources: Sequence[Source]) -> tuple[Mapping[str, Any], ...]:
+        """What the sources are opened from to reject the same records."""
+        repeated = self._repeated
+        return tuple(
+            {**source.spec, "repeated": repeated[index]} if index in repeated else source.spec
+            for index, source in enumerate(sources)
+        )
 
-        Raises:
-            CorpusError: one did; names both places.
-        """
+    def hashes_of_several(self) -> frozenset[int]:
+        """Hashes that came more than once, but for those above ``MAX_REPEATED``."""
         self._flush()
         ordered = np.sort(np.concatenate(self._chunks))
         repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-        if repeated.size:
-            _raise_for_duplicate(sources, set(repeated.tolist()))
+        return frozenset(repeated[: MAX_REPEATED + 1].tolist())
 
     def _flush(self) -> None:
         self._chunks.append(np.array(self._recent, dtype=np.uint64))
         self._recent = []
 
 
+def without_repeats(corpus: Corpus, plan_with: Callable[[Ids], Plan]) -> Plan:
+    """Plan a corpus, and once more if ids occur twice in it, so that only the first record of an id counts.
+
+    Args:
+        corpus: that is planned.
+        plan_with: reads it, gives each record to what it is called with, and leaves out those that this rejects.
+
+    Raises:
+        CorpusError: an id occurs twice, and the corpus does not skip errors; names both places.
+    """
+    ids = Ids()
+    plan = plan_with(ids)
+    suspects = ids.hashes_of_several()
+    if not suspects:
+        return plan
+    if corpus.on_error == "skip" and len(suspects) <= MAX_REPEATED:
+        return plan_with(Ids(suspects))
+    _raise_for_duplicate(corpus.sources, suspects)
+    return plan
+
+
 def _hash(doc_id: str) -> int:
     return xxhash.xxh3_64_intdigest(doc_id.encode("utf-8", errors="surrogatepass"))
 
 
-def raise_for_no_document(corpus: Corpus, dropped: Mapping[str, int]) -> NoReturn:
+def raise_for_no_document(corpus: Corpus, dropped: Mapping[str, int], rejections: Rejections) -> NoReturn:
     """Refuse a corpus without a record.
 
     Raises:
@@ -461,13 +550,18 @@ def raise_for_no_document(corpus: Corpus, dropped: Mapping[str, int]) -> NoRetur
     """
     left_out = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
     names = ", ".join(source.name for source in corpus.sources[:5]) or "no data file"
+    if first := rejections.first:
+        raise CorpusError(
+            f"The corpus holds no document ({names}): {rejections.counts.total():,} records cannot be used, the first "
+            f"because of {first.source}: {first.error}"
+        )
     raise CorpusError(
         f"The corpus holds no document ({names}{'; left out: ' + left_out if left_out else ''}). "
         "Check the path, and the corpus format in the configuration."
     )
 
 
-def _raise_for_duplicate(sources: Sequence[Source], hashes: set[int]) -> None:
+def _raise_for_duplicate(sources: Sequence[Source], hashes: Set[int]) -> None:
     """Read the ids again to name both places; returns if it was only two ids with one hash."""
     places: dict[str, str] = {}
     for source in sources:

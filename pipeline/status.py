@@ -23,6 +23,7 @@ class BuildStatus:
         shards_planned: of that plan.
         shards_missing: not done yet.
         dropped: records left out on purpose, by reason.
+        rejected: records left out because they cannot be used, by reason.
         changes: what the plan changes where it is an update's.
     """
 
@@ -31,6 +32,7 @@ class BuildStatus:
     shards_planned: int
     shards_missing: tuple[int, ...]
     dropped: dict[str, int]
+    rejected: dict[str, int]
     changes: Changes | None = None
 
     @property
@@ -45,6 +47,7 @@ class BuildStatus:
             "shards_planned": self.shards_planned,
             "shards_missing": list(self.shards_missing),
             "dropped": self.dropped,
+            "rejected": self.rejected,
             "changes": asdict(self.changes) if self.changes else None,
         }
 
@@ -63,6 +66,7 @@ def build_status(uri: str | Path) -> BuildStatus:
         shards_planned=len(plan.shards),
         shards_missing=tuple(shard.number for shard in plan.missing(done_shards(store))),
         dropped=dict(plan.dropped),
+        rejected=dict(plan.rejected),
         changes=plan.changes,
     )
 

@@ -1,24 +1,27 @@
 """The plan of an update: the documents of a corpus that a store does not hold yet, or holds with another text."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from ..configs import CompressionConfig
 from ..errors import CorpusError
 from ..store import Contents, Status, document_hashes, text_hash
-from .corpus import Corpus, Document, Record, Source
+from .corpus import Corpus, Document, Record, RejectedRecord, Source
 from .plan import (
     DOCUMENT_CHARACTERS,
     Changes,
     CorpusWatch,
-    IdHashes,
+    Ids,
     Plan,
+    Rejections,
     Selection,
     Shard,
     Slice,
     describe_files,
     raise_for_no_document,
+    without_repeats,
 )
 
 # Records that are looked up in the store at a time.
@@ -53,16 +56,38 @@ def plan_update(
         on_records: told the number of records found so far, now and then.
 
     Raises:
-        CorpusError: if a record is not valid, an id occurs twice (both places are named), or there is no document.
+        CorpusError: if a record is not valid or an id occurs twice (both places are named), and the corpus does not
+            skip these; or there is no document.
     """
+    watch = CorpusWatch(corpus.sources)
+
+    def plan_with(ids: Ids) -> Plan:
+        building = _SparseShardBuilder(first, shard_documents)
+        return _plan_update(corpus, contents, compression, keeps_title, prune, ids, building, on_records)
+
+    plan = without_repeats(corpus, plan_with)
+    files = describe_files(corpus)
+    watch.require_unchanged()
+    return replace(plan, files=files, first=first)
+
+
+def _plan_update(
+    corpus: Corpus,
+    contents: Contents,
+    compression: CompressionConfig,
+    keeps_title: bool,
+    prune: bool,
+    ids: Ids,
+    building: "_SparseShardBuilder",
+    on_records: Callable[[int], object],
+) -> Plan:
+    """A plan but for its files and first shard."""
     dropped: Counter[str] = Counter()
     counts: Counter[int] = Counter()
-    watch = CorpusWatch(corpus.sources)
-    hashes = IdHashes()
-    building = _SparseShardBuilder(first, shard_documents)
     count = 0
     for index, source in enumerate(corpus.sources):
-        records = _records(source, dropped)
+        building.begin_source(index)
+        records = _records(index, source, dropped, ids)
         while batch := list(islice(records, _BATCH)):
             documents = [document for _, own in batch for document in own]
             inputs = [compression.input_text(document.text, document.title) for document in documents]
@@ -73,25 +98,24 @@ def plan_update(
             counts.update(status)
             begin = 0
             for record, own in batch:
-                hashes.add(record.doc_id)
+                if isinstance(record, RejectedRecord):
+                    building.add_rejected(record)
+                    continue
                 chosen = [each != Status.SAME for each in status[begin : begin + len(own)]]
                 begin += len(own)
-                building.add(index, record.position, own, chosen)
-            count += len(batch)
+                building.add(record.position, own, chosen)
+                count += 1
             on_records(count)
         building.end_source()
     if not count:
-        raise_for_no_document(corpus, dropped)
-    hashes.require_unique(corpus.sources)
-    files = describe_files(corpus)
-    watch.require_unchanged()
+        raise_for_no_document(corpus, dropped, building.rejections)
     gone = len(contents.unseen)
     return Plan(
-        files=files,
-        sources=tuple(source.spec for source in corpus.sources),
+        files=(),
+        sources=ids.specs(corpus.sources),
         shards=building.finish(),
         dropped=dict(dropped),
-        first=first,
+        rejected=dict(building.rejections.counts),
         changes=Changes(
             new=counts[Status.NEW],
             changed=counts[Status.CHANGED],
@@ -102,14 +126,20 @@ def plan_update(
     )
 
 
-def _records(source: Source, dropped: Counter[str]) -> Iterator[tuple[Record, list[Document]]]:
-    """Yield each record of a source, validated, with its documents."""
+def _records(
+    index: int, source: Source, dropped: Counter[str], ids: Ids
+) -> Iterator[tuple[Record | RejectedRecord, list[Document]]]:
+    """Yield each record of a source, validated, with its documents, and each one that is rejected, in order."""
     is_cut = bool(source.spec["passage_words"])
     documents: Iterator[Document] | None = None
     waiting: Document | None = None
-    for record in source.scan(dropped):
+    rejected: deque[RejectedRecord] = deque()
+    rejected_by_reader: deque[RejectedRecord] = deque()
+    for record in source.scan(dropped, rejected.append):
+        while rejected:
+            yield rejected.popleft(), []
         if documents is None:
-            documents = source.read(record.position, None)
+            documents = source.read(record.position, None, rejected_by_reader.append)
             waiting = next(documents, None)
         own: list[Document] = []
         while waiting and waiting.doc_id == (f"{record.doc_id}#{len(own)}" if is_cut else record.doc_id):
@@ -117,7 +147,18 @@ def _records(source: Source, dropped: Counter[str]) -> Iterator[tuple[Record, li
             waiting = next(documents, None)
             if not is_cut:
                 break
+        if repeated := ids.add(index, source, record):
+            yield repeated, []
+            continue
+        # The reader may find that it cannot use a record that was scanned without an error.
+        while rejected_by_reader and (rejected_by_reader[0].position or 0) < record.position:
+            rejected_by_reader.popleft()
+        if not own and rejected_by_reader and rejected_by_reader[0].position == record.position:
+            yield rejected_by_reader.popleft(), []
+            continue
         yield record, own
+    while rejected:
+        yield rejected.popleft(), []
     if waiting is not None:
         raise CorpusError(
             f"{source.path}: changed while the build was reading it, near document {waiting.doc_id!r}. "
@@ -132,7 +173,10 @@ class _SparseShardBuilder:
         self._first = first
         self._limit = shard_documents
         self._shards: list[Shard] = []
+        self._source = 0
         self._open: tuple[int, int] | None = None
+        self.rejections = Rejections()
+        self._last = 0, 0
         self._begin()
 
     def _begin(self) -> None:
@@ -145,23 +189,38 @@ class _SparseShardBuilder:
         self._gap_records = self._gap_documents = 0
         self._gap_position: int | None = None
 
-    def add(self, source: int, position: int, documents: Sequence[Document], chosen: Sequence[bool]) -> None:
+    def begin_source(self, index: int) -> None:
+        """Take what follows from the source with this number."""
+        self._source = index
+        self._last = 0, 0
+
+    def add(self, position: int, documents: Sequence[Document], chosen: Sequence[bool]) -> None:
         """Take a record with its documents, of which some are chosen."""
+        self._last = position, len(chosen)
         if not any(chosen):
             self._pass_over(position, len(chosen))
             return
-        if self._weight >= self._limit:
-            self._close(position)
-            self._end_shard()
-        if self._open is None:
-            self._open = source, position
-        self._flags += [False] * self._gap_documents
+        self._include(position)
         self._flags += chosen
-        self._forget_gap()
         self._records += 1
         for document in (each for each, wanted in zip(documents, chosen, strict=True) if wanted):
             self._characters += len(document.text)
             self._weight += max(1, round(len(document.text) / DOCUMENT_CHARACTERS))
+
+    def add_rejected(self, rejected: RejectedRecord) -> None:
+        """Take a record that gives no document, so that the shard's reader meets it."""
+        self.rejections.add(rejected)
+        if rejected.position is not None:
+            self._include(rejected.position)
+            self._last = rejected.position, 0
+        elif self._open is None:
+            # What is left of a file is met by whoever reads on from the last record before it.
+            position, documents = self._last
+            self._include(position)
+            self._flags += [False] * documents
+        else:
+            self._fill_gap()
+        self._weight += 1
 
     def end_source(self) -> None:
         """Take what follows from another source."""
@@ -169,9 +228,22 @@ class _SparseShardBuilder:
 
     def finish(self) -> tuple[Shard, ...]:
         """All shards."""
-        if self._records:
+        if self._weight:
             self._end_shard()
         return tuple(self._shards)
+
+    def _include(self, position: int) -> None:
+        """Begin a slice at a position, or let the open one go on over it."""
+        if self._weight >= self._limit:
+            self._close(position)
+            self._end_shard()
+        if self._open is None:
+            self._open = self._source, position
+        self._fill_gap()
+
+    def _fill_gap(self) -> None:
+        self._flags += [False] * self._gap_documents
+        self._forget_gap()
 
     def _pass_over(self, position: int, documents: int) -> None:
         if self._open is None:

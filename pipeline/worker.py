@@ -24,10 +24,11 @@ from ..store import (
     codec_by_name,
     encode_batch,
     memory_rows,
+    rejected_rows,
     text_hash,
     write_fragment,
 )
-from .corpus import Document
+from .corpus import Document, OnRejected, RejectedRecord
 from .patience import patiently
 from .plan import Shard, open_sources, read_shard
 
@@ -159,12 +160,13 @@ class ShardWorker:
         errors = quarantined or {}
         with self._reading, self._steps.doing("reading", shard):
             self._continue_or_cancel(shard)
-            documents = self._documents(shard)
+            rejected: list[RejectedRecord] = []
+            documents = self._documents(shard, rejected.append)
             kept = [document for place, document in enumerate(documents) if place not in errors]
             tokenized = self._tokenize(kept)
         memory = self._compute.submit(self._compress, shard, tokenized).result()
         with self._steps.doing("writing", shard):
-            written = self._write(shard, documents, errors, tokenized, memory)
+            written = self._write(shard, documents, errors, tokenized, memory, rejected)
         return ShardResult(written, tuple(Quarantined(documents[place].doc_id, errors[place]) for place in errors))
 
     def count(self, shard: Shard) -> int:
@@ -229,9 +231,9 @@ class ShardWorker:
         if self._stopping.is_set():
             raise ShardCancelledError(f"shard {shard.number} was not begun")
 
-    def _documents(self, shard: Shard) -> list[Document]:
+    def _documents(self, shard: Shard, on_rejected: OnRejected = bool) -> list[Document]:
         documents = []
-        for document in read_shard(shard, self._sources):
+        for document in read_shard(shard, self._sources, on_rejected):
             documents.append(document)
             if len(documents) % ENCODED_AT_ONCE == 0:
                 self._steps.take()
@@ -280,6 +282,7 @@ class ShardWorker:
         errors: Mapping[int, str],
         tokenized: Sequence[TokenizedDocument],
         memory: Memory,
+        rejected: Sequence[RejectedRecord],
     ) -> WrittenShard:
         places = [place for place in range(len(documents)) if place not in errors]
         tokens = dict(zip(places, tokenized, strict=True))
@@ -298,8 +301,13 @@ class ShardWorker:
             titles=[document.title for document in documents] if "title" in keep else None,
             texts=[document.text for document in documents] if "text" in keep else None,
         )
+        refused = rejected_rows(
+            sources=[record.source for record in rejected],
+            doc_ids=[record.doc_id for record in rejected],
+            errors=[record.error for record in rejected],
+        )
         return patiently(
-            lambda: write_fragment(self._spec.uri, shard.number, rows),
+            lambda: write_fragment(self._spec.uri, shard.number, rows, refused),
             self._spec.uri,
             self._spec.store_patience_s,
             given_up=self._is_given_up,

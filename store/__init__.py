@@ -26,7 +26,7 @@ from .repair import damage_to_drop, drop_damage
 from .schema import CONNECTOR_ASSET, FORMAT_VERSION
 from .store import Rows, Store
 from .tables import local_folder, resolve_uri
-from .update import begin_update, is_altered, plan_in_force
+from .update import begin_update, forget_rejected, is_altered, plan_in_force
 from .verify import RESTORE, Expectations, Findings, Problem, check_assets, check_rows, empty_shards_of
 
 __all__ = [
@@ -79,6 +79,7 @@ __all__ = [
     "encode",
     "encode_batch",
     "fallbacks",
+    "forget_rejected",
     "is_altered",
     "is_calibrated",
     "last_commits",

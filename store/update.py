@@ -13,7 +13,7 @@ from ..errors import StoreError
 from .ledger import emptied_shards, record_empty
 from .store import Store
 from .swap import Proposal, fragments_of, swap, swap_at, without_rows
-from .tables import MEMORY, append_assets, lance_errors, open_table
+from .tables import MEMORY, REJECTED, append_assets, lance_errors, open_table, read_addressed
 
 PLAN_PREFIX = "plan/"
 """Assets whose names begin so are plans of updates; one counts once ``memory`` names it."""
@@ -97,6 +97,21 @@ def begin_update(store: Store, plan: bytes, gone: np.ndarray) -> bool:
             return plan_in_force(open_table(uri, MEMORY)) == name
         version = following
     return True
+
+
+def forget_rejected(uri: str, before: int) -> None:
+    """Drop the rejected records of shards below a number: of plans that are no longer in force.
+
+    Raises:
+        StoreError: they cannot be read, or it could not be written.
+    """
+
+    def propose(dataset: lance.LanceDataset) -> Proposal | None:
+        found = [rows[batch.column(0).to_numpy() < before] for rows, batch in read_addressed(dataset, ["shard"])]
+        old = np.concatenate([np.empty(0, np.uint64), *found])
+        return Proposal(without_rows(dataset, old)) if old.size else None
+
+    swap(uri, REJECTED, propose, f"cannot drop former rejected records from the store at {uri}")
 
 
 def marked(dataset: lance.LanceDataset) -> Proposal:

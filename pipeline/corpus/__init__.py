@@ -4,7 +4,18 @@
 documents of a range of them, and ``open_source`` opens it again from its ``spec`` in another process.
 """
 
-from .document import Document, Record, Source
+from .document import REPEATED, Document, OnRejected, Record, RejectedRecord, Source
 from .opening import Corpus, open_corpus, open_source, relocate
 
-__all__ = ["Corpus", "Document", "Record", "Source", "open_corpus", "open_source", "relocate"]
+__all__ = [
+    "REPEATED",
+    "Corpus",
+    "Document",
+    "OnRejected",
+    "Record",
+    "RejectedRecord",
+    "Source",
+    "open_corpus",
+    "open_source",
+    "relocate",
+]

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -13,21 +13,39 @@ import pyarrow.parquet as pq
 
 from ...configs.corpus import CorpusConfig
 from ...errors import CorpusError
-from .document import Document, Record, check_doc_id
+from .document import (
+    Document,
+    OnRejected,
+    Record,
+    RecordError,
+    Refusals,
+    Tolerance,
+    UnreadableError,
+    check_doc_id,
+)
 from .fields import Fields, choose_fields, listed
 from .split import max_id_bytes, split_document
-from .streams import cursor_at, file_identity
+from .streams import MAX_RECORD_BYTES, cursor_at, file_identity, too_long
 
 _ROWS = 2048
+# Rows that are read at a time have no more bytes than this, where one has less.
+_BATCH_BYTES = 32 << 20
 
 
 class ColumnarSource:
     """A Parquet or Arrow file; positions are row numbers from 0. Only the columns in use are read."""
 
     def __init__(
-        self, path: str, name: str, kind: Literal["parquet", "arrow"], fields: Fields, passage_words: int | None
+        self,
+        path: str,
+        name: str,
+        kind: Literal["parquet", "arrow"],
+        fields: Fields,
+        passage_words: int | None,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008
     ):
         self.path = path
+        self.tolerance = tolerance
         self.name = name
         self.format = kind
         self.fields = fields
@@ -49,13 +67,14 @@ class ColumnarSource:
         for role, column in (("id", fields.id), ("text", fields.text), ("title", fields.title)):
             if column is not None:
                 _check_type(schema.field(column), role, name)
-        return cls(path, name, kind, fields, config.passage_words)
+        return cls(path, name, kind, fields, config.passage_words, Tolerance(config.on_error))
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """Rebuild from ``spec``."""
         fields = Fields.from_spec(spec["fields"])
-        return cls(spec["path"], spec["name"], spec["format"], fields, spec["passage_words"])
+        tolerance = Tolerance.from_spec(spec)
+        return cls(spec["path"], spec["name"], spec["format"], fields, spec["passage_words"], tolerance)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -66,33 +85,44 @@ class ColumnarSource:
             "name": self.name,
             "fields": self.fields.spec,
             "passage_words": self.passage_words,
+            **self.tolerance.spec,
         }
 
-    def scan(self, dropped: Counter[str]) -> Iterator[Record]:  # noqa: ARG002  every row is kept
+    def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:  # noqa: ARG002
         """Validate all rows, column by column, and yield their records."""
-        longest = max_id_bytes(self.passage_words)
-        # The title is left out: it is optional, and its bytes are checked when it is read.
-        for row, batch in self._batches(0, None, (self.fields.id, self.fields.text)):
-            ids = self._checked(batch.column(0), self.fields.id, row)
-            texts = self._checked(batch.column(1), self.fields.text, row)
+        for row, (ids, texts, *_) in self._sound(0, None, Refusals(self.name, self.tolerance, on_rejected)):
             doc_ids = ids.to_pylist()
-            if not _plainly_valid(ids, longest):
-                for number, doc_id in enumerate(doc_ids, row + 1):
-                    check_doc_id(doc_id, f"{self.name}, row {number}", longest)
             rows = range(row, row + len(doc_ids))
             numbers = range(row + 1, row + len(doc_ids) + 1)
             yield from map(Record, rows, doc_ids, pc.call_function("utf8_length", [texts]).to_pylist(), numbers)
 
-    def read(self, start: int, stop: int | None) -> Iterator[Document]:
+    def read(self, start: int, stop: int | None, on_rejected: OnRejected = bool) -> Iterator[Document]:
         """Yield the documents of the rows from ``start`` up to, not including, ``stop``."""
-        names = [name for name in (self.fields.id, self.fields.text, self.fields.title) if name is not None]
-        for row, batch in self._batches(start, stop, tuple(names)):
-            ids, texts = (self._checked(batch.column(index), names[index], row).to_pylist() for index in (0, 1))
-            titles: list[str | None] = [None] * len(ids)
-            if self.fields.title is not None:
-                titles = self._checked(batch.column(2), self.fields.title, row, nullable=True).to_pylist()
-            for doc_id, text, title in zip(ids, texts, titles, strict=True):
-                yield from split_document(Document(doc_id, text, title or None), self.passage_words)
+        refusals = Refusals(self.name, self.tolerance, on_rejected)
+        for first, columns in self._sound(start, stop, refusals):
+            for row, (doc_id, text, *title) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True), first):
+                if not refusals.is_repeated(row, doc_id, f"{self.name}, row {row + 1}"):
+                    document = Document(doc_id, text, title[0] or None if title else None)
+                    yield from split_document(document, self.passage_words)
+
+    def _sound(self, start: int, stop: int | None, refusals: Refusals) -> Iterator[tuple[int, list[pa.Array]]]:
+        """Yield (first row, ids, texts and, where there are any, titles) of consecutive rows that can be used."""
+        names = tuple(name for name in (self.fields.id, self.fields.text, self.fields.title) if name is not None)
+        for row, batch in refusals.until_damage(self._batches(start, stop, names)):
+            yield from self._sound_parts(row, batch, refusals)
+
+    def _sound_parts(self, row: int, batch: pa.RecordBatch, refusals: Refusals) -> Iterator[tuple[int, list[pa.Array]]]:
+        try:
+            columns = self._checked(row, batch)
+        except RecordError as error:
+            if self.tolerance.on_error == "fail" or batch.num_rows == 1:
+                refusals.record(error, row)
+                return
+            half = batch.num_rows // 2
+            yield from self._sound_parts(row, batch.slice(0, half), refusals)
+            yield from self._sound_parts(row + half, batch.slice(half), refusals)
+        else:
+            yield row, columns
 
     def _batches(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield (first row, at most 2,048 rows of the columns in the order asked for)."""
@@ -105,22 +135,42 @@ class ColumnarSource:
                     return
                 yield row, batch.select(list(columns))
 
-    def _checked(self, column: pa.Array, field: str, row: int, nullable: bool = False) -> pa.Array:
-        """Return a column as strings, its UTF-8 and nulls checked."""
-        if column.null_count and not nullable:
-            missing = pc.index(column.is_null(), True).as_py()
-            raise CorpusError(
-                f"{self.name}, row {row + missing + 1}: {field!r} is null. Give the row a value or leave it out."
-            )
+    def _checked(self, row: int, batch: pa.RecordBatch) -> list[pa.Array]:
+        """Return the columns of some rows as strings.
+
+        Raises:
+            RecordError: for a row with a null, what is no UTF-8, an id that cannot be used, or too long a text.
+        """
+        ids = self._strings(batch.column(0), self.fields.id, row)
+        longest = max_id_bytes(self.passage_words)
+        if not _plainly_valid(ids, longest):
+            for number, doc_id in enumerate(ids.to_pylist(), row + 1):
+                check_doc_id(doc_id, f"{self.name}, row {number}", longest)
+        columns = [ids, self._strings(batch.column(1), self.fields.text, row)]
+        if self.fields.title is not None:
+            columns.append(self._strings(batch.column(2), self.fields.title, row, nullable=True))
+        return columns
+
+    def _strings(self, column: pa.Array, field: str, row: int, nullable: bool = False) -> pa.Array:
+        """Return a column as strings, its offsets, UTF-8, nulls and lengths checked."""
         try:
-            # A cast from bytes checks the UTF-8, but one from strings trusts it, as readers of files do.
+            # First as it is: all else trusts the offsets in the file. A cast from bytes checks the UTF-8,
+            # but one from strings does not, as readers of files do not.
+            column.validate(full=True)
             strings = column.cast(pa.large_string())
-            strings.validate(full=True)
-        except pa.ArrowInvalid:
+        except pa.ArrowException:
             number = row + 1 + _first_invalid(column)
-            raise CorpusError(
-                f"{self.name}, row {number}: {field!r} is not valid UTF-8. Write the file again from clean text."
-            ) from None
+            what = f"{field!r} is not valid UTF-8. Write the file again from clean text."
+            raise RecordError(f"{self.name}, row {number}", what, "invalid UTF-8") from None
+        if strings.null_count and not nullable:
+            missing = pc.index(strings.is_null(), True).as_py()
+            what = f"{field!r} is null. Give the row a value or leave it out."
+            raise RecordError(f"{self.name}, row {row + missing + 1}", what, "missing value")
+        if strings.nbytes > MAX_RECORD_BYTES:
+            sizes = pc.call_function("binary_length", [strings]).to_pylist()
+            for number, size in enumerate(sizes, row + 1):
+                if (size or 0) > MAX_RECORD_BYTES:
+                    raise too_long(f"{self.name}, row {number}")
         return strings
 
 
@@ -136,8 +186,10 @@ def _plainly_valid(ids: pa.Array, longest: int) -> bool:
 def _first_invalid(column: pa.Array) -> int:
     for index in range(len(column)):
         try:
-            column.slice(index, 1).cast(pa.large_string()).validate(full=True)
-        except pa.ArrowInvalid:
+            value = column.slice(index, 1)
+            value.validate(full=True)
+            value.cast(pa.large_string())
+        except pa.ArrowException:
             return index
     return 0
 
@@ -190,19 +242,21 @@ class _TableCursor:
             self._begin(position)
         while self.row < position:
             if self.read(position - self.row) is None:
-                raise CorpusError(
+                raise UnreadableError(
                     f"{self.name}: has {self.row:,} rows, but row {position + 1:,} was planned. The file has changed;"
                     " plan the build again."
                 )
 
     def read(self, rows: int) -> pa.RecordBatch | None:
-        """Return at most ``rows`` rows, or None at the end."""
+        """Return at most ``rows`` rows, fewer where they are large, or None at the end."""
         while self._pending is None or not self._pending.num_rows:
             self._pending = _guarded(lambda: next(self._later, None), f"{self.name}, after row {self.row:,}")
             if self._pending is None:
                 self.at_end = True
                 return None
         batch = self._pending.slice(0, rows)
+        while batch.num_rows > 1 and batch.nbytes > _BATCH_BYTES:
+            batch = batch.slice(0, batch.num_rows // 2)
         self._pending = self._pending.slice(batch.num_rows)
         self.row += batch.num_rows
         return batch
@@ -216,15 +270,27 @@ class _ParquetCursor(_TableCursor):
         self._columns = columns
         self.schema = _guarded(lambda: self._file.schema_arrow, name)
         metadata = self._file.metadata
-        groups = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+        groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+        if min(groups, default=0) < 0:
+            raise CorpusError(
+                f"{name}: the table is damaged (a number of rows is {min(groups)}); fetch the file again."
+            )
         self._starts = [0, *accumulate(groups)]
         self._begin(0)
 
     def _begin(self, position: int) -> None:
         group = bisect_right(self._starts, position) - 1
         self.row = self._starts[group]
+        # Each group by itself: batches that spanned two would begin elsewhere, and meet damage at another row, for a
+        # reader that begins at another group.
         groups = range(group, len(self._starts) - 1)
-        self._later = self._file.iter_batches(_ROWS, row_groups=groups, columns=self._columns)
+        self._later = chain.from_iterable(map(self._batches_of, groups))
+
+    def _batches_of(self, group: int) -> Iterator[pa.RecordBatch]:
+        metadata = self._file.metadata.row_group(group)
+        size = metadata.total_byte_size // max(metadata.num_rows, 1)
+        rows = min(_ROWS, max(_BATCH_BYTES // max(size, 1), 1))
+        return self._file.iter_batches(rows, row_groups=[group], columns=self._columns)
 
     def _nearest(self, position: int) -> int:
         return self._starts[bisect_right(self._starts, position) - 1]
@@ -274,7 +340,8 @@ def _guarded(read: Callable[[], Any], where: str) -> Any:
     """Call into pyarrow, whose errors on damaged files are ``OSError`` as often as its own."""
     try:
         return read()
-    except (pa.ArrowException, OSError) as error:
-        raise CorpusError(
-            f"{where}: the table is damaged or truncated ({str(error).splitlines()[0]}); fetch the file again."
-        ) from None
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UnreadableError(f"{where}: cannot be read ({error.strerror}).") from None
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorpusError(f"{where}: the table is damaged or truncated ({what}); fetch the file again.") from None

@@ -51,8 +51,10 @@ def looks_like_header(cells: Sequence[str]) -> bool:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Quote names for a message."""
-    return ", ".join(repr(name) for name in names) or "none"
+    """Quote names for a message: the first twenty, each by its first forty characters."""
+    names = list(names)
+    shown = ", ".join(repr(name[:40]) for name in names[:20]) or "none"
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20:,} more"
 
 
 def _choose(found: Sequence[str], configured: str | None, known: Sequence[str], role: str, where: str) -> str:

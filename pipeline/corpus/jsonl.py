@@ -1,22 +1,23 @@
 """JSON records: one object a line (BEIR, Pyserini, KILT), an array of objects, or an object a file."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import orjson
 
 from ...errors import CorpusError
-from .document import Document, Record, check_doc_id
+from . import streams
+from .document import Document, RecordError, Refusals, Tolerance, check_doc_id
 from .fields import Fields, listed
 from .source import TextSource
 from .split import max_id_bytes
-from .streams import ByteStream, check_record_size, decode_line, lines, read_more, stream_at
+from .streams import ByteStream, TextFile, decode_line, lines, read_more, stream_at, too_long
 
 # KILT's knowledge source marks headings and list items in its paragraphs.
 _KILT_MARKER = re.compile(r"^(?:Section::::|BULLET::::(?:- )?)")
 _BRACE_OR_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}]', re.DOTALL)
+_WRONG_TYPE = "wrong type"
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -25,25 +26,20 @@ class JsonLinesSource(TextSource):
 
     format: ClassVar[str] = "jsonl"
 
-    def scan(self, dropped: Counter[str]) -> Iterator[Record]:  # noqa: ARG002  every record is kept
-        """Validate every line and yield its record."""
-        fields, longest = self.fields, max_id_bytes(self.passage_words)
-        with stream_at(self.file, 0) as stream:
-            for number, (position, line) in enumerate(lines(stream, None), 1):
-                if not line or line.isspace():
-                    continue
-                where = f"{self.name}, line {number}"
-                record = parse_object(line, self.name, number)
-                doc_id = check_doc_id(_field(record, fields.id, where), where, longest)
-                text = record_text(record, fields, where)
-                record_title(record, fields, where)
-                yield Record(position, doc_id, len(text), number)
-
-    def _records(self, start: int, stop: int | None) -> Iterator[Document]:
+    def _records(self, start: int, stop: int | None, refusals: Refusals) -> Iterator[tuple[int, int, str, Document]]:
         with stream_at(self.file, start) as stream:
-            for position, line in lines(stream, stop):
-                if line and not line.isspace():
-                    yield _document(line, self.fields, f"{self.name}, byte {position:,}")
+            for number, position, line in lines(stream, stop):
+                if line is not None and not line.strip():
+                    continue
+                where = self.place(start, number, position)
+                try:
+                    if line is None:
+                        raise too_long(where)
+                    document = _document(line, self, where, where, number if start == 0 else None)
+                except RecordError as error:
+                    refusals.record(error, position)
+                    continue
+                yield position, number, where, document
 
 
 class JsonObjectsSource(TextSource):
@@ -51,22 +47,40 @@ class JsonObjectsSource(TextSource):
 
     format: ClassVar[str] = "json"
 
-    def scan(self, dropped: Counter[str]) -> Iterator[Record]:  # noqa: ARG002  every record is kept
-        """Validate every object and yield its record."""
-        fields, longest = self.fields, max_id_bytes(self.passage_words)
-        with stream_at(self.file, 0) as stream:
-            for number, (position, raw, line) in enumerate(objects(stream, None), 1):
-                where = f"{self.name}, line {line}, object {number}"
-                record = parse_object(raw, self.name, line)
-                doc_id = check_doc_id(_field(record, fields.id, where), where, longest)
-                text = record_text(record, fields, where)
-                record_title(record, fields, where)
-                yield Record(position, doc_id, len(text), number)
+    def __init__(
+        self,
+        file: TextFile,
+        fields: Fields,
+        passage_words: int | None,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008
+        *,
+        is_array: bool,
+    ):
+        super().__init__(file, fields, passage_words, tolerance)
+        self.is_array = is_array
 
-    def _records(self, start: int, stop: int | None) -> Iterator[Document]:
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Self:
+        """Rebuild from ``spec``."""
+        file, fields = TextFile.from_spec(spec["file"]), Fields.from_spec(spec["fields"])
+        return cls(file, fields, spec["passage_words"], Tolerance.from_spec(spec), is_array=spec["is_array"])
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All that another process needs to open this source: JSON-able."""
+        return super().spec | {"is_array": self.is_array}
+
+    def _records(self, start: int, stop: int | None, refusals: Refusals) -> Iterator[tuple[int, int, str, Document]]:
         with stream_at(self.file, start) as stream:
-            for position, raw, _ in objects(stream, stop):
-                yield _document(raw, self.fields, f"{self.name}, byte {position:,}")
+            for number, (position, raw, line) in enumerate(objects(stream, stop, self.is_array), 1):
+                place = self.place(start, line, position)
+                where = f"{place}, object {number}" if start == 0 else place
+                try:
+                    document = _document(raw, self, where, place, line if start == 0 else None)
+                except RecordError as error:
+                    refusals.record(error, position)
+                    continue
+                yield position, number, where, document
 
 
 class FramedObject(NamedTuple):
@@ -77,20 +91,21 @@ class FramedObject(NamedTuple):
     line: int
 
 
-def objects(stream: ByteStream, stop: int | None) -> Iterator[FramedObject]:
+def objects(stream: ByteStream, stop: int | None, is_array: bool) -> Iterator[FramedObject]:
     """Yield the outermost objects that begin before ``stop``: of an array, or one after another.
 
     Raises:
         CorpusError: for an object that is never closed, and for anything but a comma between objects.
     """
     base, name = stream.offset, stream.file.name
-    between: tuple[bytes, ...] = (b"", b"[") if base == 0 else (b"", b",", b"]")
-    ends: tuple[bytes, ...] = (b"", b"[]") if base == 0 else (b"", b"]")
+    # Reading begins with the file or with an object.
+    before = b"[" if is_array and base == 0 else b""
+    end_of_all = b"]" if is_array else b""
     buffer, cursor, line = b"", 0, 1
     while True:
         begin = buffer.find(b"{", cursor)
         gap = b"".join(buffer[cursor : begin if begin >= 0 else None].removeprefix(_UTF8_BOM).split())
-        if (begin >= 0 and gap not in between) or len(gap) > len(b"[]"):
+        if (begin >= 0 and gap != before) or len(gap) > len(b"[]"):
             _refuse_gap(gap, name, line)
         if begin >= 0 and stop is not None and base + begin >= stop:
             stream.unread(buffer[begin:])
@@ -99,7 +114,8 @@ def objects(stream: ByteStream, stop: int | None) -> Iterator[FramedObject]:
         if end < 0:
             more = read_more(stream, len(buffer) - cursor)
             if not more and begin < 0:
-                if gap not in ends:
+                # Before any object it is all of an array that begins and ends.
+                if gap != (before + end_of_all if before != b"," else end_of_all):
                     _refuse_gap(gap, name, line)
                 return
             if not more:
@@ -109,13 +125,13 @@ def objects(stream: ByteStream, stop: int | None) -> Iterator[FramedObject]:
                     " or the file is truncated."
                 )
             buffer, base, cursor = buffer[cursor:] + more, base + cursor, 0
-            check_record_size(len(buffer) - len(more), name, base)
+            if len(buffer) - len(more) > streams.MAX_RECORD_BYTES:
+                raise too_long(f"{name}, byte {base:,}")
             continue
         line += buffer.count(b"\n", cursor, begin)
         yield FramedObject(base + begin, buffer[begin:end], line)
         line += buffer.count(b"\n", begin, end)
-        if b"[" in between:  # the first object told whether the file is an array
-            between, ends = ((b",",), (b"]",)) if gap == b"[" else ((b"",), (b"",))
+        before = b"," if is_array else b""
         cursor = end
 
 
@@ -146,18 +162,22 @@ def parse_object(raw: bytes, name: str, line: int) -> dict[str, Any]:
     """Parse a JSON object that begins in line ``line``, counted from 1.
 
     Raises:
-        CorpusError: naming line and column of what is no UTF-8, no JSON or no object.
+        RecordError: naming line and column of what is no UTF-8, no JSON or no object.
     """
+    return _parse(raw, f"{name}, line {line}", name, line)
+
+
+def _parse(raw: bytes, place: str, name: str, line: int | None) -> dict[str, Any]:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        decode_line(raw, f"{name}, line {line}")
-        raise CorpusError(
-            f"{name}, line {line + error.lineno - 1}, column {error.colno}: broken JSON ({error.msg})."
-            " Correct the line or leave it out."
-        ) from None
+        decode_line(raw, place)
+        at = place if line is None else f"{name}, line {line + error.lineno - 1}"
+        what = f"broken JSON ({error.msg}). Correct the line or leave it out."
+        raise RecordError(f"{at}, column {error.colno}", what, "broken JSON") from None
     if not isinstance(value, dict):
-        raise CorpusError(f"{name}, line {line}: a JSON {_json_type(value)} where an object of fields should be.")
+        what = f"a JSON {_json_type(value)} where an object of fields should be."
+        raise RecordError(place, what, _WRONG_TYPE)
     return value
 
 
@@ -165,32 +185,44 @@ def record_text(record: Mapping[str, Any], fields: Fields, where: str) -> str:
     """Return the text of a record; KILT's paragraphs are joined by line feeds, without their markers.
 
     Raises:
-        CorpusError: when it is missing or no text.
+        RecordError: when it is missing or no text.
     """
     text = _field(record, fields.text, where)
     if isinstance(text, str):
         return text
     if isinstance(text, list) and all(isinstance(paragraph, str) for paragraph in text):
         return "\n".join(_KILT_MARKER.sub("", paragraph).rstrip() for paragraph in text)
-    raise CorpusError(f"{where}: {fields.text!r} must be a string or a list of strings, not {_json_type(text)}.")
+    what = f"{fields.text!r} must be a string or a list of strings, not {_json_type(text)}."
+    raise RecordError(where, what, _WRONG_TYPE)
 
 
 def record_title(record: Mapping[str, Any], fields: Fields, where: str) -> str | None:
     """Return the title of a record, None where it is missing, null or empty.
 
     Raises:
-        CorpusError: when it is no string.
+        RecordError: when it is no string.
     """
     title = record.get(fields.title or "title")
     if title is not None and not isinstance(title, str):
-        raise CorpusError(f"{where}: {fields.title or 'title'!r} must be a string, not {_json_type(title)}.")
+        what = f"{fields.title or 'title'!r} must be a string, not {_json_type(title)}."
+        raise RecordError(where, what, _WRONG_TYPE)
     return title or None
 
 
-def _document(raw: bytes, fields: Fields, where: str) -> Document:
-    record = parse_object(raw, where, 1)
-    doc_id = check_doc_id(_field(record, fields.id, where), where)
-    text, title = record_text(record, fields, where), record_title(record, fields, where)
+def _document(raw: bytes, source: TextSource, where: str, place: str, line: int | None) -> Document:
+    """Make a document of an object.
+
+    Raises:
+        RecordError: with the id, where there is a usable one.
+    """
+    fields = source.fields
+    record = _parse(raw, place, source.name, line)
+    doc_id = check_doc_id(_field(record, fields.id, where), where, max_id_bytes(source.passage_words))
+    try:
+        text, title = record_text(record, fields, where), record_title(record, fields, where)
+    except RecordError as error:
+        error.doc_id = doc_id
+        raise
     used = (fields.id, fields.text, fields.title or "title")
     return Document(doc_id, text, title, {key: value for key, value in record.items() if key not in used})
 
@@ -199,7 +231,7 @@ def _field(record: Mapping[str, Any], name: str, where: str) -> Any:
     try:
         return record[name]
     except KeyError:
-        raise CorpusError(f"{where}: no field {name!r}; found {listed(record)}.") from None
+        raise RecordError(where, f"no field {name!r}; found {listed(record)}.", "missing field") from None
 
 
 def _json_type(value: object) -> str:

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 from xml.etree import ElementTree
 
+from mwparserfromhell.parser import ParserError
+
 from ...configs.corpus import CorpusConfig
 from ...errors import CorpusError
-from .document import Document, Record, check_doc_id
-from .split import split_document
-from .streams import ByteStream, TextFile, check_record_size, read_more, stream_at
+from . import streams
+from .document import Document, OnRejected, Record, RecordError, Refusals, Tolerance, check_doc_id
+from .split import max_id_bytes, split_document
+from .streams import ByteStream, TextFile, read_more, stream_at, too_long
 from .wikitext import lowered, prose
 
 PASSAGE_WORDS = 100
@@ -23,6 +26,9 @@ PASSAGE_WORDS = 100
 
 _ROOT = re.compile(rb"<([A-Za-z_][\w.:-]*)")
 _DECLARED_ENCODING = re.compile(rb"<\?xml[^>]*encoding=[\"']([\w.-]+)[\"']")
+_PAGE, _PAGE_END = b"<page>", b"</page>"
+_INTEGER = re.compile(r"\s*-?[0-9]{1,9}\s*")
+_BROKEN = "broken XML"
 _MAX_HEADER_BYTES = 1 << 20
 _TAIL_BYTES = 1 << 10
 _MEDIA, _FILE, _CATEGORY = -2, 6, 14
@@ -48,8 +54,16 @@ class MediaWikiSource:
 
     format: ClassVar[str] = "mediawiki"
 
-    def __init__(self, file: TextFile, namespaces: Mapping[str, int], kept: tuple[int, ...], passage_words: int):
+    def __init__(
+        self,
+        file: TextFile,
+        namespaces: Mapping[str, int],
+        kept: tuple[int, ...],
+        passage_words: int,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008
+    ):
         self.file = file
+        self.tolerance = tolerance
         self.namespaces = dict(namespaces)
         self.kept = kept
         self.passage_words = passage_words
@@ -65,12 +79,19 @@ class MediaWikiSource:
         """
         with stream_at(file, 0) as stream:
             namespaces = read_namespaces(stream)
-        return cls(file, namespaces, config.namespaces, config.passage_words or PASSAGE_WORDS)
+        words = config.passage_words or PASSAGE_WORDS
+        return cls(file, namespaces, config.namespaces, words, Tolerance(config.on_error))
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """Rebuild from ``spec``."""
-        return cls(TextFile.from_spec(spec["file"]), spec["namespaces"], tuple(spec["kept"]), spec["passage_words"])
+        return cls(
+            TextFile.from_spec(spec["file"]),
+            spec["namespaces"],
+            tuple(spec["kept"]),
+            spec["passage_words"],
+            Tolerance.from_spec(spec),
+        )
 
     @property
     def name(self) -> str:
@@ -91,35 +112,64 @@ class MediaWikiSource:
             "namespaces": self.namespaces,
             "kept": list(self.kept),
             "passage_words": self.passage_words,
+            **self.tolerance.spec,
         }
 
-    def scan(self, dropped: Counter[str]) -> Iterator[Record]:
+    def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:
         """Parse every page but not its wikitext, and yield the records of those that are kept."""
-        with stream_at(self.file, 0) as stream:
-            for number, (position, raw) in enumerate(pages(stream, None), 1):
-                page = self._parse(raw, f"{self.name}, page {number}")
-                reason = self._reason_to_drop(page)
-                if reason is None and page.wikitext is not None:
-                    yield Record(position, page.page_id, len(page.wikitext), number)
-                elif reason is not None:
-                    dropped[reason] += 1
+        refusals = Refusals(self.name, self.tolerance, on_rejected)
+        for position, number, _, page in refusals.until_damage(self._pages(0, None, refusals)):
+            reason = self._reason_to_drop(page)
+            if reason is None and page.wikitext is not None:
+                yield Record(position, page.page_id, len(page.wikitext), number)
+            elif reason is not None:
+                dropped[reason] += 1
 
-    def read(self, start: int, stop: int | None, dropped: Counter[str] | None = None) -> Iterator[Document]:
+    def read(
+        self, start: int, stop: int | None, on_rejected: OnRejected = bool, dropped: Counter[str] | None = None
+    ) -> Iterator[Document]:
         """Yield the documents of the pages from position ``start`` up to, not including, ``stop``.
 
         A page of templates and tables only yields nothing, which shows when it is cleaned and not before; ``dropped``
-        counts such pages as "empty article".
+        counts such pages as "empty article". Nor does ``scan`` see that a page's wikitext cannot be parsed.
         """
+        refusals = Refusals(self.name, self.tolerance, on_rejected)
+        for position, _, where, page in refusals.until_damage(self._pages(start, stop, refusals)):
+            if self._reason_to_drop(page) is not None or page.wikitext is None:
+                continue
+            if refusals.is_repeated(position, page.page_id, where):
+                continue
+            try:
+                text = self._prose(page, page.wikitext, where)
+            except RecordError as error:
+                refusals.record(error, position)
+                continue
+            if text:
+                yield from split_document(Document(page.page_id, text, page.title), self.passage_words)
+            elif dropped is not None:
+                dropped["empty article"] += 1
+
+    def _pages(self, start: int, stop: int | None, refusals: Refusals) -> Iterator[tuple[int, int, str, Page]]:
+        """Yield (position, number counted from where reading begins, place, page) of each page that can be parsed."""
         with stream_at(self.file, start) as stream:
-            for position, raw in pages(stream, stop):
-                page = self._parse(raw, f"{self.name}, byte {position:,}")
-                if self._reason_to_drop(page) is not None or page.wikitext is None:
+            for number, (position, raw) in enumerate(pages(stream, stop), 1):
+                where = f"{self.name}, page {number}" if start == 0 else f"{self.name}, byte {position:,}"
+                try:
+                    page = self._parse(raw, where)
+                except RecordError as error:
+                    refusals.record(error, position)
                     continue
-                text = prose(page.wikitext, self._dropped_links)
-                if text:
-                    yield from split_document(Document(page.page_id, text, page.title), self.passage_words)
-                elif dropped is not None:
-                    dropped["empty article"] += 1
+                yield position, number, where, page
+
+    def _prose(self, page: Page, wikitext: str, where: str) -> str:
+        try:
+            return prose(wikitext, self._dropped_links)
+        # Whatever goes wrong inside the parser is a matter of this page.
+        except (ParserError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
+            what = (
+                f"its wikitext cannot be parsed ({type(error).__name__}: {error}). Report it, and leave the page out."
+            )
+            raise RecordError(f"{where} ({page.title!r})", what, "unparsable wikitext", page.page_id) from error
 
     def _reason_to_drop(self, page: Page) -> str | None:
         if page.redirect:
@@ -130,20 +180,29 @@ class MediaWikiSource:
             return "not wikitext"
         return None if page.wikitext.strip() else "empty article"
 
-    def _parse(self, raw: bytes, where: str) -> Page:
+    def _parse(self, raw: bytes | None, where: str) -> Page:
+        if raw is None:
+            raise too_long(where)
+        if not raw.endswith(_PAGE_END):
+            what = "the page is not closed before the next one begins; fetch the file again."
+            raise RecordError(f"{where}{_title_hint(raw)}", what, _BROKEN)
         try:
             page = ElementTree.fromstring(raw)  # noqa: S314  begins with <page>: no DTD can be in it
         except ElementTree.ParseError as error:
-            raise CorpusError(f"{where}{_title_hint(raw)}: broken XML ({error}); fetch the file again.") from None
+            what = f"broken XML ({error}); fetch the file again."
+            raise RecordError(f"{where}{_title_hint(raw)}", what, _BROKEN) from None
         title = page.findtext("title") or ""
-        where = f"{where} ({title!r})"
-        page_id = check_doc_id((page.findtext("id") or "").strip(), where)
+        where = f"{where} ({title[:200]!r})"
+        page_id = check_doc_id((page.findtext("id") or "").strip(), where, max_id_bytes(self.passage_words))
         namespace = page.findtext("ns")
         if namespace is None:  # exports before version 0.6
-            namespace = self.namespaces.get(title.partition(":")[0], 0)
+            namespace = str(self.namespaces.get(title.partition(":")[0], 0))
+        if not _INTEGER.fullmatch(namespace):
+            raise RecordError(where, f"the namespace {namespace[:20]!r} is no number.", _BROKEN, page_id)
         revision = next(reversed(page.findall("revision")), None)
         if revision is None:
-            raise CorpusError(f"{where}: the page has no revision; use a pages-articles export, which holds text.")
+            what = "the page has no revision; use a pages-articles export, which holds text."
+            raise RecordError(where, what, "no revision", page_id)
         return Page(page_id, int(namespace), title, page.find("redirect") is not None, _wikitext(revision))
 
 
@@ -158,26 +217,34 @@ def _title_hint(raw: bytes) -> str:
     return f" ({title[1].decode(errors='replace')!r})" if title else ""
 
 
-def pages(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, bytes]]:
+def pages(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, bytes | None]]:
     """Yield (offset, bytes) of the pages that begin before ``stop``.
 
+    A page that is not closed ends where the next one begins. One of more than 64 MiB is passed over, and None stands in
+    its place.
+
     Raises:
-        CorpusError: when the file ends before ``</mediawiki>``, or a page has more than 64 MiB.
+        CorpusError: when the file ends before ``</mediawiki>``.
     """
     base, name = stream.offset, stream.file.name
     buffer, cursor = b"", 0
     while True:
-        begin = buffer.find(b"<page>", cursor)
+        begin = buffer.find(_PAGE, cursor)
         if begin >= 0 and stop is not None and base + begin >= stop:
             stream.unread(buffer[begin:])
             return
-        end = buffer.find(b"</page>", begin) if begin >= 0 else -1
-        if end >= 0:
-            cursor = end + len(b"</page>")
-            yield base + begin, buffer[begin:cursor]
+        end = buffer.find(_PAGE_END, begin) if begin >= 0 else -1
+        following = buffer.find(_PAGE, begin + 1, end if end >= 0 else len(buffer)) if begin >= 0 else -1
+        if following >= 0 or end >= 0:
+            cursor = following if following >= 0 else end + len(_PAGE_END)
+            size = cursor - begin
+            yield base + begin, buffer[begin:cursor] if size <= streams.MAX_RECORD_BYTES else None
             continue
+        if begin >= 0 and len(buffer) - begin > streams.MAX_RECORD_BYTES:
+            yield base + begin, None
+            # From here on only the next page is looked for.
+            cursor, begin = begin + len(_PAGE), -1
         kept = begin if begin >= 0 else max(cursor, len(buffer) - _TAIL_BYTES)
-        check_record_size(len(buffer) - kept, name, base + kept)
         more = read_more(stream, len(buffer) - kept)
         if not more:
             break
@@ -218,6 +285,5 @@ def read_namespaces(stream: ByteStream) -> dict[str, int]:
         siteinfo = ElementTree.fromstring(head[begin : end + len(b"</siteinfo>")])  # noqa: S314  as for pages
     except ElementTree.ParseError as error:
         raise CorpusError(f"{name}: broken XML in <siteinfo> ({error}); fetch the file again.") from None
-    return {
-        element.text: int(element.get("key", "0")) for element in siteinfo.iter("namespace") if element.text is not None
-    }
+    found = ((element.text, element.get("key", "0")) for element in siteinfo.iter("namespace"))
+    return {text: int(key) for text, key in found if text is not None and _INTEGER.fullmatch(key)}

@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from ...errors import CorpusError
+from .document import UnreadableError
 from .fields import listed
 from .streams import ByteStream, Encoding, TextFile, magic_compression
 
@@ -135,8 +136,12 @@ def _load_json(path: Path) -> Any:
         raise CorpusError(f"{path}: broken JSON ({error}).") from None
 
 
-def recognise(file: CorpusFile) -> Recognised:
+def recognise(file: CorpusFile, on_error: Literal["fail", "skip"] = "fail") -> Recognised:
     """Tell a file's format, compression and encoding.
+
+    Args:
+        file: to look at.
+        on_error: whether the beginning may be damaged behind its first bytes.
 
     Raises:
         CorpusError: for what is no corpus, saying what it is.
@@ -146,7 +151,7 @@ def recognise(file: CorpusFile) -> Recognised:
         with file.path.open("rb") as opened:
             raw = opened.read(512)
     except OSError as error:
-        raise CorpusError(f"{name}: cannot be opened ({error.strerror}).") from None
+        raise UnreadableError(f"{name}: cannot be opened ({error.strerror}).") from None
     if raw.startswith(b"PAR1"):
         return Recognised("parquet")
     if raw.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
@@ -155,12 +160,12 @@ def recognise(file: CorpusFile) -> Recognised:
     if not raw and suffix in (".parquet", ".arrow", ".feather"):
         raise CorpusError(f"{name}: empty, where {suffix[1:]} begins with a signature; fetch the file again.")
     text = TextFile(path, name, magic_compression(raw))
-    head = _head(text)
+    head = _head(text, on_error)
     _refuse_binary(head, name, text)
     encoding = _encoding(head, name)
     if encoding != "utf-8":
         text = TextFile(path, name, text.compression, encoding)
-        head = _head(text)
+        head = _head(text, on_error)
     whole = len(head) < _HEAD_BYTES
     head = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if not head and whole:
@@ -168,12 +173,17 @@ def recognise(file: CorpusFile) -> Recognised:
     return Recognised(_text_format(head, name), text, _first_line(head))
 
 
-def _head(text: TextFile) -> bytes:
+def _head(text: TextFile, on_error: Literal["fail", "skip"]) -> bytes:
     stream = ByteStream(text)
     head = b""
-    while len(head) < _HEAD_BYTES and (block := stream.read()):
-        head += block
-    stream.close()
+    try:
+        while len(head) < _HEAD_BYTES and (block := stream.read()):
+            head += block
+    except CorpusError as error:
+        if not head or on_error == "fail" or isinstance(error, UnreadableError):
+            raise
+    finally:
+        stream.close()
     return head[:_HEAD_BYTES]
 
 

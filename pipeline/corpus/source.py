@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
-from .document import Document, Record
+from .document import Document, OnRejected, Record, Refusals, Tolerance
 from .fields import Fields
 from .split import split_document
 from .streams import TextFile
@@ -20,15 +20,23 @@ class TextSource(ABC):
 
     format: ClassVar[str]
 
-    def __init__(self, file: TextFile, fields: Fields, passage_words: int | None):
+    def __init__(
+        self,
+        file: TextFile,
+        fields: Fields,
+        passage_words: int | None,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008
+    ):
         self.file = file
         self.fields = fields
         self.passage_words = passage_words
+        self.tolerance = tolerance
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """Rebuild from ``spec``."""
-        return cls(TextFile.from_spec(spec["file"]), Fields.from_spec(spec["fields"]), spec["passage_words"])
+        file, fields = TextFile.from_spec(spec["file"]), Fields.from_spec(spec["fields"])
+        return cls(file, fields, spec["passage_words"], Tolerance.from_spec(spec))
 
     @property
     def name(self) -> str:
@@ -48,17 +56,26 @@ class TextSource(ABC):
             "file": self.file.spec,
             "fields": self.fields.spec,
             "passage_words": self.passage_words,
+            **self.tolerance.spec,
         }
 
-    @abstractmethod
-    def scan(self, dropped: Counter[str]) -> Iterator[Record]:
+    def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:  # noqa: ARG002
         """Validate the whole file and yield its records in order."""
+        refusals = Refusals(self.name, self.tolerance, on_rejected)
+        for position, number, _, document in refusals.until_damage(self._records(0, None, refusals)):
+            yield Record(position, document.doc_id, len(document.text), number)
 
-    def read(self, start: int, stop: int | None) -> Iterator[Document]:
+    def read(self, start: int, stop: int | None, on_rejected: OnRejected = bool) -> Iterator[Document]:
         """Yield the documents of the records from position ``start`` up to, not including, ``stop``."""
-        for document in self._records(start, stop):
-            yield from split_document(document, self.passage_words)
+        refusals = Refusals(self.name, self.tolerance, on_rejected)
+        for position, _, where, document in refusals.until_damage(self._records(start, stop, refusals)):
+            if not refusals.is_repeated(position, document.doc_id, where):
+                yield from split_document(document, self.passage_words)
+
+    def place(self, start: int, number: int, position: int) -> str:
+        """Name a line in messages: by its number where reading began with the first one."""
+        return f"{self.name}, line {number}" if start == 0 else f"{self.name}, byte {position:,}"
 
     @abstractmethod
-    def _records(self, start: int, stop: int | None) -> Iterator[Document]:
-        """Yield one document a record, uncut."""
+    def _records(self, start: int, stop: int | None, refusals: Refusals) -> Iterator[tuple[int, int, str, Document]]:
+        """Yield (position, number counted from where reading begins, place, uncut document) of each record."""

@@ -16,7 +16,7 @@ import threading
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import zstandard
 
 from ...errors import CorpusError
+from .document import RecordError, UnreadableError
 
 Compression = Literal["none", "gzip", "bz2", "zstd"]
 Encoding = Literal["utf-8", "utf-16-le", "utf-16-be"]
@@ -36,8 +37,10 @@ POINT_SPACING = 4 << 20
 MAGIC: dict[Compression, bytes] = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "zstd": b"\x28\xb5\x2f\xfd"}
 
 _BLOCK = 1 << 20
-# Input is fed in small pieces because a decompressor may return a thousand times what it is given.
+# Input is fed in small pieces because a decompressor may return a thousand times what it is given, that of zstd 32,000
+# times. They end at multiples of this, so that damage is met at the same byte of the text wherever reading began.
 _PIECE = 16 << 10
+_ZSTD_PIECE = 1 << 10
 _MAX_IDLE = 16
 _UTF8_BOM = codecs.BOM_UTF8
 
@@ -143,7 +146,7 @@ def file_identity(path: str, name: str) -> tuple[object, ...]:
     try:
         status = Path(path).stat()
     except OSError as error:
-        raise CorpusError(f"{name}: cannot be opened ({error.strerror}).") from None
+        raise UnreadableError(f"{name}: cannot be opened ({error.strerror}).") from None
     return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -166,13 +169,14 @@ class ByteStream:
         try:
             self._descriptor = os.open(file.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
-            raise CorpusError(f"{file.name}: cannot be opened ({error.strerror}).") from None
+            raise UnreadableError(f"{file.name}: cannot be opened ({error.strerror}).") from None
         self.at_end = False
         self._begin((0, 0))
 
     def _begin(self, point: tuple[int, int]) -> None:
         file_offset, self._decoded = point
         self._held = b""
+        self._damage: CorpusError | None = None
         self.at_end = False
         encoding = self.file.encoding
         self._transcoder = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)()
@@ -210,23 +214,35 @@ class ByteStream:
         """Return the next block; empty at the end of the file.
 
         Raises:
-            CorpusError: for truncated, damaged or foreign bytes, naming the offset.
+            CorpusError: for truncated, damaged or foreign bytes, naming the offset, once all before them was returned;
+                and again each time.
         """
         if self._held:
             block, self._held = self._held, b""
             return block
-        for raw in self._blocks:
-            if block := self._transcode(raw):
-                self._decoded += len(block)
-                return block
-        self._transcode(b"", final=True)
-        self.at_end = True
-        return b""
+        block = self._next()
+        self._decoded += len(block)
+        self.at_end = not block
+        return block
 
     def unread(self, tail: bytes) -> None:
         """Give back the last bytes that ``read`` returned."""
         self._held = tail
         self.at_end = False
+
+    def _next(self) -> bytes:
+        """What is decoded next; empty at the end of the file."""
+        if self._damage is not None:
+            raise self._damage
+        try:
+            for raw in self._blocks:
+                if block := self._transcode(raw):
+                    return block
+            return self._transcode(b"", final=True)
+        except CorpusError as error:
+            # The iterator has ended with it: without this the next call would take that for the end of the file.
+            self._damage = error
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -243,7 +259,7 @@ class ByteStream:
         try:
             return os.pread(self._descriptor, size, file_offset)
         except OSError as error:
-            raise CorpusError(f"{self.file.name}: cannot be read ({error.strerror}).") from None
+            raise UnreadableError(f"{self.file.name}: cannot be read ({error.strerror}).") from None
 
     def _plain(self, file_offset: int) -> Iterator[bytes]:
         while block := self._pread(_BLOCK, file_offset):
@@ -254,10 +270,11 @@ class ByteStream:
     def _members(self, file_offset: int) -> Iterator[bytes]:
         data = b""
         first = file_offset == 0
+        fed_at_once = _ZSTD_PIECE if self.file.compression == "zstd" else _PIECE
         while True:
             data = data.lstrip(b"\0")  # archives from tapes are padded with zeros
             if not data:
-                data = self._pread(_PIECE, file_offset)
+                data = self._pread(_PIECE - file_offset % _PIECE, file_offset)
                 file_offset += len(data)
                 if not data:
                     return
@@ -265,18 +282,16 @@ class ByteStream:
             self._note_point(file_offset - len(data))
             member_offset = file_offset - len(data)
             decompressor = self._decompressor()
-            produced = False
+            decoded = self._decoded
             while True:
                 try:
-                    for block in _inflate(decompressor, data):
-                        produced = produced or bool(block)
-                        yield block
+                    data = yield from _inflate(decompressor, data, fed_at_once)
                 except (zlib.error, OSError, EOFError, zstandard.ZstdError) as error:
-                    raise self._damaged(error, None if first or produced else member_offset) from None
+                    foreign = not first and self._decoded == decoded
+                    raise self._damaged(error, member_offset if foreign else None) from None
                 if decompressor.eof:
-                    data = decompressor.unused_data
                     break
-                data = self._pread(_PIECE, file_offset)
+                data = self._pread(_PIECE - file_offset % _PIECE, file_offset)
                 file_offset += len(data)
                 if not data:
                     raise CorpusError(
@@ -295,7 +310,7 @@ class ByteStream:
                 return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
 
     def _too_short(self, size: int, position: int) -> CorpusError:
-        return CorpusError(
+        return UnreadableError(
             f"{self.file.name}: has {size:,} bytes of text, but a record was planned at byte {position:,}."
             " The file has changed; plan the build again."
         )
@@ -328,86 +343,110 @@ class ByteStream:
         try:
             return self._transcoder.decode(block, final).encode()
         except UnicodeDecodeError as error:
-            raise CorpusError(
-                f"{self.file.name}, near byte {self._decoded:,} of the text: invalid {self.file.encoding.upper()}"
-                f" ({error.reason}). Convert the file to UTF-8."
-            ) from None
+            sound = error.object[: error.start].decode(self.file.encoding).encode()
+            self._damage = CorpusError(
+                f"{self.file.name}, byte {self._decoded + len(sound):,} of the text: invalid"
+                f" {self.file.encoding.upper()} ({error.reason}). Convert the file to UTF-8."
+            )
+            if not sound:
+                raise self._damage from None
+            return sound
 
 
-def _inflate(decompressor: Any, data: bytes) -> Iterator[bytes]:
+def _inflate(decompressor: Any, data: bytes, fed_at_once: int) -> Generator[bytes, None, bytes]:
+    """Yield what input becomes; returns what of it comes after the end of the member."""
     if isinstance(decompressor, bz2.BZ2Decompressor):
         yield decompressor.decompress(data, _BLOCK)
         while not decompressor.needs_input and not decompressor.eof:
             yield decompressor.decompress(b"", _BLOCK)
-    else:
-        yield decompressor.decompress(data)
+        return decompressor.unused_data
+    fed = 0
+    while fed < len(data) and not decompressor.eof:
+        piece = data[fed : fed + fed_at_once]
+        block = decompressor.decompress(piece)
+        yield from (block[begin : begin + _BLOCK] for begin in range(0, len(block), _BLOCK))
+        fed += len(piece)
+    return decompressor.unused_data + data[fed:]
 
 
-def lines(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, line) for the lines that begin before ``stop``, without their line feeds.
+def lines(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield (number, offset, line) for the lines that begin before ``stop``, without their line feeds.
 
-    A byte order mark at the beginning of the file is no part of its first line. The stream is left at ``stop``.
-
-    Raises:
-        CorpusError: for a line of more than 64 MiB.
+    Numbers count from 1 where reading begins. A byte order mark at the beginning of the file is no part of its first
+    line. The stream is left at ``stop``. A line of more than 64 MiB is passed over, and None stands in its place.
     """
-    offset = stream.offset
-    if stop is not None and offset >= stop:
-        return
+    offset, number = stream.offset, 1
     unfinished: list[bytes] = []
     size = 0
-    while block := stream.read():
-        if b"\n" not in block:
-            unfinished.append(block)
+    is_skipped = False
+    while stop is None or offset < stop:
+        block = stream.read()
+        if not block:
+            break
+        end = block.find(b"\n")
+        if size + (len(block) if end < 0 else end) > MAX_RECORD_BYTES and not is_skipped:
+            yield number, offset, None
+            is_skipped = True
+        if end < 0:
             size += len(block)
-            check_record_size(size, stream.file.name, offset)
+            unfinished = [] if is_skipped else [*unfinished, block]
             continue
+        if is_skipped:
+            offset, number = offset + size + end + 1, number + 1
+            unfinished, size, is_skipped = [], 0, False
+            block = block[end + 1 :]
         buffer = b"".join([*unfinished, block])
         pieces = buffer.split(b"\n")
         rest = pieces.pop()
         first = offset
-        if offset == 0:
-            line = pieces.pop(0)
-            yield 0, line.removeprefix(_UTF8_BOM)
-            offset = len(line) + 1
         for line in pieces:
             if stop is not None and offset >= stop:
-                stream.unread(buffer[offset - first :])
-                return
-            yield offset, line
-            offset += len(line) + 1
+                break
+            yield number, offset, line if offset else line.removeprefix(_UTF8_BOM)
+            offset, number = offset + len(line) + 1, number + 1
+        if stop is not None and offset >= stop:
+            stream.unread(buffer[offset - first :])
+            return
         unfinished, size = [rest], len(rest)
     last = b"".join(unfinished)
     if last and (stop is None or offset < stop):
-        yield offset, last.removeprefix(_UTF8_BOM) if offset == 0 else last
+        yield number, offset, last if offset else last.removeprefix(_UTF8_BOM)
 
 
 def read_more(stream: ByteStream, pending: int) -> bytes:
     """Read at least as many bytes as are pending, so that a record is found in time linear in its length."""
     blocks: list[bytes] = []
-    while block := stream.read():
+    while True:
+        try:
+            block = stream.read()
+        except CorpusError:
+            if not blocks:
+                raise
+            # What was read before the damage counts; the stream will raise again.
+            break
         blocks.append(block)
         pending -= len(block)
-        if pending <= 0:
+        if pending <= 0 or not block:
             break
     return b"".join(blocks)
 
 
-def check_record_size(size: int, name: str, offset: int) -> None:
-    """Raise ``CorpusError`` when an unfinished record has outgrown what a record may be."""
-    if size > MAX_RECORD_BYTES:
-        raise CorpusError(
-            f"{name}, byte {offset:,}: a record of more than {MAX_RECORD_BYTES >> 20} MiB begins here."
-            " Is the file one record a line, as its format wants?"
-        )
+def too_long(where: str) -> RecordError:
+    """The error of a record that has outgrown what a record may be."""
+    what = (
+        f"a record of more than {MAX_RECORD_BYTES >> 20} MiB begins here."
+        " Is the file one record a line, as its format wants?"
+    )
+    return RecordError(where, what, "too long")
 
 
 def decode_line(line: bytes, where: str) -> str:
-    """Decode UTF-8, or raise ``CorpusError`` naming the offending byte and its place in the line."""
+    """Decode UTF-8, or raise ``RecordError`` naming the offending byte and its place in the line."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{where}: invalid UTF-8, byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line."
+        what = (
+            f"invalid UTF-8, byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line."
             " Convert the file to UTF-8."
-        ) from None
+        )
+        raise RecordError(where, what, "invalid UTF-8") from None

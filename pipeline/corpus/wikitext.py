@@ -5,6 +5,7 @@ behaviour switches. Kept: running text, list items, the text of links.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 import mwparserfromhell
@@ -15,8 +16,22 @@ from mwparserfromhell.wikicode import Wikicode
 _COMMENT_OR_REFERENCE = re.compile(
     r"<!--.*?(?:-->|\Z)|<ref\b[^<>]*/>|<ref\b[^<>]*>(?:(?!<ref\b).)*?</ref\s*>", re.DOTALL | re.IGNORECASE
 )
-_INNERMOST_TEMPLATE = re.compile(r"\{\{[^{}]*+\}\}")
-_INNERMOST_TABLE = re.compile(r"^[ :]*\{\|(?:(?!^[ :]*\{\||^\s*\|\}).)*+^\s*\|\}", re.DOTALL | re.MULTILINE)
+_BRACE = re.compile(r"[{}]")
+_TABLE_BEGIN = re.compile(r"[ :]*\{\|")
+_TABLE_END = re.compile(r"\s*\|\}")
+# The parser reads to the end of the text for each of these that is never closed, and then goes back: in time quadratic
+# in their number. So those are hidden from it; it would show them as they are.
+_BRACKET = re.compile(
+    r"(?P<open>\{\{|\[\[|\[(?=[a-z]+:|//))|(?P<close>\}\}|\]\]|\])|(?P<table>^[ :]*\{\|)|(?P<line>\n)"
+    r"|<(?P<end>/?)(?P<name>[a-z][a-z0-9]*)\b[^<>]*?(?P<empty>/?)>|(?P<less><)(?!!--)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CLOSED_BY = {"{{": "}}", "[[": "]]", "[": "]"}
+# Characters that no XML holds stand for hidden brackets.
+_HIDDEN = {"{": "\x01", "[": "\x02", "<": "\x03"}
+_SHOWN = {ord(hidden): bracket for bracket, hidden in _HIDDEN.items()}
+# Tags that need no end.
+_SINGLE_TAGS = frozenset(("br", "wbr", "hr", "meta", "link", "img", "li", "dt", "dd", "th", "td", "tr"))
 
 # fmt: off
 _DROPPED_TAGS = frozenset((
@@ -42,10 +57,10 @@ def prose(wikitext: str, dropped_links: frozenset[str]) -> str:
         wikitext: the source of the page.
         dropped_links: lower-case namespace names ("file", "category", "datei") whose links show no text.
     """
-    text = _without_templates(_COMMENT_OR_REFERENCE.sub("", wikitext))
+    text = _without_unclosed(_without_tables(_without_templates(_COMMENT_OR_REFERENCE.sub("", wikitext))))
     pieces: list[str] = []
     _collect(mwparserfromhell.parse(text, skip_style_tags=True), dropped_links, pieces)
-    text = _SWITCH.sub("", _STYLE.sub("", "".join(pieces)))
+    text = _SWITCH.sub("", _STYLE.sub("", "".join(pieces).translate(_SHOWN)))
     text = _HOLLOW_PARENTHESIS.sub("", _SPACES.sub(" ", text))
     text = _SPACE_BEFORE_STOP.sub(r"\1", _OPENING_SEPARATOR.sub(r"\1", text))
     lines = (line.strip() for line in text.split("\n"))
@@ -53,11 +68,88 @@ def prose(wikitext: str, dropped_links: frozenset[str]) -> str:
 
 
 def _without_templates(text: str) -> str:
-    for innermost in (_INNERMOST_TEMPLATE, _INNERMOST_TABLE):
-        count = 1
-        while count:
-            text, count = innermost.subn("", text)
-    return text
+    """Cut out templates, inner ones first, but for those with single braces in them."""
+    pieces: list[str] = []
+    braces: list[tuple[str, int]] = []  # those in pieces, with their places
+    begin = 0
+    for match in _BRACE.finditer(text):
+        if match.start() > begin:
+            pieces.append(text[begin : match.start()])
+        begin = match.end()
+        if match[0] == "}" and [brace for brace, _ in braces[-3:]] == ["{", "{", "}"]:
+            (_, first), (_, second), (_, third) = braces[-3:]
+            if second == first + 1 and third == len(pieces) - 1:
+                del pieces[first:], braces[-3:]
+                continue
+        braces.append((match[0], len(pieces)))
+        pieces.append(match[0])
+    return "".join((*pieces, text[begin:]))
+
+
+def _without_tables(text: str) -> str:
+    """Cut out tables, with those in them; one that is not closed stays."""
+    if "{|" not in text:
+        return text
+    lines: list[str] = []
+    open_tables: list[int] = []
+    for line in text.split("\n"):
+        rest = line
+        while open_tables and (end := _TABLE_END.match(rest)):
+            rest = rest[end.end() :]
+            del lines[open_tables.pop() :]
+        if _TABLE_BEGIN.match(rest):
+            open_tables.append(len(lines))
+        lines.append(rest)
+    return "\n".join(lines)
+
+
+def _without_unclosed(text: str) -> str:
+    """Hide brackets and tags that are not closed within what they stand in."""
+    open_: list[tuple[str, int]] = []
+    counts: Counter[str] = Counter()  # of what is open
+    hidden: list[int] = []
+
+    def close(closer: str) -> None:
+        if counts[closer]:
+            while open_:
+                expected, place = open_.pop()
+                counts[expected] -= 1
+                if expected == closer:
+                    return
+                hide(place)
+
+    def hide(place: int) -> None:
+        hidden.append(place)
+        if text[place : place + 2] in ("{{", "[["):
+            hidden.append(place + 1)
+
+    for match in _BRACKET.finditer(text):
+        opened, name = match["open"], (match["name"] or "").lower()
+        if opened is not None or (name and not match["end"] and not match["empty"] and name not in _SINGLE_TAGS):
+            closer = name if opened is None else _CLOSED_BY[opened]
+            open_.append((closer, match.start()))
+            counts[closer] += 1
+        elif match["close"] is not None:
+            close(match["close"])
+        elif match["end"]:
+            close(name)
+        elif match["table"] is not None:
+            hidden.append(match.end() - 2)
+        elif match["less"] is not None:
+            hidden.append(match.start())
+        elif match["line"] is not None:
+            # A link to another site ends with its line.
+            while open_ and open_[-1][0] == "]":
+                counts["]"] -= 1
+                hide(open_.pop()[1])
+    for _, place in open_:
+        hide(place)
+    if not hidden:
+        return text
+    characters = list(text)
+    for place in hidden:
+        characters[place] = _HIDDEN[text[place]]
+    return "".join(characters)
 
 
 def _collect(code: Wikicode, dropped_links: frozenset[str], pieces: list[str]) -> None:
@@ -73,7 +165,8 @@ def _collect(code: Wikicode, dropped_links: frozenset[str], pieces: list[str]) -
             case nodes.Tag():
                 _collect_tag(node, dropped_links, pieces)
             case nodes.HTMLEntity():
-                pieces.append(node.normalize())
+                # Half of a pair is no character.
+                pieces.append(node.normalize().encode(errors="ignore").decode())
             case nodes.Heading():
                 pieces.append("\n")
             case _:  # templates, their arguments, comments

@@ -75,7 +75,7 @@ def test_what_is_left_out_is_counted(write, sources):
     assert [(record.doc_id, record.where) for record in records] == [("1", 1), ("6", 6)]
     assert dropped == {"redirect": 1, "other namespace": 1, "empty article": 1, "not wikitext": 1}
     found_empty = Counter()
-    assert [document.doc_id for document in source.read(0, None, found_empty)] == ["1#0"]
+    assert [document.doc_id for document in source.read(0, None, dropped=found_empty)] == ["1#0"]
     assert found_empty == {"empty article": 1}
     (source,) = sources(path, namespaces=[1])
     assert [record.doc_id for record in source.scan(Counter())] == ["3"]

@@ -116,7 +116,7 @@ def test_a_configured_field_that_is_missing_is_named(write, refusal):
 def test_an_endless_line_is_refused(write, refusal, monkeypatch):
     monkeypatch.setattr(streams, "MAX_RECORD_BYTES", 2 << 20)
     path = write("c.jsonl", GOOD + '{"id": "b", "text": "' + "x" * (5 << 20))
-    assert "c.jsonl, byte 25: a record of more than 2 MiB begins here" in refusal(path)
+    assert "c.jsonl, line 2: a record of more than 2 MiB begins here" in refusal(path)
 
 
 def test_an_empty_corpus_has_no_records(write, documents):
