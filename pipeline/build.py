@@ -12,7 +12,15 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from ..configs import BuildConfig
-from ..errors import BuildIncompleteError, BuildInterruptedError, ConfigError, PlanMismatchError, StoreError, some
+from ..errors import (
+    BuildIncompleteError,
+    BuildInterruptedError,
+    ConfigError,
+    CorpusError,
+    PlanMismatchError,
+    StoreError,
+    some,
+)
 from ..model.checkpoint import Checkpoint
 from ..model.compressor import COMPRESSION_VERSION
 from ..model.device import choose_device
@@ -316,6 +324,12 @@ def _next_turn(job: Job, corpus: Corpus, progress: BuildProgress) -> _Turn:
         shard_documents=job.config.run.shard_documents,
         on_records=progress.planned_records,
     )
+    if job.prune and plan.rejected and contents.unseen.size:
+        raise CorpusError(
+            f"--prune would delete {contents.unseen.size:,} documents, and some of them may be among the "
+            f"{sum(plan.rejected.values()):,} records of the corpus that cannot be used: a broken record does not say "
+            "whose it is. Mend the corpus, or leave out --prune."
+        )
     return _Turn(plan, store, contents.unseen if job.prune else np.empty(0, np.uint64))
 
 

@@ -134,10 +134,9 @@ def test_an_update_names_those_of_the_corpus_as_it_is(checkpoint, skipping, tmp_
     fresh = tmp_path / "fresh"
     build([corpus], checkpoint, fresh, skipping)
     assert sorted(row["error"] for row in rows) == sorted(row["error"] for row in rejected_in(fresh))
-    pruned = build([corpus], checkpoint, store, skipping, prune=True)
-    assert pruned.changes.pruned == 1
-    assert "doc-18" not in ids_in(store)
-    assert len(rejected_in(store)) == 9
+    with pytest.raises(CorpusError, match=r"would delete 1 documents, .* among the 9 records .* cannot be used"):
+        build([corpus], checkpoint, store, skipping, prune=True)
+    assert "doc-18" in ids_in(store)
     compact(store, older_than_hours=0)
     assert len(rejected_in(store)) == 9
     assert verify(store, checkpoint=checkpoint).is_sound
