@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -813,15 +814,21 @@ def tinypedia(
     seed: Annotated[int, typer.Option(help="Other articles for another seed.")] = 0,
     documents: Annotated[int, typer.Option(min=1, help="Documents of each question in the run.")] = 5,
     conversations: Annotated[
-        int, typer.Option(min=0, help="Conversations for finetune; 0 writes no conversations.jsonl.")
+        int,
+        typer.Option(
+            min=0,
+            help="Conversations for finetune: conversations.jsonl, and as many about short articles that only their "
+            "titles tell apart, short-conversations.jsonl; 0 writes neither.",
+        ),
     ] = 0,
 ) -> None:
     """Write Tinypedia, articles about an invented world: corpus.jsonl, questions.jsonl, run.trec."""
-    from .training.tinypedia import write, write_conversations
+    from .training import tinypedia as world
 
-    write(folder, split, count=articles, seed=seed, documents=documents)
+    world.write(folder, split, count=articles, seed=seed, documents=documents)
     if conversations:
-        write_conversations(folder / "conversations.jsonl", split, count=conversations, seed=seed)
+        for name, drawn in (("conversations", world.conversations), ("short-conversations", world.short_conversations)):
+            world.write_conversations(folder / f"{name}.jsonl", islice(drawn(split, seed=seed), conversations))
     written = f"{_count(articles, 'article')}" + (f", {_count(conversations, 'conversation')}" * bool(conversations))
     out.print(f"{folder}: {written} of the {split} split", highlight=False, markup=False, soft_wrap=True)
 

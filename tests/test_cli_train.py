@@ -38,7 +38,8 @@ def test_tinypedia(folder, tmp_path):
     run("train", "tinypedia", tmp_path, "--articles", 9, "--split", "held-out", "--seed", 3, "--documents", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "questions.jsonl", "run.trec"]
     assert len((tmp_path / "corpus.jsonl").read_text().splitlines()) == 9
-    assert len((folder / "data" / "conversations.jsonl").read_text().splitlines()) == 6
+    for name in ("conversations", "short-conversations"):
+        assert len((folder / "data" / f"{name}.jsonl").read_text().splitlines()) == 6
 
 
 def test_from_pretraining_to_an_index(folder, tmp_path):

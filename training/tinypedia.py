@@ -15,7 +15,7 @@ import random
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -60,6 +60,9 @@ class Conversation:
 
     documents: tuple[Article, ...]
     turns: tuple[Fact, ...]
+
+
+RECITAL = "What does the article on {t} say?"
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -115,7 +118,7 @@ def vocabulary() -> frozenset[str]:
     texts = [*_OCCUPATIONS, *_INSTRUMENTS, *_PRODUCTS, *_PLACE_SIZES, *_TITLE_NOUNS]
     texts += [text for family in _FAMILIES for text in (*family.kinds, *family.words.values())]
     texts += [text for forms in _PRONOUNS.values() for text in forms.values()]
-    texts += ["the s and of for a an work mount", *_HOUSES]
+    texts += ["the s and of for a an work mount", *_HOUSES, RECITAL]
     for kind in KINDS:
         texts += _DISTRACTORS[kind]
     for relation in [*_PERSON, *_PLACE, *_WORK, *(relation for family in _FAMILIES for relation in family.relations)]:
@@ -802,21 +805,21 @@ class _Subject:
     distractors: _Statement
 
 
-def _subject(kind: Kind, pen: _Pen) -> _Subject:
-    """Begin an article: draw its title, its relations, and what all its sentences share."""
+def _subject(kind: Kind, pen: _Pen, stated: "tuple[_Relation, ...] | None" = None) -> _Subject:
+    """Begin an article: draw its title, its relations where they are not given, and what all its sentences share."""
     pen.begin(900 if kind == "place" else 1500, 1900)
     distractors = _Statement((), _DISTRACTORS[kind])
     it = _PRONOUNS["thing"]
     if kind == "person":
         title, pronoun = pen.name(), _PRONOUNS[pen.pick(("woman", "man"))]
         names = (_called(title), _called(title.split()[1]))
-        return _Subject(title, pronoun, names, (pronoun,), pen.some(_PERSON), _PERSON_PAIRS, distractors)
+        return _Subject(title, pronoun, names, (pronoun,), stated or pen.some(_PERSON), _PERSON_PAIRS, distractors)
     if kind == "place":
         title, noun = pen.word(), pen.pick(_PLACE_SIZES)
-        words, relations, pairs = it | {"size": noun}, pen.some(_PLACE), _PLACE_PAIRS
+        words, relations, pairs = it | {"size": noun}, stated or pen.some(_PLACE), _PLACE_PAIRS
     else:
         title, (family, noun) = pen.title(), pen.pick(_KINDS_OF_WORKS)
-        relations, pairs = pen.some(_WORK + family.relations), _WORK_PAIRS
+        relations, pairs = stated or pen.some(_WORK + family.relations), _WORK_PAIRS
         words = it | family.words | {"kind": noun}
         if any(relation.name == "kind" for relation in relations):
             noun = "work"  # or other sentences would answer that question too
@@ -832,11 +835,12 @@ class _Author:
         self.pen = _Pen(split, seed)
         self.titles: set[str] = set()
 
-    def write(self, kind: Kind) -> Article:
+    def write(self, kind: Kind, stated: tuple[_Relation, ...] | None = None) -> Article:
+        """Write one: where relations are given it states those and nothing else."""
         pen = self.pen
-        subject = _subject(kind, pen)
+        subject = _subject(kind, pen, stated)
         while subject.title in self.titles:
-            subject = _subject(kind, pen)
+            subject = _subject(kind, pen, stated)
         doc_id = f"tp-{pen.split}-{len(self.titles):06d}"
         self.titles.add(subject.title)
 
@@ -845,7 +849,7 @@ class _Author:
             name: relation.value(pen) if relation.value else subject.words[name] for name, relation in relations.items()
         }
         sentences, facts, forms = [], [], _called(subject.title)
-        for statement in _plan(subject, pen.rng):
+        for statement in _plan(subject, pen.rng, most_distractors=0 if stated else 2):
             sentences.append(_sentence(statement, values, subject.words | forms, pen, first=not sentences))
             for name in statement.names:
                 question = pen.pick(relations[name].questions).format_map({**subject.words, "t": subject.title})
@@ -855,8 +859,8 @@ class _Author:
         return Article(doc_id, kind, subject.title, " ".join(sentences), tuple(facts))
 
 
-def _plan(subject: _Subject, rng: random.Random) -> list[_Statement]:
-    """What each sentence of an article states: one relation, two, or none in up to two distractors."""
+def _plan(subject: _Subject, rng: random.Random, *, most_distractors: int) -> list[_Statement]:
+    """What each sentence of an article states: one relation, two, or none in a distractor."""
     left, plan = {relation.name: relation for relation in subject.relations}, []
     for pair in rng.sample(subject.pairs, len(subject.pairs)):
         if all(name in left for name in pair.names) and rng.random() < (0.2 if plan else 0.6):
@@ -864,7 +868,7 @@ def _plan(subject: _Subject, rng: random.Random) -> list[_Statement]:
             left = {name: relation for name, relation in left.items() if name not in pair.names}
     plan += [_Statement((name,), relation.sentences, relation.openers) for name, relation in left.items()]
     rng.shuffle(plan)
-    for _ in range(rng.choice((0, 1, 1, 2))):
+    for _ in range(min(most_distractors, rng.choice((0, 1, 1, 2)))):
         plan.insert(rng.randint(1, len(plan)), subject.distractors)
     return plan
 
@@ -930,16 +934,43 @@ def conversations(
     Args:
         split: whose articles.
         seed: of all draws.
-        documents: the fewest and the most articles; half of all conversations have the fewest.
+        documents: the fewest and the most articles; one conversation of three has the fewest.
         questions: the most questions; fewer only where the articles state fewer facts.
     """
     author = _Author(split, f"conversations {seed}")
     pen, (fewest, most) = author.pen, documents
     while True:
-        count = fewest if fewest == most or pen.rng.random() < 0.5 else pen.rng.randint(fewest + 1, most)
+        count = fewest if fewest == most or pen.rng.random() < 1 / 3 else pen.rng.randint(fewest + 1, most)
         kind = pen.pick(KINDS) if pen.rng.random() < 0.75 else None
         read = tuple(author.write(kind or pen.pick(KINDS)) for _ in range(count))
         facts = [fact for article in read for fact in article.facts]
+        yield Conversation(read, tuple(pen.rng.sample(facts, min(questions, len(facts)))))
+
+
+def short_conversations(
+    split: Split, *, seed: int = 0, documents: tuple[int, int] = (2, 5), questions: int = 8
+) -> Iterator[Conversation]:
+    """Put short articles side by side that all state the same one or two things, and ask about them, without end.
+
+    Only its title tells which article is meant, and there is little else to read. Of one conversation in three the
+    questions are what the articles say, answered with their whole text: nothing but the title can be gone by.
+
+    Args:
+        split: whose articles.
+        seed: of all draws.
+        documents: the fewest and the most articles.
+        questions: the most questions; fewer only where the articles state fewer facts.
+    """
+    author = _Author(split, f"short conversations {seed}")
+    pen = author.pen
+    relations = {"person": _PERSON, "place": _PLACE, "work": _WORK}
+    while True:
+        kind = pen.pick(KINDS)
+        stated = tuple(pen.rng.sample(relations[kind], pen.pick((1, 2))))
+        read = tuple(author.write(kind, stated) for _ in range(pen.rng.randint(*documents)))
+        facts = [fact for article in read for fact in article.facts]
+        if pen.rng.random() < 1 / 3:
+            facts = [Fact("text", RECITAL.format(t=article.title), article.text) for article in read]
         yield Conversation(read, tuple(pen.rng.sample(facts, min(questions, len(facts)))))
 
 
@@ -990,19 +1021,10 @@ def _ranked(gold: Article, corpus: list[Article], alike: list[Article], count: i
     return ranked
 
 
-def write_conversations(
-    path: Path | str,
-    split: Split,
-    *,
-    count: int,
-    seed: int = 0,
-    documents: tuple[int, int] = (1, 5),
-    questions: int = 8,
-) -> None:
-    """Write the first `conversations` as JSON lines of ``documents`` (title, text) and ``turns`` (question, answer)."""
-    stream = islice(conversations(split, seed=seed, documents=documents, questions=questions), count)
+def write_conversations(path: Path | str, drawn: Iterable[Conversation]) -> None:
+    """Write conversations as JSON lines of ``documents`` (title, text) and ``turns`` (question, answer)."""
     with _replacing(Path(path)) as file:
-        for conversation in stream:
+        for conversation in drawn:
             read = [{"title": article.title, "text": article.text} for article in conversation.documents]
             turns = [{"question": fact.question, "answer": fact.answer} for fact in conversation.turns]
             file.write(_line({"documents": read, "turns": turns}))

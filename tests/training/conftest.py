@@ -1,13 +1,14 @@
 """A tiny random checkpoint, and data to train it on."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
 from pisco_index import Checkpoint, new_tiny_checkpoint
-from pisco_index.training.tinypedia import write, write_conversations
+from pisco_index.training.tinypedia import conversations, write, write_conversations
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -29,7 +30,8 @@ def tinypedia(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with corpus.jsonl, questions.jsonl, run.trec and conversations.jsonl."""
     folder = tmp_path_factory.mktemp("tinypedia")
     write(folder, "train", count=40)
-    write_conversations(folder / "conversations.jsonl", "train", count=40, documents=(1, 2), questions=3)
+    drawn = conversations("train", documents=(1, 2), questions=3)
+    write_conversations(folder / "conversations.jsonl", islice(drawn, 40))
     return folder
 
 

@@ -17,6 +17,7 @@ from pisco_index.training.tinypedia import (
     conversations,
     invented_words,
     is_held_out,
+    short_conversations,
     split_of,
     vocabulary,
     write,
@@ -147,13 +148,37 @@ def test_conversations_ask_about_their_documents(split, bounds):
         assert len(set(conversation.turns)) == len(conversation.turns) == min(8, len(facts))
     sizes = Counter(len(conversation.documents) for conversation in drawn)
     assert set(sizes) == set(range(bounds[0], bounds[1] + 1))
-    assert bounds[0] == bounds[1] or sizes[bounds[0]] / 400 == pytest.approx(0.5, abs=0.1)
+    assert bounds[0] == bounds[1] or sizes[bounds[0]] / 400 == pytest.approx(1 / 3, abs=0.1)
 
 
 def test_documents_of_a_conversation_are_often_of_one_kind():
     drawn = islice(conversations("train", documents=(4, 4)), 400)
     alike = sum(len({article.kind for article in conversation.documents}) == 1 for conversation in drawn)
     assert 0.65 < alike / 400 < 0.9
+
+
+def test_short_conversations_leave_the_title_alone_to_choose_by(split):
+    drawn = list(islice(short_conversations(split, documents=(2, 4)), 400))
+    assert drawn == list(islice(short_conversations(split, documents=(2, 4)), 400))
+    recited = 0
+    for conversation in drawn:
+        documents = conversation.documents
+        assert len({article.kind for article in documents}) == 1
+        (stated,) = {frozenset(fact.relation for fact in article.facts) for article in documents}
+        assert 1 <= len(stated) <= 2
+        assert all(is_held_out(article.title) == (split == "held-out") for article in documents)
+        texts = {article.title: article.text for article in documents}
+        if {turn.relation for turn in conversation.turns} == {"text"}:
+            recited += 1
+            said = {
+                re.fullmatch("What does the article on (.*) say[?]", turn.question)[1]: turn.answer
+                for turn in conversation.turns
+            }
+            assert said == texts
+        else:
+            assert set(conversation.turns) <= {fact for article in documents for fact in article.facts}
+    assert recited / 400 == pytest.approx(1 / 3, abs=0.1)
+    assert {len(conversation.documents) for conversation in drawn} == {2, 3, 4}
 
 
 def test_a_written_corpus_has_its_questions_and_their_run(tmp_path, split):
@@ -207,11 +232,12 @@ def test_a_run_needs_as_many_articles_as_a_question_is_given(tmp_path):
 
 def test_written_conversations_are_those_of_the_stream(tmp_path):
     path = tmp_path / "conversations.jsonl"
-    write_conversations(path, "held-out", count=3, seed=2, documents=(2, 3), questions=4)
+    drawn = list(islice(conversations("held-out", seed=2, documents=(2, 3), questions=4), 3))
+    write_conversations(path, drawn)
     assert lines(path) == [
         {
             "documents": [{"title": article.title, "text": article.text} for article in conversation.documents],
             "turns": [{"question": fact.question, "answer": fact.answer} for fact in conversation.turns],
         }
-        for conversation in islice(conversations("held-out", seed=2, documents=(2, 3), questions=4), 3)
+        for conversation in drawn
     ]

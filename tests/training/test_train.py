@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from pisco_index import (
     pretrain,
 )
 from pisco_index.training import train as stages
+from pisco_index.training.tinypedia import conversations as drawn_conversations
 from pisco_index.training.tinypedia import write_conversations
 
 STEPS, SAVED = 15, 5
@@ -403,7 +405,7 @@ def test_a_fine_tuning_of_pairs_and_embeddings_learns(tiny, tinypedia, tmp_path,
     data = tinypedia / "conversations.jsonl"
     if query_dependent:
         data = tmp_path_factory.mktemp("data") / "of-one-turn.jsonl"
-        write_conversations(data, "train", count=40, documents=(1, 2), questions=1)
+        write_conversations(data, islice(drawn_conversations("train", documents=(1, 2), questions=1), 40))
     settings = FinetuningConfig.parse(
         {
             "checkpoint": str(tiny.path),
