@@ -21,13 +21,17 @@ def make_corpus(tmp_path):
 
     def make(documents=40, name="corpus.jsonl"):
         path = tmp_path / name
-        with path.open("w") as file:
-            for n in range(documents):
-                text = f"Document {n} is about " + "the history of the city and its river " * (n % 7)
-                file.write(json.dumps({"id": f"doc-{n}", "title": f"Title {n}", "text": text}) + "\n")
+        write_corpus(path, documents)
         return path
 
     return make
+
+
+def write_corpus(path, documents):
+    with path.open("w") as file:
+        for n in range(documents):
+            text = f"Document {n} is about " + "the history of the city and its river " * (n % 7)
+            file.write(json.dumps({"id": f"doc-{n}", "title": f"Title {n}", "text": text}) + "\n")
 
 
 @pytest.fixture
