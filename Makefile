@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help install demo tiny-checkpoint test lint typecheck format bench docs clean
+.PHONY: help install demo tiny-checkpoint test torture-short torture lint typecheck format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -34,6 +34,12 @@ tiny-checkpoint: $(DEV_STAMP)  ## Train the demonstration's checkpoint anew, in 
 
 test: $(DEV_STAMP)  ## Run the tests
 	$(BIN)/python -m pytest
+
+torture-short: $(DEV_STAMP)  ## Build under random faults for some minutes, as the tests do
+	$(BIN)/python -m pytest tests/test_torture.py
+
+torture: $(DEV_STAMP)  ## Build under random faults of 20 seeds: half an hour on two cores
+	$(BIN)/python tests/torture.py --seeds 0-19 --json torture.json
 
 lint: $(DEV_STAMP)  ## Check lint, format and import order
 	$(BIN)/ruff check .

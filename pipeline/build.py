@@ -385,6 +385,9 @@ def _take_turn(
         remove_orphans(store)
     planned = len(plan.shards)
     done_now = planned - len(plan.missing(done_shards(store)))
+    if done_now == planned:
+        # The process that did the last shard may have died before it could.
+        CrashLog(job.uri).forget()
     if interrupted and (done_now < planned or _is_behind(job, store.refresh(), plan)):
         raise BuildInterruptedError(
             f"Stopped with {done_now} of {planned} shards committed to {job.uri}. Run the same command again to go on."

@@ -1,7 +1,9 @@
 """A worker in a child process, which may die or hang without harm."""
 
+import ctypes
 import multiprocessing
 import signal
+import sys
 import threading
 from multiprocessing.connection import Connection
 from typing import Any
@@ -11,7 +13,11 @@ from .watchdog import Watchdog, WorkerDiedError, WorkerHungError
 from .worker import Pulse, ShardWorker, WorkerSpec
 
 PULSE_S = 0.5
+# Time to load the model.
+START_S = 600.0
 _END_S = 5.0
+# Of Linux's prctl: the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
 
 
 class ChildWorker:
@@ -35,7 +41,7 @@ class ChildWorker:
         self._process.start()
         theirs.close()
         try:
-            self._answer()
+            self._answer(max(hang_s, START_S))
         except BaseException:
             self.end()
             raise
@@ -52,7 +58,7 @@ class ChildWorker:
             self._connection.send((method, arguments))
         except OSError:
             raise self._died() from None
-        return self._answer()
+        return self._answer(self._hang_s)
 
     def pulse(self) -> Pulse:
         """What it did last."""
@@ -64,8 +70,8 @@ class ChildWorker:
         self._process.join(_END_S)
         self._connection.close()
 
-    def _answer(self) -> Any:
-        watchdog = Watchdog(self._hang_s)
+    def _answer(self, limit_s: float) -> Any:
+        watchdog = Watchdog(limit_s)
         while True:
             heard: tuple[str, Any] | None = None
             try:
@@ -81,7 +87,7 @@ class ChildWorker:
                     raise value
                 self._pulse = value
             if watchdog.is_hung(self._pulse.steps, busy=True):
-                raise WorkerHungError(f"the worker took no step for {self._hang_s:.0f} s and was ended")
+                raise WorkerHungError(f"the worker took no step for {limit_s:.0f} s and was ended")
 
     def _died(self) -> WorkerDiedError:
         self._process.join(_END_S)
@@ -96,6 +102,9 @@ def _serve(connection: Connection, spec: WorkerSpec) -> None:
     for number in SIGNALS:
         # A terminal signals all processes of a command; the parent decides what becomes of this one.
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # One that hangs, or was stopped, would not notice that the parent was killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     sending = threading.Lock()
 
     def send(kind: str, value: Any) -> None:

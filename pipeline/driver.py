@@ -79,6 +79,7 @@ class Driver:
         self._plan = plan
         self._queue: deque[Shard] = deque()
         self._attempts: Counter[int] = Counter(crashes.counts if crashes else ())
+        self._damaged: Counter[int] = Counter()
         self._crashes = crashes
         self._in_hand: set[int] = set()
         self._suspects: list[Shard] = []
@@ -103,7 +104,10 @@ class Driver:
             (self._suspects if self._attempts[shard.number] >= self._run.attempts else self._queue).append(shard)
         try:
             self._loop()
-            self._isolate()
+            # The commit of what was done alone may find damage, too late for the loop.
+            while (self._queue or self._suspects) and not self._is_ending:
+                self._isolate()
+                self._commit()
         except BuildHungError as error:
             if self._crashes is not None:
                 self._crashes.counts[error.shard] = self._run.attempts
@@ -142,7 +146,10 @@ class Driver:
 
     def _isolate(self) -> None:
         """Do the shards that failed too often, one at a time and without the documents that they fail of."""
-        for shard in sorted(self._suspects, key=lambda shard: shard.number):
+        suspects = sorted([*self._queue, *self._suspects], key=lambda shard: shard.number)
+        self._queue.clear()
+        self._suspects.clear()
+        for shard in suspects:
             if self._is_ending:
                 return
             self._progress.alone(shard.number)
@@ -237,7 +244,10 @@ class Driver:
             self._progress.committed(len(written))
 
     def _retry_damaged(self) -> bool:
-        """Put the shards whose files are not whole back in the queue; the others wait for the next commit."""
+        """Put the shards whose files are not whole back in the queue; the others wait for the next commit.
+
+        One whose files get damaged each time is given up.
+        """
         damaged = False
         for number, (shard, written) in list(self._written.items()):
             try:
@@ -245,5 +255,9 @@ class Driver:
             except CorruptStoreError as error:
                 damaged = True
                 del self._written[number]
-                self._retry(shard, error)
+                self._damaged[number] += 1
+                if self._damaged[number] > self._run.attempts:
+                    self._give_up(shard, error)
+                else:
+                    self._retry(shard, error)
         return damaged

@@ -7,12 +7,19 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..errors import BuildHungError
+from ..errors import BuildHungError, InputError
 from .child import ChildWorker
 from .plan import Shard
 from .progress import WorkerState
-from .watchdog import Watchdog, describe, is_worker_broken
+from .watchdog import Watchdog, WorkerDiedError, describe, is_worker_broken
 from .worker import DEPTH, Pulse, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
+
+# Children that may die while they start, before that ends the build.
+STARTS = 3
+
+
+class WorkerStartError(InputError):
+    """A worker cannot open what it is given: checkpoint, corpus or device are not there on its node."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Pool(Protocol):
     def alone(self, method: Literal["count", "attempt", "run"], *arguments: Any) -> Any:
         """Call a method of a ``ShardWorker`` that does nothing else; one that breaks by it is replaced.
 
-        Nothing may be submitted meanwhile.
+        Nothing may be submitted meanwhile. One that broke before, or while it started, is replaced and blames no call.
 
         Raises:
             WorkerDiedError: the worker's process ended, or took no step for too long and was ended.
@@ -144,16 +151,36 @@ class InProcessPool:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-        if self._child is None:
-            self._child = ChildWorker(self._spec, hang_s=self._hang_s)
+        child = self._answering_child()
         try:
-            return self._child.call(method, *arguments)
+            return child.call(method, *arguments)
         except Exception as error:
             if is_worker_broken(error):
-                self._child.end()
-                self._child = None
-                self._on_lost(self.NAME, describe(error))
+                self._lose_child(error)
             raise
+
+    def _answering_child(self) -> ChildWorker:
+        if self._child is not None:
+            try:
+                self._child.call("pulse")
+                return self._child
+            except WorkerDiedError as error:
+                self._lose_child(error)
+        failure: WorkerDiedError | None = None
+        for _ in range(STARTS):
+            try:
+                self._child = ChildWorker(self._spec, hang_s=self._hang_s)
+                return self._child
+            except WorkerDiedError as error:
+                failure = error
+                self._on_lost(self.NAME, describe(error))
+        raise WorkerStartError(f"A worker could not start in a child process, {STARTS} times: {failure}")
+
+    def _lose_child(self, error: Exception) -> None:
+        assert self._child is not None
+        self._child.end()
+        self._child = None
+        self._on_lost(self.NAME, describe(error))
 
     def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
         """Memory of some of a shard's documents."""

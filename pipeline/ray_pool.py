@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ..errors import InputError
 from .plan import Shard
-from .pool import Outcome, state_of
+from .pool import Outcome, WorkerStartError, state_of
 from .progress import WorkerState
 from .watchdog import Watchdog, WorkerDiedError, WorkerHungError, describe, is_worker_broken
 from .worker import DEPTH, Pulse, ShardCancelledError, ShardWorker, WorkerSpec
@@ -32,10 +32,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 
 class NoWorkersError(InputError):
     """The cluster has no room for a worker."""
-
-
-class WorkerStartError(InputError):
-    """A worker cannot open what it is given: checkpoint, corpus or device are not there on its node."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +87,18 @@ class _Worker:
                 self.pulse = ray.get(self.asked)
             self.asked = self.actor.pulse.remote()
         return self._watchdog.is_hung(self.pulse.steps, busy=busy)
+
+    def answers(self, within_s: float) -> bool:
+        """Whether it answers, as one that has nothing to do should.
+
+        Raises:
+            RayError: it is dead.
+        """
+        self.asked = self.actor.pulse.remote()
+        if not ray.wait([self.asked], timeout=within_s)[0]:
+            return False
+        self.is_hung(busy=False)
+        return True
 
 
 class RayPool:
@@ -200,7 +208,8 @@ class RayPool:
     def alone(self, method: Literal["count", "attempt", "run", "sample"], *arguments: Any) -> Any:
         """Call a method of a worker that does nothing else; one that fails is replaced.
 
-        A node that goes down with its worker is not the worker's failure: another does it again.
+        A node that goes down with its worker is not the worker's failure: another does it again. Nor does a
+        blame a call that finds it broken already.
 
         Raises:
             WorkerDiedError: the worker died, or took no step for too long and was ended.
@@ -208,8 +217,7 @@ class RayPool:
             Exception: what the method raises.
         """
         while True:
-            self._await_one()
-            worker = next(worker for worker in self._workers if worker.is_ready)
+            worker = self._answering()
             reference = getattr(worker.actor, method).remote(*arguments)
             try:
                 while not ray.wait([reference], timeout=PULSE_S)[0]:
@@ -228,6 +236,19 @@ class RayPool:
                 self._on_lost(worker.name, str(died))
                 if not _went_with_its_node(worker, error):
                     raise died from None
+
+    def _answering(self) -> _Worker:
+        """A worker that answers, after those that do not were replaced."""
+        while True:
+            self._await_one()
+            worker = next(worker for worker in self._workers if worker.is_ready)
+            try:
+                if worker.answers(self._hang_s):
+                    return worker
+                raise self._hung(worker)
+            except (RayError, WorkerHungError) as error:
+                self._replace(worker)
+                self._on_lost(worker.name, str(_died(error)))
 
     def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
         """Memory of some of a shard's documents."""

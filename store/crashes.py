@@ -44,20 +44,33 @@ class CrashLog:
         """Note that the build ends with a word; without crashes nothing is left of the log."""
         if self.counts:
             self._write(())
-        elif self._path is not None:
+        else:
+            self.forget()
+
+    def forget(self) -> None:
+        """Delete the log: all shards are done."""
+        if self._path is not None:
             self._path.unlink(missing_ok=True)
+            self._draft.unlink(missing_ok=True)
             if self._made_folder:
                 with suppress(OSError):
                     self._path.parent.rmdir()
 
+    @property
+    def _draft(self) -> Path:
+        assert self._path is not None
+        return self._path.with_name(f"{self._path.name}.draft")
+
     def _write(self, in_hand: Collection[int]) -> None:
         if self._path is None:
             return
-        draft = self._path.with_name(f"{self._path.name}.draft")
         # It only saves time after a crash: a disk that is full must not end a build that may have nothing to write.
         with suppress(OSError):
             if not self._path.parent.exists():
                 self._path.parent.mkdir(parents=True)
                 self._made_folder = True
-            draft.write_text(json.dumps({"crashes": self.counts, "in_hand": sorted(in_hand)}))
-            draft.replace(self._path)
+            # Somebody else's store may have a link there.
+            self._draft.unlink(missing_ok=True)
+            with self._draft.open("x") as file:
+                json.dump({"crashes": self.counts, "in_hand": sorted(in_hand)}, file)
+            self._draft.replace(self._path)

@@ -41,7 +41,7 @@ from pisco_index import (
 from pisco_index.pipeline import build as build_module
 from pisco_index.pipeline.progress import BuildProgress
 from pisco_index.pipeline.worker import ShardWorker
-from pisco_index.store import Store, build_lock, text_hash
+from pisco_index.store import CrashLog, Store, build_lock, text_hash
 from pisco_index.store.prediction import normalised_error_db
 
 from .conftest import fail_on
@@ -130,6 +130,15 @@ def test_a_second_run_has_nothing_to_do(checkpoint, make_corpus, small, tmp_path
     assert (first.committed, first.done_before) == (first.shards, 0)
     assert (second.committed, second.done_before) == (0, first.shards)
     assert Reader(tmp_path / "store").version == version
+
+
+def test_a_log_of_crashes_does_not_outlive_the_build(checkpoint, make_corpus, small, tmp_path):
+    build([make_corpus()], checkpoint, tmp_path / "store", small())
+    # As a process leaves it that is killed between its last commit and its end.
+    CrashLog(str(tmp_path / "store")).holds({1})
+    (tmp_path / "store" / ".build.crashes.draft").write_text("{")
+    build([make_corpus()], checkpoint, tmp_path / "store", small())
+    assert not list((tmp_path / "store").glob(".build.crashes*"))
 
 
 def test_a_build_that_failed_half_way_resumes_to_the_same_store(checkpoint, make_corpus, small, tmp_path, monkeypatch):

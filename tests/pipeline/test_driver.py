@@ -43,7 +43,7 @@ class FakePool:
     """Writes one document a shard; ``script`` maps (shard, attempt) to an error, or to a callable on the result.
 
     ``poison`` maps a shard to what its document fails of when it is tried alone, and ``alone_script`` a shard to what
-    it still fails of then.
+    it still fails of then, or to a callable on what it wrote.
     """
 
     description = "fake"
@@ -80,10 +80,13 @@ class FakePool:
             if shard.number in self.poison:
                 raise self.poison[shard.number]
             return None
-        if shard.number in self.alone_script:
-            raise self.alone_script[shard.number]
+        action = self.alone_script.get(shard.number)
+        if isinstance(action, Exception):
+            raise action
         (errors,) = arguments
         written = self.write(shard, errors.get(0))
+        if action:
+            action(written)
         return ShardResult(written, tuple(Quarantined(f"doc-{shard.number}", error) for error in errors.values()))
 
     def wait(self, timeout_s):
@@ -331,6 +334,36 @@ def test_a_fragment_that_lost_its_file_is_written_again(store, number):
     assert drive(store, FakePool(store, {(number, 1): tear}), progress=progress) == Driven()
     assert progress.failures == [(number, 1, False)]
     assert sorted(store.refresh().ids()) == [f"doc-{n}" for n in range(6)]
+
+
+def tearing(store, times):
+    """Deletes what was written, so many times."""
+    torn = []
+
+    def tear(written):
+        if len(torn) < times:
+            torn.append(written.files[0][0])
+            (store_folder(store) / torn[-1]).unlink()
+
+    return tear
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_fragment_that_loses_its_file_when_it_was_done_alone_is_written_again(store, attempts):
+    pool = FakePool(store, always_failing(2), alone_script={2: tearing(store, attempts)})
+    assert drive(store, pool, attempts=attempts) == Driven()
+    assert pool.calls.count(("run", 2)) == attempts + 1
+    assert sorted(store.refresh().ids()) == [f"doc-{n}" for n in range(6)]
+
+
+def test_a_shard_whose_files_are_always_lost_is_given_up(store):
+    tear = tearing(store, 100)
+    scripts = {"script": {(2, n): tear for n in range(1, 9)}, "alone_script": {2: tear}}
+    (failed,) = drive(store, FakePool(store, **scripts), progress=(progress := Recorder())).failed
+    assert failed.number == 2
+    assert "is missing" in failed.error
+    assert progress.failures == [(2, 1, False), (2, 2, False), (2, 3, True)]
+    assert done_shards(store) == {0, 1, 3, 4, 5}
 
 
 def test_an_interrupt_commits_what_is_finished_and_begins_nothing_new(store):

@@ -1,0 +1,29 @@
+"""Random faults, in short: one seed on a Ray cluster and one in a single process. The long form is ``make torture``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("torture.py")
+
+
+@pytest.mark.timeout(1500)
+def test_builds_under_random_faults_lose_and_double_nothing(tmp_path):
+    pytest.importorskip("ray")
+    words = ["--seeds", "0-1", "--injected", "4", "--folder", tmp_path / "runs", "--json", tmp_path / "result.json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    finished = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True, check=False, env=environment
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    kinds = {kind.split()[0] for kind in result["by kind"]}
+    assert {"poison", "write", "commit"} < kinds
+    assert {"worker", "all", "driver", "child", "node", "second"} & kinds
+    for run in result["runs"]:
+        assert sum(run["faults"].values()) >= 20
+        assert not any(run[what] for what in ("lost", "doubled", "other memory", "wrongly quarantined"))
