@@ -117,8 +117,8 @@ def spoil_worker(worker):
     kind._tokenize, kind._compress = tokenize_or_fail, compress_or_fail
     write = worker.write_fragment
 
-    def write_and_tear(uri, shard, rows):
-        written = write(uri, shard, rows)
+    def write_and_tear(uri, shard, *tables):
+        written = write(uri, shard, *tables)
         fault = befalls("write", f"-{shard}")
         if fault == "dies":
             die()
