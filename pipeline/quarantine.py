@@ -42,7 +42,8 @@ def find_poison(pool: Pool, shard: Shard, stopped: Callable[[], bool] = lambda: 
         stop = min(start + PIECE, documents)
         if stopped():
             return None
-        if _error_of(pool, shard, start, stop, tries=1) is None:
+        # As a whole the shard has failed already.
+        if documents > PIECE and _error_of(pool, shard, start, stop, tries=1) is None:
             continue
         for place in range(start, stop):
             if stopped():

@@ -129,10 +129,10 @@ def test_a_document_that_this_process_dies_of_in_the_sample_for_a_codec(spoiled,
 
 def test_a_document_that_this_process_hangs_at_is_quarantined_next_time(spoiled, run, undisturbed, tmp_path):
     corpus = spoiled({20: "HANG-LATE"})
-    finished = run(corpus, hang_seconds=6)
+    finished = run(corpus, hang_seconds=10)
     assert finished.returncode == 3
-    assert "Shard 2 has taken no step for 6 s" in finished.stderr
-    finished = run(corpus, hang_seconds=6)
+    assert "Shard 2 has taken no step for 10 s" in finished.stderr
+    finished = run(corpus, hang_seconds=10)
     assert finished.returncode == 3, finished.stderr
     assert "WorkerHungError" in rows(tmp_path / "store")["doc-20"][1]
     require_all_but(tmp_path / "store", undisturbed, {20})
@@ -141,7 +141,7 @@ def test_a_document_that_this_process_hangs_at_is_quarantined_next_time(spoiled,
 def test_all_kinds_at_once_on_ray(spoiled, run, undisturbed, tmp_path):
     pytest.importorskip("ray")
     poison = {1: "RAISE", 12: "HANG", 33: "SEGV-LATE"}
-    finished = run(spoiled(poison), "--ray", "local", "--workers", 2, hang_seconds=6)
+    finished = run(spoiled(poison), "--ray", "local", "--workers", 2, hang_seconds=10)
     assert finished.returncode == 3, finished.stderr
     assert "3 documents could not be compressed" in finished.stderr
     require_all_but(tmp_path / "store", undisturbed, poison)
