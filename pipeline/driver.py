@@ -20,6 +20,8 @@ from .worker import Quarantined, ShardResult
 WAIT_S = 0.5
 # Between two looks at what workers do.
 LOOK_S = 1.0
+# A commit writes down all that the store holds, so that a large store takes more shards to a commit.
+STORED_TO_COMMITTED = 32
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Driver:
         crashes: CrashLog | None = None,
     ):
         self._store = store
+        self._stored = len(store.table.get_fragments())
         self._pool = pool
         self._run = run
         self._progress = progress
@@ -215,7 +218,8 @@ class Driver:
     def _is_commit_due(self) -> bool:
         waited = time.monotonic() - self._last_commit
         idle = not self._queue and not self._in_hand
-        enough = len(self._written) >= self._run.commit_shards or waited >= self._run.commit_seconds
+        many = max(self._run.commit_shards, self._stored // STORED_TO_COMMITTED)
+        enough = len(self._written) >= many or waited >= self._run.commit_seconds
         return bool(self._written) and (enough or idle)
 
     def _commit(self) -> None:
@@ -241,6 +245,7 @@ class Driver:
             self._written.clear()
         else:
             self._written.clear()
+            self._stored += len(written)
             self._progress.committed(len(written))
 
     def _retry_damaged(self) -> bool:

@@ -159,6 +159,13 @@ def test_every_shard_is_committed_once(store):
     assert store.refresh().version == version + 3
 
 
+def test_a_large_store_takes_more_shards_to_a_commit(store, monkeypatch):
+    monkeypatch.setattr("pisco_index.pipeline.driver.STORED_TO_COMMITTED", 2)
+    progress = Recorder()
+    assert drive(store, FakePool(store), count=15, progress=progress) == Driven()
+    assert progress.told == [("committed", shards) for shards in (2, 2, 2, 3, 4, 2)]
+
+
 def test_a_commit_does_not_wait_for_its_number_of_shards_for_ever(store):
     version = store.version
     config = RunConfig(commit_shards=100, commit_seconds=1e-9)
