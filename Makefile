@@ -38,7 +38,7 @@ test: $(DEV_STAMP)  ## Run the tests
 torture-short: $(DEV_STAMP)  ## Build under random faults for some minutes, as the tests do
 	$(BIN)/python -m pytest tests/test_torture.py
 
-torture: $(DEV_STAMP)  ## Build under random faults of 20 seeds: half an hour on two cores
+torture: $(DEV_STAMP)  ## Build under random faults, 20 seeds of them
 	$(BIN)/python tests/torture.py --seeds 0-19 --json torture.json
 
 lint: $(DEV_STAMP)  ## Check lint, format and import order

@@ -81,6 +81,7 @@ class ChildWorker:
             if kind == "returned":
                 return value
             if kind == "raised":
+                assert isinstance(value, Exception)
                 raise value
             self._pulse = value
             if watchdog.is_hung(self._pulse.steps, busy=True):
