@@ -33,7 +33,7 @@ from pisco_index.training.tinypedia import write
 ROOT = Path(__file__).parents[1]
 README, PYTHON, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "configuration.md"
 TRAINING, UPDATING = ROOT / "docs" / "training.md", ROOT / "docs" / "updating.md"
-ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+ARCHITECTURE, RELIABILITY = ROOT / "ARCHITECTURE.md", ROOT / "docs" / "reliability.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SECTIONS = {name: field.annotation for name, field in BuildConfig.model_fields.items()}
 PUBLIC = [
@@ -268,8 +268,9 @@ def test_the_readme_leads_to_every_document():
             assert f"]({path.relative_to(ROOT).as_posix()})" in README.read_text("utf-8"), path.name
 
 
-def test_tests_named_in_the_architecture_exist():
-    named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", ARCHITECTURE.read_text("utf-8"))
+@pytest.mark.parametrize("path", [ARCHITECTURE, RELIABILITY], ids=lambda path: path.name)
+def test_tests_named_in_the_fault_tables_exist(path):
+    named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", path.read_text("utf-8"))
     assert len(named) > 10
     for file, test in named:
         body = ast.parse((ROOT / file).read_text("utf-8")).body

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("torture.py")
 
 
+@pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="takes many minutes: make torture-short")
 @pytest.mark.timeout(1500)
 def test_builds_under_random_faults_lose_and_double_nothing(tmp_path):
     pytest.importorskip("ray")
@@ -27,3 +29,18 @@ def test_builds_under_random_faults_lose_and_double_nothing(tmp_path):
     for run in result["runs"]:
         assert sum(run["faults"].values()) >= 20
         assert not any(run[what] for what in ("lost", "doubled", "other memory", "wrongly quarantined"))
+
+
+def test_every_fault_has_its_row_and_a_test_that_exists():
+    spec = spec_from_file_location("torture", SCRIPT)
+    torture = module_from_spec(spec)
+    spec.loader.exec_module(torture)
+    poison = {*torture.RAISING, *torture.DEADLY["ray"], *torture.DEADLY["here"]}
+    kinds = {f"poison {fault}" for fault in poison} | {kind for place in torture.INJECTED.values() for kind in place}
+    kinds |= {f"{moment} {fault}" for moment, rates in torture.RATES.items() for fault in rates}
+    rows = [row_kinds for _, row_kinds, _, _ in torture.TABLE]
+    assert kinds <= set().union(*rows)
+    assert sum(map(len, rows)) == len(set().union(*rows))
+    for _, _, _, test in torture.TABLE:
+        file, _, name = test.partition("::")
+        assert f"def {name.split('::')[-1]}(" in (SCRIPT.parent / file).read_text()

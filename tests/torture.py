@@ -75,6 +75,103 @@ RATES = {
     "write": {"short": 0.02, "gone": 0.02, "garbled": 0.02, "dies": 0.006},
     "commit": {"refused": 0.12, "landed": 0.1, "full": 0.01, "dies before": 0.01, "dies after": 0.01},
 }
+_OWN = "test_torture.py::test_builds_under_random_faults_lose_and_double_nothing"
+_FAULTS, _POOL, _DRIVER = (f"pipeline/test_{name}.py::" for name in ("faults", "pool", "driver"))
+# The table of docs/reliability.md: a fault, its kinds, what happens, and the test that shows it by itself.
+TABLE = (
+    (
+        "a document that its worker raises at",
+        {f"poison {fault}" for fault in RAISING},
+        "quarantined",
+        f"{_FAULTS}test_a_document_that_raises_is_quarantined_here",
+    ),
+    (
+        "a document that its process dies of: SIGSEGV, SIGKILL, an exit",
+        {f"poison {fault}{late}" for fault in ("SEGV", "KILL", "EXIT") for late in ("", "-LATE")},
+        "quarantined; in one process after two runs that died",
+        f"{_FAULTS}test_a_document_that_this_process_dies_of_is_quarantined_in_the_end",
+    ),
+    (
+        "a document that hangs or stops its process",
+        {f"poison {fault}{late}" for fault in ("HANG", "STOP") for late in ("", "-LATE")},
+        "quarantined, after `hang_seconds`",
+        f"{_FAULTS}test_all_kinds_at_once_on_ray",
+    ),
+    (
+        "a Ray worker gets SIGKILL or SIGTERM",
+        {"worker SIGKILL", "all workers SIGKILL", "worker SIGTERM"},
+        "replaced; its shards are tried again",
+        "pipeline/test_ray_pool.py::test_a_killed_worker_costs_a_try_and_no_document",
+    ),
+    (
+        "a Ray worker is stopped, for some seconds or for good",
+        {"worker SIGSTOP, SIGCONT", "worker SIGSTOP"},
+        "it goes on, or is ended after `hang_seconds` and replaced",
+        f"{_POOL}test_a_ray_worker_that_broke_while_it_had_nothing_to_do_blames_no_call",
+    ),
+    ("a node leaves, or dies with its processes", {"node removed", "node killed"}, "its shards go elsewhere", _OWN),
+    (
+        "the process that wrote a file dies right after",
+        {"write dies"},
+        "the shard is done again; the file is deleted",
+        "pipeline/test_build.py::test_a_killed_build_resumes_to_the_same_store",
+    ),
+    (
+        "the driver gets SIGKILL",
+        {"driver SIGKILL"},
+        "the same command goes on",
+        "pipeline/test_build.py::test_a_killed_build_resumes_to_the_same_store",
+    ),
+    (
+        "the driver dies within a commit, before it lands or after",
+        {"commit dies before", "commit dies after"},
+        "the same command goes on",
+        _OWN,
+    ),
+    (
+        "the driver gets SIGTERM or SIGINT",
+        {"driver SIGTERM", "driver SIGINT"},
+        "it finishes what it computes; the same command goes on",
+        f"{_DRIVER}test_an_interrupt_commits_what_is_finished_and_begins_nothing_new",
+    ),
+    (
+        "the driver is stopped for some seconds",
+        {"driver SIGSTOP, SIGCONT"},
+        "it goes on, and blames no worker",
+        "pipeline/test_watchdog.py::test_a_driver_that_was_stopped_blames_nobody",
+    ),
+    (
+        "a second driver",
+        {"second driver"},
+        "refused, exit code 75",
+        "pipeline/test_build.py::TestRefusals::test_a_store_another_build_is_writing",
+    ),
+    (
+        "the child process that tries documents is killed or stopped",
+        {"child SIGKILL", "child SIGSTOP"},
+        "replaced",
+        f"{_POOL}test_a_child_that_was_killed_while_it_had_nothing_to_do_blames_no_call",
+    ),
+    (
+        "a written file is cut, lost, or without its end",
+        {"write short", "write gone", "write garbled"},
+        "not committed; the shard is written again",
+        f"{_DRIVER}test_a_fragment_that_lost_its_file_is_written_again",
+    ),
+    ("a commit fails", {"commit refused"}, "tried again", _OWN),
+    (
+        "a commit lands and reports an error",
+        {"commit landed"},
+        "recognised",
+        "store/test_commit.py::test_a_commit_that_landed_but_reported_an_error_is_recognised",
+    ),
+    (
+        "the disk is full at a commit",
+        {"commit full"},
+        "exit code 2; the same command goes on",
+        "store/test_commit.py::test_a_disk_that_fills_before_the_commit_loses_nothing",
+    ),
+)
 # Exit codes of builds that say what happened; others are those of poison that ends its process.
 SAID, POISONED = {0, 3, 75, 130}, {7, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGTERM}
 
@@ -172,7 +269,7 @@ class OnRay:
 
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         for _ in range(NODES - 1):
-            self._cluster.add_node(num_cpus=1)
+            self._add_node()
         self.arguments = ("--ray", self._cluster.address, "--workers", str(NODES))
         return self
 
@@ -197,7 +294,17 @@ class OnRay:
         for pid in mine:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._cluster.add_node(num_cpus=1)
+        self._add_node()
+
+    def _add_node(self) -> None:
+        # Ray gives a node 30 s to start, which a busy machine may not keep.
+        for left in reversed(range(5)):
+            try:
+                self._cluster.add_node(num_cpus=1)
+                return
+            except Exception:
+                if not left:
+                    raise
 
     @staticmethod
     def _raylet(node: Any) -> int:
@@ -512,6 +619,17 @@ def several(seeds: Sequence[int], folder: Path, injected: int, jobs: int) -> lis
         return list(threads.map(run, seeds))
 
 
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """The faults of runs, as the documentation has them; lost and doubled are those of the runs that had the fault."""
+    lines = ["| fault | what happens | test | injected | lost | doubled |", "|---|---|---|---|---|---|"]
+    for fault, kinds, happens, test in TABLE:
+        struck = [run for run in runs if kinds & run["faults"].keys()]
+        injected = sum(count for run in struck for kind, count in run["faults"].items() if kind in kinds)
+        lost, doubled = (sum(run[what] for run in struck) for what in ("lost", "doubled"))
+        lines.append(f"| {fault} | {happens} | `tests/{test}` | {injected} | {lost} | {doubled} |")
+    return "\n".join(lines)
+
+
 def throughput(folder: Path, kill_every_s: float, documents: int = 40_000) -> dict[str, Any]:
     """Documents a second on the cluster, undisturbed and with a worker killed every so many seconds."""
     corpus = write_corpus(folder / "large.jsonl", {}, documents)
@@ -556,7 +674,11 @@ def main() -> int:
     parser.add_argument("--throughput", action="store_true", help="measure documents a second in place of torture")
     parser.add_argument("--kill-every", type=float, default=10.0, help="with --throughput: seconds between two kills")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help="only print the table of a result that --json wrote")
     given = parser.parse_args()
+    if given.table:
+        say(table(json.loads(given.table.read_text())["runs"]))
+        return 0
     warnings.filterwarnings("ignore")
     if given.one is not None:
         return one(given.one, given.folder, given.injected)
