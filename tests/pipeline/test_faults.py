@@ -100,7 +100,10 @@ def test_a_document_that_raises_is_quarantined_here(spoiled, run, undisturbed, t
     require_all_but(tmp_path / "store", undisturbed, poison)
 
 
-@pytest.mark.parametrize(("fault", "word"), [("SEGV-LATE", "SIGSEGV"), ("EXIT", "exit code 7")])
+SLOW = pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="slow: make torture-short")
+
+
+@pytest.mark.parametrize(("fault", "word"), [("SEGV-LATE", "SIGSEGV"), pytest.param("EXIT", "exit code 7", marks=SLOW)])
 def test_a_document_that_this_process_dies_of_is_quarantined_in_the_end(
     spoiled, run, undisturbed, tmp_path, fault, word
 ):

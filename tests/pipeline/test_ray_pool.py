@@ -181,8 +181,8 @@ def test_a_killed_worker_costs_a_try_and_no_document(checkpoint, make_corpus, tm
         _, errors = running.communicate(timeout=200)
     assert running.returncode == 0, errors
     # Of the three shards it had in hand one is charged with a try, and one worker takes its place.
-    assert errors.count("the worker died") <= 3
-    assert "the worker died" in errors
+    assert 1 <= errors.count("tried again: WorkerDiedError: the worker died") <= 3
+    assert "1 worker lost" in errors
     status = build_status(tmp_path / "store")
     assert status.is_complete
     assert status.store.documents == 1500
@@ -264,7 +264,7 @@ def test_a_node_that_joins_gets_work(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
     told, _ = running.communicate(timeout=240)
     assert running.returncode == 0
-    assert json.loads(told)["busy"] == 2
+    assert json.loads(told.splitlines()[-1])["busy"] == 2
     assert build_status(tmp_path / "store").store.documents == 60
 
 
@@ -275,19 +275,20 @@ def test_a_node_that_is_lost_costs_no_document_and_nobody_is_blamed(own_cluster,
     own_cluster.remove_node(leaving, allow_graceful=False)
     told, _ = running.communicate(timeout=240)
     assert running.returncode == 0
-    journal = json.loads(told)
+    journal = json.loads(told.splitlines()[-1])
     assert journal["lost"]
     assert journal["alone"] == []
     assert build_status(tmp_path / "store").store.documents == 60
 
 
+@pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="slow: make torture-short")
 def test_a_worker_that_stands_still_is_replaced(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
     running = start_build(own_cluster.address, 12, hang_seconds=8)
     _signal_a_worker(signal.SIGSTOP)
     told, _ = running.communicate(timeout=240)
     assert running.returncode == 0
-    (reason,) = json.loads(told)["lost"]
+    (reason,) = json.loads(told.splitlines()[-1])["lost"]
     assert "took no step for 8 s" in reason
     assert build_status(tmp_path / "store").store.documents == 12
 
