@@ -260,25 +260,25 @@ def own_cluster(monkeypatch):
 
 def test_a_node_that_joins_gets_work(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
-    running = start_build(own_cluster.address, 60)
+    running = start_build(own_cluster.address, 40)
     own_cluster.add_node(num_cpus=1)
     told, _ = running.communicate(timeout=240)
     assert running.returncode == 0
     assert json.loads(told.splitlines()[-1])["busy"] == 2
-    assert build_status(tmp_path / "store").store.documents == 60
+    assert build_status(tmp_path / "store").store.documents == 40
 
 
 def test_a_node_that_is_lost_costs_no_document_and_nobody_is_blamed(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
     leaving = own_cluster.add_node(num_cpus=1)
-    running = start_build(own_cluster.address, 60)
+    running = start_build(own_cluster.address, 40)
     own_cluster.remove_node(leaving, allow_graceful=False)
     told, _ = running.communicate(timeout=240)
     assert running.returncode == 0
     journal = json.loads(told.splitlines()[-1])
     assert journal["lost"]
     assert journal["alone"] == []
-    assert build_status(tmp_path / "store").store.documents == 60
+    assert build_status(tmp_path / "store").store.documents == 40
 
 
 @pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="slow: make torture-short")
