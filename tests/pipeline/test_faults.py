@@ -141,6 +141,7 @@ def test_a_document_that_this_process_hangs_at_is_quarantined_next_time(spoiled,
     require_all_but(tmp_path / "store", undisturbed, {20})
 
 
+@SLOW
 def test_all_kinds_at_once_on_ray(spoiled, run, undisturbed, tmp_path):
     pytest.importorskip("ray")
     poison = {1: "RAISE", 12: "HANG", 33: "SEGV-LATE"}

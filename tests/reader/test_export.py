@@ -169,7 +169,7 @@ class TestRefusals:
 
     def test_a_folder_with_something_else(self, store, tmp_path):
         (tmp_path / "mine.txt").write_text("mine")
-        with pytest.raises(InputError, match=r"holds mine\.txt\. Name a new or empty folder"):
+        with pytest.raises(InputError, match=r"holds 'mine\.txt'\. Name a new or empty folder"):
             export(store, tmp_path)
         assert contents(tmp_path) == {"mine.txt": b"mine"}
 
