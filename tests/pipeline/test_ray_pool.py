@@ -26,6 +26,9 @@ pytestmark = [
 ]
 
 
+SLOW = pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="slow: make torture-short")
+
+
 def payloads(uri):
     table = lancedb.connect(str(uri)).open_table("memory").to_arrow()
     return dict(zip(table["doc_id"].to_pylist(), table["payload"].to_pylist(), strict=True))
@@ -258,6 +261,7 @@ def own_cluster(monkeypatch):
     nodes.shutdown()
 
 
+@SLOW
 def test_a_node_that_joins_gets_work(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
     running = start_build(own_cluster.address, 40)
@@ -268,6 +272,7 @@ def test_a_node_that_joins_gets_work(own_cluster, start_build, tmp_path):
     assert build_status(tmp_path / "store").store.documents == 40
 
 
+@SLOW
 def test_a_node_that_is_lost_costs_no_document_and_nobody_is_blamed(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
     leaving = own_cluster.add_node(num_cpus=1)
@@ -281,7 +286,7 @@ def test_a_node_that_is_lost_costs_no_document_and_nobody_is_blamed(own_cluster,
     assert build_status(tmp_path / "store").store.documents == 40
 
 
-@pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="slow: make torture-short")
+@SLOW
 def test_a_worker_that_stands_still_is_replaced(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
     running = start_build(own_cluster.address, 12, hang_seconds=8)
