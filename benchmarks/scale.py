@@ -128,15 +128,24 @@ def driving(folder: Path, count: int) -> dict[str, float]:
         def workers(self) -> list:
             return []
 
+    class Thirds(BuildProgress):
+        """Notes when the first commit reaches each third of the shards."""
+
+        done = 0
+
+        def committed(self, shards: int) -> None:
+            self.done += shards
+            ends.setdefault(3 * self.done // count, (time.perf_counter(), self.done))
+
     results = {number: written(number) for number in range(count)}
-    times: dict[str, float] = {}
-    third = count // 3
     with PeakMemory() as memory:
-        for name, first in (("first", 0), ("second", third), ("third", 2 * third)):
-            shards = [Shard(number, (), 1, 10) for number in range(first, first + third)]
-            began = time.perf_counter()
-            Driver(store, Ready(), RunConfig(), BuildProgress()).drive(shards, Interrupt())
-            times[name] = (time.perf_counter() - began) / third * 1000
+        ends = {0: (time.perf_counter(), 0)}
+        shards = [Shard(number, (), 1, 10) for number in range(count)]
+        Driver(store, Ready(), RunConfig(), Thirds()).drive(shards, Interrupt())
+    times = {}
+    for number, name in enumerate(("first", "second", "third")):
+        (began, before), (ended, after) = ends[number], ends[number + 1]
+        times[name] = (ended - began) / (after - before) * 1000
     return {
         **{f"driver_ms_a_shard_{name}_third": value for name, value in times.items()},
         "driver_third_to_first": times["third"] / times["first"],

@@ -17,11 +17,12 @@ from ..errors import CorruptStoreError, StoreError
 from .fragment import WrittenShard
 from .ledger import FALLBACK_PREFIX, empty_shards, note, record_empty
 from .store import Store
-from .swap import Proposal, find_rows, fragments_of, swap, without_rows
+from .swap import Proposal, find_rows, swap, without_rows
 from .tables import (
     MEMORY,
     REJECTED,
     data_file_uri,
+    fragments_of,
     is_object_store,
     lance_errors,
     local_folder,
@@ -101,8 +102,8 @@ def _publish(
     def propose(dataset: lance.LanceDataset) -> Proposal | None:
         if table == MEMORY:
             require_plan(store.uri, dataset, plan)
-        todo = fragments.keys() - store.ledger.shards(dataset)
         existing = fragments_of(dataset)
+        todo = fragments.keys() - store.ledger.shards(dataset, existing)
         # A commit that failed may have landed all the same.
         new.clear()
         new.update({shard for shard in tried - todo if _is_among(fragments[shard], existing)} | todo)

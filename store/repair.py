@@ -11,8 +11,8 @@ from ..errors import StoreError
 from .compact import remove_orphans
 from .ledger import record_empty
 from .store import Store
-from .swap import Proposal, fragments_of, swap, swap_at, without_rows
-from .tables import MEMORY, REJECTED, live_rows
+from .swap import Proposal, swap, swap_at, without_rows
+from .tables import MEMORY, REJECTED, fragments_of, live_rows
 from .update import marked
 from .verify import Damage, Findings
 

@@ -18,7 +18,7 @@ from lance.fragment import FragmentMetadata
 from lance.schema import LanceSchema
 
 from ..errors import StoreError
-from .tables import LANCE_FAILURES, MEMORY, is_disk_full, lance_errors, open_table, read_addressed
+from .tables import LANCE_FAILURES, MEMORY, fragments_of, is_disk_full, lance_errors, open_table, read_addressed
 
 MAX_ATTEMPTS = 12
 _FIRST_WAIT_S = 0.01
@@ -96,11 +96,6 @@ def swap_at(uri: str, version: int, propose: Callable[[lance.LanceDataset], Prop
     return None if committed is None else committed.version
 
 
-def fragments_of(dataset: lance.LanceDataset) -> list[FragmentMetadata]:
-    """All fragments of a version."""
-    return [fragment.metadata for fragment in dataset.get_fragments()]
-
-
 def find_rows(dataset: lance.LanceDataset, doc_ids: pa.Array) -> tuple[np.ndarray, list[str]]:
     """Addresses ``(k,)`` uint64 and ids of the rows that have one of these ids, in the order of the table.
 
@@ -157,15 +152,16 @@ def without_rows(dataset: lance.LanceDataset, addresses: np.ndarray) -> list[Fra
 
 
 def _operation(dataset: lance.LanceDataset, proposal: Proposal) -> lance.LanceOperation.BaseOperation:
-    before = {fragment.id: fragment for fragment in fragments_of(dataset)}
-    kept = {fragment.id: fragment for fragment in proposal.kept}
-    if before.keys() == kept.keys():
+    fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
+    kept = {fragment.id for fragment in proposal.kept}
+    if fragments.keys() == kept:
         return lance.LanceOperation.Merge([*proposal.kept, *proposal.added], _schema(dataset, proposal.metadata))
     assert proposal.metadata is None
-    touched = {each.id for each in proposal.kept if each.deletion_file != before[each.id].deletion_file}
-    touched.add(min(before))
+    before = {number: fragments[number].metadata.deletion_file for number in kept}
+    touched = {each.id for each in proposal.kept if each.deletion_file != before[each.id]}
+    touched.add(min(fragments))
     return lance.LanceOperation.Update(
-        removed_fragment_ids=sorted(before.keys() - kept.keys()),
+        removed_fragment_ids=sorted(fragments.keys() - kept),
         updated_fragments=[each for each in proposal.kept if each.id in touched],
         new_fragments=list(proposal.added),
     )

@@ -11,6 +11,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 from lance.file import LanceFileReader
+from lance.fragment import FragmentMetadata
 
 from ..errors import CorruptStoreError, StoreError, StoreUnreachableError
 from .schema import ASSETS_SCHEMA, DATA_STORAGE_VERSION
@@ -108,6 +109,11 @@ def open_table(uri: str, table: str, version: int | None = None) -> lance.LanceD
     check_process()
     with lance_errors(f"cannot open table {table!r} of the store at {uri}"):
         return lance.dataset(table_uri(uri, table), version=version, storage_options=storage_options(uri))
+
+
+def fragments_of(dataset: lance.LanceDataset) -> list[FragmentMetadata]:
+    """All fragments of a version."""
+    return [fragment.metadata for fragment in dataset.get_fragments()]
 
 
 def find_table(uri: str, table: str) -> lance.LanceDataset | None:

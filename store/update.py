@@ -12,8 +12,8 @@ import numpy as np
 from ..errors import StoreError
 from .ledger import emptied_shards, record_empty
 from .store import Store
-from .swap import Proposal, fragments_of, swap, swap_at, without_rows
-from .tables import MEMORY, REJECTED, append_assets, lance_errors, open_table, read_addressed
+from .swap import Proposal, swap, swap_at, without_rows
+from .tables import MEMORY, REJECTED, append_assets, fragments_of, lance_errors, open_table, read_addressed
 
 PLAN_PREFIX = "plan/"
 """Assets whose names begin so are plans of updates; one counts once ``memory`` names it."""

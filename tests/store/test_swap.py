@@ -11,7 +11,8 @@ from lance.fragment import FragmentMetadata
 
 from pisco_index.errors import StoreError
 from pisco_index.store import Store, begin_update, commit, is_altered, plan_in_force, write_fragment
-from pisco_index.store.swap import Proposal, _operation, find_rows, fragments_of, without_rows
+from pisco_index.store.swap import Proposal, _operation, find_rows, without_rows
+from pisco_index.store.tables import fragments_of
 
 NOTHING = np.empty(0, np.uint64)
 
