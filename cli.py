@@ -817,8 +817,9 @@ def tinypedia(
         int,
         typer.Option(
             min=0,
-            help="Conversations for finetune: conversations.jsonl, and as many about short articles that only their "
-            "titles tell apart, short-conversations.jsonl; 0 writes neither.",
+            help="Conversations for finetune: conversations.jsonl, as many about short articles that only their titles "
+            "tell apart, short-conversations.jsonl, and as many that end with an article's text, recitals.jsonl; 0 "
+            "writes none.",
         ),
     ] = 0,
 ) -> None:
@@ -827,7 +828,11 @@ def tinypedia(
 
     world.write(folder, split, count=articles, seed=seed, documents=documents)
     if conversations:
-        for name, drawn in (("conversations", world.conversations), ("short-conversations", world.short_conversations)):
+        for name, drawn in (
+            ("conversations", world.conversations),
+            ("short-conversations", world.short_conversations),
+            ("recitals", world.recitals),
+        ):
             world.write_conversations(folder / f"{name}.jsonl", islice(drawn(split, seed=seed), conversations))
     written = f"{_count(articles, 'article')}" + (f", {_count(conversations, 'conversation')}" * bool(conversations))
     out.print(f"{folder}: {written} of the {split} split", highlight=False, markup=False, soft_wrap=True)

@@ -38,7 +38,7 @@ def test_tinypedia(folder, tmp_path):
     run("train", "tinypedia", tmp_path, "--articles", 9, "--split", "held-out", "--seed", 3, "--documents", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "questions.jsonl", "run.trec"]
     assert len((tmp_path / "corpus.jsonl").read_text().splitlines()) == 9
-    for name in ("conversations", "short-conversations"):
+    for name in ("conversations", "short-conversations", "recitals"):
         assert len((folder / "data" / f"{name}.jsonl").read_text().splitlines()) == 6
 
 

@@ -924,7 +924,7 @@ def articles(split: Split, *, seed: int = 0) -> Iterator[Article]:
 
 
 def conversations(
-    split: Split, *, seed: int = 0, documents: tuple[int, int] = (1, 5), questions: int = 8
+    split: Split, *, seed: object = 0, documents: tuple[int, int] = (1, 5), questions: int = 8
 ) -> Iterator[Conversation]:
     """Put new articles side by side and ask about them, without end; the same for the same arguments.
 
@@ -945,6 +945,29 @@ def conversations(
         read = tuple(author.write(kind or pen.pick(KINDS)) for _ in range(count))
         facts = [fact for article in read for fact in article.facts]
         yield Conversation(read, tuple(pen.rng.sample(facts, min(questions, len(facts)))))
+
+
+def recitals(
+    split: Split, *, seed: int = 0, documents: tuple[int, int] = (1, 5), questions: int = 6
+) -> Iterator[Conversation]:
+    """As `conversations`, and behind the questions of each what one of its articles says, answered with its whole text.
+
+    It comes last, so that no question is answered from what has been recited. The articles are not those of
+    `conversations`.
+
+    Args:
+        split: whose articles.
+        seed: of all draws.
+        documents: see `conversations`.
+        questions: the most questions, without the last one.
+    """
+    rng = _Pen(split, f"recitals {seed}").rng
+    for drawn in conversations(split, seed=f"recitals {seed}", documents=documents, questions=questions):
+        yield Conversation(drawn.documents, (*drawn.turns, _recital(rng.choice(drawn.documents))))
+
+
+def _recital(article: Article) -> Fact:
+    return Fact("text", RECITAL.format(t=article.title), article.text)
 
 
 def short_conversations(
@@ -970,7 +993,7 @@ def short_conversations(
         read = tuple(author.write(kind, stated) for _ in range(pen.rng.randint(*documents)))
         facts = [fact for article in read for fact in article.facts]
         if pen.rng.random() < 1 / 3:
-            facts = [Fact("text", RECITAL.format(t=article.title), article.text) for article in read]
+            facts = [_recital(article) for article in read]
         yield Conversation(read, tuple(pen.rng.sample(facts, min(questions, len(facts)))))
 
 

@@ -12,11 +12,14 @@ from pisco_index.errors import TrainingError
 from pisco_index.training import tinypedia
 from pisco_index.training.tinypedia import (
     KINDS,
+    RECITAL,
     Article,
+    Fact,
     articles,
     conversations,
     invented_words,
     is_held_out,
+    recitals,
     short_conversations,
     split_of,
     vocabulary,
@@ -179,6 +182,19 @@ def test_short_conversations_leave_the_title_alone_to_choose_by(split):
             assert set(conversation.turns) <= {fact for article in documents for fact in article.facts}
     assert recited / 400 == pytest.approx(1 / 3, abs=0.1)
     assert {len(conversation.documents) for conversation in drawn} == {2, 3, 4}
+
+
+def test_recitals_end_with_the_text_of_one_article(split):
+    drawn = list(islice(recitals(split, documents=(1, 3), questions=4), 300))
+    assert drawn == list(islice(recitals(split, documents=(1, 3), questions=4), 300))
+    for conversation in drawn:
+        *asked, last = conversation.turns
+        recited = {Fact("text", RECITAL.format(t=each.title), each.text) for each in conversation.documents}
+        assert last in recited
+        assert 1 <= len(asked) <= 4
+        assert set(asked) <= {fact for article in conversation.documents for fact in article.facts}
+        assert all(is_held_out(article.title) == (split == "held-out") for article in conversation.documents)
+    assert [c.documents for c in drawn] != [c.documents for c in islice(conversations(split, documents=(1, 3)), 300)]
 
 
 def test_a_written_corpus_has_its_questions_and_their_run(tmp_path, split):
