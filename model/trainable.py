@@ -28,6 +28,8 @@ BASE_DECODER = "base_decoder"
 STATE_PARTS = (".lora_", f".{ORIGINAL}.", f".{SAVED_COPY}.")
 # What the loss passes over.
 IGNORED = -100
+# Tokens from which on the fused kernel's backward pass is faster on a CPU in bfloat16, too. In float32 it always is.
+LONG_FOR_PLAIN = 300
 
 
 class TrainableModel(nn.Module):
@@ -109,9 +111,8 @@ class TrainableModel(nn.Module):
         Raises:
             TrainingError: if passages and prompts differ in memory tokens.
         """
-        # On a CPU the fused kernel's backward pass is several times slower than plain products. What is computed again
-        # in the backward pass is out of reach here, and must be computed the same way.
-        plain = input_ids.device.type == "cpu" and not self._computes_again
+        # What is computed again in the backward pass is out of reach here, and must be computed the same way.
+        plain = not self._computes_again and _is_plain_faster(input_ids)
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
             return {"loss": self._loss(passages, passage_mask, input_ids, labels, num_items_in_batch)}
 
@@ -236,6 +237,12 @@ class TrainableModel(nn.Module):
         name = self.checkpoint.resolve(self.checkpoint.decoder_base, "decoder")
         own = self.checkpoint.path.resolve()
         return Path(name).relative_to(own).as_posix() if Path(name).is_relative_to(own) else name
+
+
+def _is_plain_faster(ids: torch.Tensor) -> bool:
+    """Whether plain products do attention faster than the fused kernel: short prompts in bfloat16, on a CPU."""
+    is_short = ids.shape[1] < LONG_FOR_PLAIN
+    return ids.device.type == "cpu" and is_short and torch.is_autocast_enabled("cpu")
 
 
 def _copy(model: Any, dtype: torch.dtype) -> Any:

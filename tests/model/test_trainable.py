@@ -136,6 +136,22 @@ def test_both_models_are_compiled(checkpoint, kind, monkeypatch):
     assert all(settings == {"dynamic": True} for _, settings in compiled)
 
 
+@pytest.mark.parametrize(
+    ("bfloat16", "long", "fused"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_attention_is_plain_where_that_is_faster(checkpoint, monkeypatch, bfloat16, long, fused):
+    model = TrainableModel(checkpoint)
+    batch = batch_of(checkpoint)
+    if long:
+        monkeypatch.setattr("pisco_index.model.trainable.LONG_FOR_PLAIN", batch["input_ids"].shape[1])
+    seen = []
+    for part in (model.compressor.base_model, model.decoder):
+        part.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cuda.flash_sdp_enabled()))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        model(**batch)
+    assert seen == [fused, fused]
+
+
 def test_dropout_is_that_of_the_pairs(checkpoint):
     model = TrainableModel(checkpoint, lora_dropout=0.5)
     rates = {each.p for each in model.modules() if isinstance(each, torch.nn.Dropout)}
