@@ -12,6 +12,8 @@ from .progress import WorkerState
 # The speed is that of the last third of the time so far, within these bounds.
 SHORTEST_S, LONGEST_S = 20.0, 600.0
 
+IDLE = ("starting", "waiting")
+
 # Of so many shards for each worker, the last ones are handed out in thought, to see who is done when.
 HANDED_OUT = 32
 
@@ -241,7 +243,8 @@ class Pace:
 
     def _pass_time(self) -> float:
         now = self._clock()
-        busy = sum(hand.shard is not None for hand in self._hands.values()) if self._is_told else 1
+        # One whose shard is finished has begun another by the time that it is next told of.
+        busy = sum(hand.state.doing not in IDLE for hand in self._hands.values()) if self._is_told else 1
         self._busy_s += (now - self._last) * busy
         self._last = now
         return now

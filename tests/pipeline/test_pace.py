@@ -148,6 +148,9 @@ def unequal(count, seed=3):
         (equal(16), 1, {"write_s": 10}),
         (unequal(300), 64, {"start_s": (5, 15)}),
         (equal(8 * (HANDED_OUT + 20), 8_000), 8, {"start_s": (5, 15)}),
+        # Each worker does ten between two looks.
+        (equal(1000, 80), 1, {}),
+        (equal(6000, 80), 4, {"start_s": (1, 5)}),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(len(value)) if isinstance(value, list) else str(value),
 )
