@@ -47,7 +47,8 @@ class _Seats:
     @property
     def described_room(self) -> str:
         kind = "GPU" if self.gpus else "CPU core"
-        return f"the Ray cluster's {self.nodes} nodes have {self.room} {kind}s, one for each worker at least"
+        room, nodes = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((self.room, kind), (self.nodes, "node")))
+        return f"the Ray cluster has {room} on {nodes}, and each worker takes one at least"
 
 
 class RayShardWorker(ShardWorker):
@@ -389,7 +390,8 @@ def _size(device: str, workers: int | None) -> _Seats:
         shares = (share for share in range(max(cores, default=0), 0, -1) if sum(c // share for c in cores) >= number)
         seats = _Seats(number, 0, next(shares, 1), sum(cores), len(nodes))
     if not seats.room:
-        raise NoWorkersError(f"{seats.described_room.capitalize()}. Add nodes that have some.")
+        room = seats.described_room
+        raise NoWorkersError(f"{room[0].upper()}{room[1:]}. Add nodes that have some.")
     return seats
 
 
