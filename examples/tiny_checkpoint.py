@@ -4,7 +4,7 @@
     python examples/tiny_checkpoint.py [FOLDER] [--rate 9]      (default: tiny-checkpoint/)
 
 The data is Tinypedia's training split, and everything is drawn from one seed. Stopped, it goes on where it was. What
-examples/tinypedia-checkpoint holds is FOLDER/tinypedia-recitals without its folder training/.
+examples/tinypedia-checkpoint holds is FOLDER/tinypedia-exact without its folder training/.
 """
 
 import argparse
@@ -33,8 +33,11 @@ PRETRAINING = ("tinypedia-words", "tinypedia-passages")
 # Choosing an article by its title is learned where there is little else to learn.
 FINETUNING = {"tinypedia-titles": short_conversations, "tinypedia": conversations}
 # Reciting whole articles makes memory exact, which few and short answers alone hardly ask for.
-LAST = {"tinypedia-recitals": recitals}
-# Of all stages but the last, whose own may be another: what a decoder knows by then is of use at any rate.
+LAST = {
+    "tinypedia-recitals": recitals,
+    "tinypedia-exact": lambda split, seed: recitals(split, seed=seed + 1, documents=(1, 2)),
+}
+# Of all stages before those, which may have another: what a decoder knows by then is of use at any rate.
 FIRST_RATE = 10
 ARTICLES = 200_000
 CONVERSATIONS = 60_000
@@ -77,7 +80,7 @@ def main(folder: Path, rate: int) -> None:
         paths = {"checkpoint": str(checkpoint), "data": (str(data / "corpus.jsonl"),), "out": str(folder / preset)}
         checkpoint = pretrain(load_pretraining(preset, paths)).path
     for preset in FINETUNING | LAST:
-        if preset in LAST:
+        if preset == next(iter(LAST)):
             checkpoint = at_rate(rate, checkpoint, folder / f"rate-{rate}")
         paths = {"checkpoint": str(checkpoint), "data": (str(data / f"{preset}.jsonl"),), "out": str(folder / preset)}
         checkpoint = finetune(load_finetuning(preset, paths)).path
