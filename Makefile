@@ -11,11 +11,12 @@ DEV_STAMP := $(VENV)/.installed-dev
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+# pip comes last, so that an environment that was interrupted is made again.
+$(BIN)/pip:
+	$(PYTHON) -m venv --clear $(VENV)
 
 # torch first and pinned: any other order may pull another build of several gigabytes.
-$(STAMP): setup.cfg constraints.txt | $(BIN)/python
+$(STAMP): setup.cfg constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
