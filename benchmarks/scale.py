@@ -20,6 +20,7 @@ import numpy as np
 from measure import PeakMemory, report
 
 BASE_DOCUMENTS = 1000
+FEWEST_SHARDS = 100
 
 
 def main() -> None:
@@ -29,6 +30,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plan", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.shards < FEWEST_SHARDS:
+        parser.error(f"--shards must be {FEWEST_SHARDS} at least, or a third has no commit of its own")
     with tempfile.TemporaryDirectory() as folder:
         if arguments.plan is not None:
             plan(Path(folder), arguments.plan)

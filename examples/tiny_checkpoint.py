@@ -10,6 +10,7 @@ examples/tinypedia-checkpoint holds is FOLDER/tinypedia-exact without its folder
 import argparse
 import json
 import shutil
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -79,11 +80,17 @@ def main(folder: Path, rate: int) -> None:
     for preset in PRETRAINING:
         paths = {"checkpoint": str(checkpoint), "data": (str(data / "corpus.jsonl"),), "out": str(folder / preset)}
         checkpoint = pretrain(load_pretraining(preset, paths)).path
-    for preset in FINETUNING | LAST:
-        if preset == next(iter(LAST)):
-            checkpoint = at_rate(rate, checkpoint, folder / f"rate-{rate}")
-        paths = {"checkpoint": str(checkpoint), "data": (str(data / f"{preset}.jsonl"),), "out": str(folder / preset)}
+    checkpoint = at_rate(rate, finetuned(FINETUNING, checkpoint, folder), folder / f"rate-{rate}")
+    finetuned(LAST, checkpoint, folder)
+
+
+def finetuned(presets: Iterable[str], checkpoint: Path, folder: Path) -> Path:
+    """Go through some stages of fine-tuning, each on its own data."""
+    for preset in presets:
+        data = (str(folder / "data" / f"{preset}.jsonl"),)
+        paths = {"checkpoint": str(checkpoint), "data": data, "out": str(folder / preset)}
         checkpoint = finetune(load_finetuning(preset, paths)).path
+    return checkpoint
 
 
 def at_rate(rate: int, checkpoint: Path, out: Path) -> Path:
