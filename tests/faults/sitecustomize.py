@@ -8,6 +8,7 @@ Where ``PISCO_FAULTS`` names a folder, moments of a build (a shard was written, 
 there, named by its kind, its number and how often it has come; the file holds the time and the fault, if there is one.
 """
 
+import ctypes
 import importlib.abc
 import importlib.util
 import itertools
@@ -35,14 +36,21 @@ def hang():
         time.sleep(60)
 
 
+def stop():
+    # Who is continued from outside stops again.
+    while True:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
 FAULTS = {
     "RAISE": fail,
-    "SEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    # In the very thread: of a signal to the process, another thread dies while this one goes on.
+    "SEGV": lambda: ctypes.string_at(0),
     "KILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "EXIT": lambda: os._exit(7),
     "HANG": hang,
     "SLOW": lambda: time.sleep(0.5),
-    "STOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "STOP": stop,
 }
 MARK = re.compile(f"POISON-({'|'.join(FAULTS)})(-LATE)?")
 
