@@ -1,4 +1,7 @@
-"""Random faults, in short: one seed on a Ray cluster and one in a single process. The long form is ``make torture``."""
+"""Random faults, in short: one seed in a single process and, in ``make torture-short``, one on a Ray cluster.
+
+The long form is ``make torture``.
+"""
 
 import json
 import os
@@ -12,11 +15,13 @@ import pytest
 SCRIPT = Path(__file__).with_name("torture.py")
 
 
-@pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="takes many minutes: make torture-short")
+SLOW = pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="takes minutes: make torture-short")
+
+
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=SLOW, id="on-ray"), pytest.param(1, id="here")])
 @pytest.mark.timeout(1500)
-def test_builds_under_random_faults_lose_and_double_nothing(tmp_path):
-    pytest.importorskip("ray")
-    words = ["--seeds", "0-1", "--injected", "4", "--folder", tmp_path / "runs", "--json", tmp_path / "result.json"]
+def test_builds_under_random_faults_lose_and_double_nothing(tmp_path, seed):
+    words = ["--seeds", seed, "--injected", "4", "--folder", tmp_path / "runs", "--json", tmp_path / "result.json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     finished = subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True, check=False, env=environment
