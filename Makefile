@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help install demo tiny-checkpoint test torture-short torture lint typecheck format bench docs clean
+.PHONY: help install demo tiny-checkpoint test torture-short torture lint typecheck format bench bench-gpu docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -58,6 +58,9 @@ bench: install  ## Run the benchmarks at a size for this machine
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/answers.py
 	$(BIN)/python benchmarks/fetch.py --documents 20000
+
+bench-gpu: install  ## Measure the compressor and the decoder on this GPU, some minutes; writes gpu.json
+	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
 docs: $(DEV_STAMP)  ## Check the documentation against the code
 	$(BIN)/python -m pytest tests/test_docs.py

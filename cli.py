@@ -142,6 +142,7 @@ def build_command(
     workers: Annotated[int | None, _key("run", "workers")] = None,
     ray: Annotated[str | None, _key("run", "ray", metavar="ADDRESS")] = None,
     token_budget: Annotated[int | None, _key("run", "token_budget")] = None,
+    compiled: Annotated[bool | None, _key("run", "compiled")] = None,
     shard_documents: Annotated[int | None, _key("run", "shard_documents")] = None,
     prune: Annotated[
         bool,
@@ -197,6 +198,7 @@ def build_command(
                 "workers": workers,
                 "ray": ray,
                 "token_budget": token_budget,
+                "compiled": compiled,
                 "shard_documents": shard_documents,
             },
         },

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--passages", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32, help="passages in a batch of the naive way")
-    parser.add_argument("--token-budget", type=int, help="padded tokens in a batch of ours")
+    parser.add_argument("--token-budget", type=int, help="tokens in a batch of ours")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -70,9 +70,7 @@ def main() -> None:
     naive = AutoModelForCausalLM.from_config(config(args.layers), dtype=dtype, attn_implementation="sdpa").eval()
     ours = AutoModel.from_config(config(args.layers), dtype=dtype, attn_implementation="sdpa").eval()
     ours.load_state_dict(naive.model.state_dict())
-    compressor = Compressor(
-        ours, Connector(1024, 8, 8), memory_token_id=MEMORY, pad_token_id=PAD, token_budget=args.token_budget
-    )
+    compressor = Compressor(ours, Connector(1024, 8, 8), memory_token_id=MEMORY, token_budget=args.token_budget)
     passages = make_passages(args.passages)
     # Warms up the kernels, with too little to fill the allocator.
     compressor.compress(passages[:1])

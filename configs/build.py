@@ -89,7 +89,12 @@ class RunConfig(Config):
         None, description="Run on Ray: local, auto (the cluster this node is in) or a cluster's address."
     )
     token_budget: int | None = Field(
-        None, ge=1, description="Most padded tokens in a batch; default: by device. Changes rounding only."
+        None,
+        ge=1,
+        description="Most tokens in a batch; default: 2,048 on a CPU, on a GPU what fits. Changes rounding only.",
+    )
+    compiled: bool | None = Field(
+        None, description="Compile the compressor's layers; default: on a GPU. Changes rounding only."
     )
     shard_documents: int = Field(
         4096,

@@ -2,23 +2,32 @@
 
 import copy
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from .attention import Attention, choose_attention, padded_attention
+from .budget import KnownBudgets, find_token_budget
 from .checkpoint import Checkpoint
 from .connector import Connector
-from .last_layer import LastLayerAtMemory
+from .foreign import any_model
 from .memory import Memory, Stage
+from .packed import PackedDecoder
+from .packing import Packed, Passages, offsets, pack
 from .passages import MEMORY_TOKEN
 
 # Changes whenever the same checkpoint, text and settings would give other memory.
 COMPRESSION_VERSION = "1"
 
-# Padded tokens of a batch. On a CPU larger ones fall out of the cache; a GPU needs them to fill its units.
-DEFAULT_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
-
+# Larger ones fall out of a CPU's cache. On a GPU it is what fits.
+CPU_TOKEN_BUDGET = 2048
+# Tokens of a passage where any will do.
+_TYPICAL = 128
+# Batches are filled up to these parts of the budget, so that a graph is compiled for few sizes.
+_COMPILED_PARTS = (1, 4, 16)
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +35,19 @@ log = logging.getLogger(__name__)
 class Compressor:
     """Computes memory for passages.
 
-    The model runs without its ``lm_head``, without cache, on right-padded passages with no mask: attention is causal,
-    so what stands behind a passage cannot reach it. Passages are sorted by length and batched under a budget of
-    padded tokens; the budget is halved, for good, when a batch does not fit the device's memory. The last layer is
-    computed at the memory tokens only, where the architecture is known.
+    Passages are packed one behind the other under a budget of tokens, without padding, and the model runs without
+    its ``lm_head`` and without cache. The budget is halved, for good, when a batch does not fit the device's memory.
+    The last layer is computed at the memory tokens only, where the architecture is known; the models of others run
+    as transformers has them.
 
     Args:
         model: the base model (no ``lm_head``), which this object takes over and changes.
         connector: the checkpoint's connector.
         memory_token_id: the id whose positions are read.
-        pad_token_id: any valid id.
-        token_budget: most padded tokens in a batch.
-        whole_last_layer: compute the last layer at every token, as an unknown architecture needs.
+        token_budget: most tokens in a batch; None is 2,048 on a CPU, and on a GPU the most that fit.
+        whole_last_layer: compute the last layer at every token.
+        compiled: compile the layers, for a few sizes of batches (minutes at first, seconds from a cache); for
+            architectures that are known.
     """
 
     def __init__(
@@ -46,20 +56,28 @@ class Compressor:
         connector: Connector,
         *,
         memory_token_id: int,
-        pad_token_id: int,
         token_budget: int | None = None,
         whole_last_layer: bool = False,
+        compiled: bool = False,
     ):
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.hidden_dim: int = model.config.hidden_size
-        self.token_budget = token_budget or DEFAULT_TOKEN_BUDGET.get(self.device.type, 4096)
         self.connector = connector.to(self.device, self.dtype)
         self._memory_token_id = memory_token_id
-        self._pad_token_id = pad_token_id
-        reduced = not whole_last_layer and LastLayerAtMemory.knows(model)
-        self._last_layer = LastLayerAtMemory(model) if reduced else None
-        self._model = model
+        attention = _attention_for(model.config, self.device, self.dtype)
+        self._forward: Callable[[Packed], torch.Tensor]
+        if PackedDecoder.knows(model):
+            self._forward = PackedDecoder(model, attention, whole_last_layer=whole_last_layer, compiled=compiled)
+            self._pads, self._compiled = attention is padded_attention, compiled
+        else:
+            self._forward = forward = any_model(model, attention, memory_token_id)
+            self._pads, self._compiled = forward.pads or attention is padded_attention, False
+        self._budgets: KnownBudgets | None = None
+        self.token_budget = token_budget or CPU_TOKEN_BUDGET
+        if token_budget is None and self.device.type == "cuda":
+            self._budgets, self._budget_key = KnownBudgets(), _name_of(self.device, model.config, self.dtype)
+            self._find_budget(self._budgets)
 
     @classmethod
     def load(
@@ -70,26 +88,36 @@ class Compressor:
         device: str | torch.device = "cpu",
         token_budget: int | None = None,
         whole_last_layer: bool = False,
+        compiled: bool | None = None,
     ) -> "Compressor":
         """Load the compressor and connector of a checkpoint onto a device.
+
+        Args:
+            checkpoint: the checkpoint.
+            dtype: of the arithmetic.
+            device: where it runs.
+            token_budget: most tokens in a batch; None is 2,048 on a CPU, and on a GPU the most that fit.
+            whole_last_layer: compute the last layer at every token.
+            compiled: compile the layers; None does so on a GPU.
 
         Raises:
             CheckpointError: if weights are missing or do not fit.
         """
         tokenizer = checkpoint.compressor_tokenizer
+        model = checkpoint.load_compressor(dtype=dtype).to(device)
         return cls(
-            checkpoint.load_compressor(dtype=dtype).to(device),
+            model,
             copy.deepcopy(checkpoint.connector),
             memory_token_id=tokenizer.convert_tokens_to_ids(MEMORY_TOKEN),
-            pad_token_id=tokenizer.pad_token_id or 0,
             token_budget=token_budget,
             whole_last_layer=whole_last_layer,
+            compiled=torch.device(device).type == "cuda" if compiled is None else compiled,
         )
 
     @torch.inference_mode()
     def compress(
         self,
-        passages: Sequence[Sequence[int]],
+        passages: Passages | Sequence[Sequence[int]],
         *,
         stage: Stage = "hidden",
         on_batch: Callable[[int, int], None] | None = None,
@@ -104,37 +132,60 @@ class Compressor:
         Raises:
             torch.OutOfMemoryError: if a single passage does not fit the device's memory.
         """
-        lengths = [sum(token == self._memory_token_id for token in passage) for passage in passages]
-        starts = [0, *torch.tensor(lengths, dtype=torch.int64).cumsum(0).tolist()]
-        dim = self.hidden_dim if stage == "hidden" else self.connector.out_dim
-        values = torch.empty(starts[-1], dim, dtype=self.dtype)
-        # Of like length together, longest first: the order depends on the lengths alone, so that equal shards give
-        # equal batches wherever they run.
-        left = sorted(range(len(passages)), key=lambda row: -len(passages[row]))
-        while left:
-            longest = max(len(passages[left[0]]), 1)
-            rows = left[: max(1, self.token_budget // longest)]
+        passages = Passages.of(passages)
+        lengths = np.diff(offsets(passages.ids == self._memory_token_id)[offsets(passages.lengths)])
+        # Where passages are padded for attention, those of like length together. The order depends on the lengths
+        # alone, so that equal shards give equal batches wherever they run.
+        order = np.argsort(-passages.lengths, kind="stable") if self._pads else np.arange(len(passages))
+        ends = offsets(passages.lengths[order])
+        landing = _Landing(int(lengths.sum()), self._dim(stage), self.dtype, self.device, on_batch)
+        start = 0
+        while start < len(order):
+            stop, rows = self._next_batch(ends, start)
             try:
-                states = self._run([passages[row] for row in rows], longest)
-                if stage == "embedding":
-                    states = self.connector(states)
+                states = self._run(pack(passages, order[start:stop], self._memory_token_id, rows), stage)
             except torch.OutOfMemoryError:
-                if len(rows) == 1:
+                if stop - start == 1:
                     raise
                 states = None
             if states is None:
                 # Not in the handler, where the error keeps what the batch had allocated.
-                self._halve_budget(len(rows) * longest)
+                self._halve_budget(max(int(ends[stop] - ends[start]), rows))
                 continue
-            where = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in rows])
-            values[where] = states.cpu()
-            left = left[len(rows) :]
-            if on_batch is not None:
-                on_batch(len(rows), sum(len(passages[row]) for row in rows))
-        return Memory(values, tuple(lengths), stage, self.connector.digest)
+            landing.add(states, stop - start, int(ends[stop] - ends[start]))
+            start = stop
+        values = landing.finish()
+        if self._pads:
+            landed = offsets(lengths[order])[np.argsort(order)]
+            values = values[
+                torch.from_numpy(np.repeat(landed - offsets(lengths)[:-1], lengths)) + torch.arange(len(values))
+            ]
+        return Memory(values, tuple(lengths.tolist()), stage, self.connector.digest)
+
+    def _dim(self, stage: Stage) -> int:
+        return self.hidden_dim if stage == "hidden" else self.connector.out_dim
+
+    def _next_batch(self, ends: np.ndarray, start: int) -> tuple[int, int]:
+        """Where the batch ends that begins there, and to how many rows it is filled up."""
+        first, left = int(ends[start + 1] - ends[start]), int(ends[-1] - ends[start])
+        size, rows = self.token_budget, 0
+        if self._compiled:
+            sizes = [size for part in _COMPILED_PARTS if (size := self.token_budget // part) >= first]
+            rows = size = next((each for each in sizes if each <= left), sizes[-1] if sizes else first)
+        stop = int(np.searchsorted(ends, ends[start] + size, side="right")) - 1
+        if self._pads:
+            stop = min(stop, start + size // max(first, 1))
+        return max(stop, start + 1), rows
+
+    def _run(self, packed: Packed, stage: Stage) -> torch.Tensor:
+        """The memory of a batch, on the device: ``(memory tokens, dim)``, in the order of its rows."""
+        if len(packed.memory) == 0:
+            return torch.empty(0, self._dim(stage), dtype=self.dtype)
+        states = self._forward(packed.to(self.device))
+        return self.connector(states) if stage == "embedding" else states
 
     def _halve_budget(self, failed: int) -> None:
-        self.token_budget = failed // 2
+        self.token_budget = max(failed // 2, 1)
         log.warning(
             "%s ran out of memory with a batch of %d tokens and goes on with batches of %d; give that as token_budget "
             "to begin with it.",
@@ -142,19 +193,93 @@ class Compressor:
             failed,
             self.token_budget,
         )
+        if self._budgets is not None:
+            self._budgets.set(self._budget_key, self.token_budget)
         if self.device.type == "cuda":
             # What the failed batch left in pieces.
             torch.cuda.empty_cache()
 
-    def _run(self, passages: list[Sequence[int]], length: int) -> torch.Tensor:
-        padded = torch.full((len(passages), length), self._pad_token_id, dtype=torch.int64)
-        for row, passage in enumerate(passages):
-            padded[row, : len(passage)] = torch.as_tensor(passage, dtype=torch.int64)
-        used = torch.arange(length) < torch.tensor([len(passage) for passage in passages])[:, None]
-        is_memory = ((padded == self._memory_token_id) & used).to(self.device)
-        ids = padded.to(self.device)
-        states = self._model(input_ids=ids, use_cache=False).last_hidden_state
-        if self._last_layer is None:
-            return states[is_memory]
-        positions = torch.arange(length, device=self.device)[None]
-        return self._last_layer(states, is_memory, self._model.rotary_emb(states, positions))
+    @torch.inference_mode()
+    def _find_budget(self, budgets: KnownBudgets) -> None:
+        """Find the largest budget that fits this GPU. Its batch is run, so that its kernels are compiled."""
+
+        def peak_of(tokens: int) -> int:
+            self.token_budget = tokens
+            lengths = np.full(-(-tokens // _TYPICAL), _TYPICAL)
+            lengths[-1] = tokens - lengths[:-1].sum()
+            ids = np.zeros(tokens, np.int32)
+            ids[-1 :: -(_TYPICAL // 8)] = self._memory_token_id
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            self._run(pack(Passages(ids, lengths), np.arange(len(lengths)), self._memory_token_id), "embedding")
+            torch.cuda.synchronize(self.device)
+            return torch.cuda.max_memory_allocated(self.device) - before
+
+        free, _ = torch.cuda.mem_get_info(self.device)
+        self.token_budget = find_token_budget(peak_of, free, budgets.get(self._budget_key))
+        budgets.set(self._budget_key, self.token_budget)
+        log.info("%s computes batches of up to %d tokens", self.device, self.token_budget)
+
+
+class _Landing:
+    """Memory on its way from the device: batch after batch, the next being computed while one is copied."""
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        on_batch: Callable[[int, int], None] | None,
+    ):
+        self._asynchronous = device.type == "cuda"
+        self._values = torch.empty(rows, dim, dtype=dtype, pin_memory=self._asynchronous)
+        self._end = 0
+        self._on_batch = on_batch
+        self._flying: deque[tuple[torch.cuda.Event | None, int, int]] = deque()
+
+    def add(self, states: torch.Tensor, passages: int, tokens: int) -> None:
+        begin, self._end = self._end, self._end + len(states)
+        self._values[begin : self._end].copy_(states, non_blocking=self._asynchronous)
+        event = None
+        if self._asynchronous:
+            event = torch.cuda.Event()
+            event.record()
+        self._flying.append((event, passages, tokens))
+        self._land(1 if self._asynchronous else 0)
+
+    def finish(self) -> torch.Tensor:
+        """All that was added, one behind the other, on the CPU."""
+        self._land(0)
+        return self._values
+
+    def _land(self, but: int) -> None:
+        while len(self._flying) > but:
+            event, passages, tokens = self._flying.popleft()
+            if event is not None:
+                event.synchronize()
+            if self._on_batch is not None:
+                self._on_batch(passages, tokens)
+
+
+def _attention_for(config: Any, device: torch.device, dtype: torch.dtype) -> Attention:
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return padded_attention
+    return choose_attention(
+        device,
+        dtype,
+        heads=heads,
+        key_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+    )
+
+
+def _name_of(device: torch.device, config: Any, dtype: torch.dtype) -> str:
+    """What the memory that a batch needs depends on."""
+    properties = torch.cuda.get_device_properties(device)
+    sizes = "x".join(
+        str(getattr(config, name, "?")) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
+    )
+    return f"{properties.name}, {properties.total_memory >> 20} MiB, {config.model_type} {sizes}, {dtype}"

@@ -140,6 +140,7 @@ class Job:
             sources=plan.sources,
             device=self.device,
             token_budget=self.config.run.token_budget,
+            compiled=self.config.run.compiled,
             store_patience_s=self.config.run.store_patience_seconds,
         )
 
@@ -216,6 +217,7 @@ def dry_run(
         device=device,
         workers=workers,
         token_budget=run.token_budget,
+        compiled=run.compiled,
     )
 
 

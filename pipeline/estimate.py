@@ -71,6 +71,7 @@ def estimate(
     device: str,
     workers: int,
     token_budget: int | None = None,
+    compiled: bool | None = None,
 ) -> Estimate:
     """Read and tokenize a sample of the corpus, compress it once, and extrapolate by characters.
 
@@ -98,9 +99,14 @@ def estimate(
     dim = checkpoint.connector.in_dim if stage == "hidden" else checkpoint.connector.out_dim
 
     compressor = Compressor.load(
-        checkpoint, dtype=getattr(torch, compression.dtype), device=device, token_budget=token_budget
+        checkpoint,
+        dtype=getattr(torch, compression.dtype),
+        device=device,
+        token_budget=token_budget,
+        compiled=compiled,
     )
-    probed = list(_up_to(tokenized, PROBE_TOKENS))
+    # A GPU is not filled by less than a batch.
+    probed = list(_up_to(tokenized, max(PROBE_TOKENS, compressor.token_budget)))
     probe = [passage for document in probed for passage in document.passages]
     values = compressor.compress(probe, stage=stage).values.float().numpy()
     chosen = codec_by_name(codec)

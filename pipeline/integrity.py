@@ -315,7 +315,7 @@ def _check_sample(
     repeated = [config.compression.repeated(document.title) for document in documents]
     tokenized = list(passage_tokenizer(checkpoint, config.compression).tokenize(texts, repeated))
     dtype = config.compression.dtype
-    compressor = Compressor.load(checkpoint, dtype=getattr(torch, dtype), device=device)
+    compressor = Compressor.load(checkpoint, dtype=getattr(torch, dtype), device=device, compiled=False)
     passages = [passage for document in tokenized for passage in document.passages]
     memory = compressor.compress(passages, stage=findings.meta.stage).values.float()
     errors: list[float] = []

@@ -55,7 +55,8 @@ class WorkerSpec:
         uri: of the store.
         sources: the plan's sources.
         device: where the compressor runs.
-        token_budget: most padded tokens in a batch; None is the device's default.
+        token_budget: most tokens in a batch; None is the device's default.
+        compiled: whether the compressor's layers are compiled; None is on a GPU.
         threads: CPU threads to compute with; None leaves torch's own number.
         store_patience_s: for how long to wait for a store that cannot be reached.
     """
@@ -69,6 +70,7 @@ class WorkerSpec:
     sources: tuple[Mapping[str, Any], ...]
     device: str
     token_budget: int | None = None
+    compiled: bool | None = None
     threads: int | None = None
     store_patience_s: float = 0.0
 
@@ -137,6 +139,7 @@ class ShardWorker:
             dtype=getattr(torch, spec.compression.dtype),
             device=spec.device,
             token_budget=spec.token_budget,
+            compiled=spec.compiled,
         )
         # One thread computes, always the same: torch keeps its thread pool and CUDA its stream by thread.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")

@@ -1,12 +1,17 @@
+import copy
+from functools import partial
 from random import Random
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from torch._dynamo.utils import counters
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig
 
 from pisco_index import Checkpoint, Compressor, Connector, PassageTokenizer
+from pisco_index.model.foreign import PackedModel, PaddedModel
+from pisco_index.model.packing import Passages
 
 TEXTS = ["", "a", "hello world", "<MEM>", "é" * 9, "x y z " * 21, "the end"]
 
@@ -55,14 +60,20 @@ def test_any_architecture_does_so_in_bfloat16(made):
     assert torch.cosine_similarity(memory.values.float(), exact).min() >= 0.999
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama", "llama3", "mistral"], indirect=True)
+KNOWN = pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama", "llama3", "mistral"], indirect=True)
+
+
+@KNOWN
 def test_known_architectures_compute_their_last_layer_at_memory_tokens_only(made):
     model = made.load_compressor(dtype=torch.float32)
     memory_token, read = 5, []
-    model.layers[-1].mlp.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[:-1].numel()))
-    compressor = Compressor(model, made.connector, memory_token_id=memory_token, pad_token_id=0)
-    compressor.compress([[1, 2, 3, memory_token], [1, memory_token, memory_token, 4]])
+    model.layers[-1].mlp.down_proj.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
+    compressor = Compressor(model, made.connector, memory_token_id=memory_token)
+    compressor.compress([[1, 2, 3, memory_token], [1, 4, memory_token, memory_token]])
     assert read == [3]
+    # A query behind which another token stands is not among a passage's last.
+    compressor.compress([[1, 2, 3, memory_token], [1, memory_token, memory_token, 4]])
+    assert read == [3, 8]
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +138,6 @@ def test_memory_tokens_stand_anywhere_or_nowhere(tiny, memory_token, whole_last_
     assert compressor.compress([[1, 2, 3]]).lengths == (0,)
 
 
-def test_padding_with_the_memory_token_opens_no_slot(tiny, compressor, memory_token):
-    model = tiny.load_compressor(dtype=torch.float32)
-    connector = Connector.from_state(tiny.connector.state(), "")
-    padded = Compressor(model, connector, memory_token_id=memory_token, pad_token_id=memory_token)
-    passages = passages_of(tiny)
-    found, expected = padded.compress(passages), compressor.compress(passages)
-    assert found.lengths == expected.lengths
-    torch.testing.assert_close(found.values, expected.values, rtol=0, atol=1e-5)
-
-
 def test_memory_names_its_connector(tiny, compressor):
     assert compressor.compress([]).connector == tiny.connector.digest
 
@@ -150,17 +151,17 @@ def test_the_checkpoints_connector_keeps_its_dtype(tiny):
 
 @pytest.fixture
 def small_device(tiny, monkeypatch):
-    """Make a compressor on a device whose memory holds batches of so many padded tokens."""
+    """Make a compressor on a device whose memory holds batches of so many tokens."""
 
     def make(room, token_budget=512):
         compressor = Compressor.load(tiny, dtype=torch.float32, token_budget=token_budget)
         run, asked = compressor._run, []
 
-        def run_if_it_fits(passages, length):
-            asked.append(len(passages) * length)
+        def run_if_it_fits(packed, stage):
+            asked.append(len(packed.ids))
             if asked[-1] > room:
                 raise torch.OutOfMemoryError("out of memory")
-            return run(passages, length)
+            return run(packed, stage)
 
         monkeypatch.setattr(compressor, "_run", run_if_it_fits)
         return compressor, asked
@@ -170,7 +171,7 @@ def small_device(tiny, monkeypatch):
 
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(tiny, compressor, small_device, caplog):
     passages = passages_of(tiny)
-    small, asked = small_device(room=100)
+    small, asked = small_device(room=80)
     torch.testing.assert_close(small.compress(passages).values, compressor.compress(passages).values, rtol=0, atol=1e-5)
     assert small.token_budget < asked[1] < asked[0]
     assert "ran out of memory with a batch of" in caplog.text
@@ -195,3 +196,105 @@ def test_each_batch_is_told(tiny):
     compressor.compress(passages, on_batch=lambda count, tokens: told.append((count, tokens)))
     assert len(told) > 1
     assert tuple(map(sum, zip(*told, strict=True))) == (len(passages), sum(map(len, passages)))
+
+
+def test_passages_in_one_array_are_passages_in_lists(tiny, compressor):
+    passages = passages_of(tiny)
+    expected, found = compressor.compress(passages), compressor.compress(Passages.of(passages))
+    assert found.lengths == expected.lengths
+    assert torch.equal(found.values, expected.values)
+
+
+class TestCompiled:
+    """Compiled, as on a GPU: here the graphs are made and run as they are, for making code of them takes minutes."""
+
+    @pytest.fixture(autouse=True)
+    def graphs(self, monkeypatch):
+        torch.compiler.reset()
+        counters.clear()
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+        return lambda: counters["stats"]["unique_graphs"]
+
+    @pytest.fixture
+    def compiled(self, tiny):
+        return Compressor.load(tiny, dtype=torch.float32, token_budget=320, compiled=True)
+
+    @pytest.fixture
+    def passages(self, tiny):
+        return passages_of(tiny, ["one two three four " * (1 + i % 5) for i in range(40)])
+
+    def test_gives_the_same_from_a_graph_for_each_size(self, compiled, compressor, passages, graphs):
+        expected, found = compressor.compress(passages), compiled.compress(passages)
+        assert found.lengths == expected.lengths
+        torch.testing.assert_close(found.values, expected.values, rtol=0, atol=1e-5)
+        # One serves all layers but the last.
+        assert len(compiled._forward.layers) == 2
+        assert 1 < graphs() <= 3
+
+    def test_few_sizes_are_computed(self, compiled, passages, monkeypatch):
+        sizes, run = [], compiled._run
+        # As with a kernel for packed rows.
+        monkeypatch.setattr(compiled, "_pads", False)
+        monkeypatch.setattr(
+            compiled,
+            "_run",
+            lambda packed, stage: sizes.append((len(packed.ids), int(packed.starts[-1]))) or run(packed, stage),
+        )
+        compiled.compress(passages)
+        assert {rows for rows, _ in sizes} == {320, 80, 20}
+        assert sum(tokens for _, tokens in sizes) == sum(map(len, passages))
+        assert all(rows - tokens < max(map(len, passages)) for rows, tokens in sizes[:-1])
+
+    def test_a_passage_longer_than_all_sizes_is_computed(self, tiny, compressor):
+        small = Compressor.load(tiny, dtype=torch.float32, token_budget=16, compiled=True)
+        passages = [[7] * 30 + [small._memory_token_id]]
+        torch.testing.assert_close(
+            small.compress(passages).values, compressor.compress(passages).values, rtol=0, atol=1e-5
+        )
+
+
+class TestEncoders:
+    """Bidirectional models, which transformers runs."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bert(cls):
+        torch.manual_seed(1)
+        config = BertConfig(
+            vocab_size=90,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=64,
+            initializer_range=0.3,
+        )
+        return AutoModel.from_config(config).eval()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def passages(cls):
+        random = Random(3)
+        return [[random.randrange(10, 90) for _ in range(n)] + [5, 5] for n in (1, 60, 7, 7, 0, 30)]
+
+    def expected(self, bert, passages):
+        with torch.inference_mode():
+            return torch.cat([bert(torch.tensor([each])).last_hidden_state[0, -2:] for each in passages])
+
+    def test_all_tokens_of_a_passage_are_seen_and_none_of_another(self, bert, passages):
+        expected = self.expected(bert, passages)
+        compressor = Compressor(copy.deepcopy(bert), Connector(32, 8, 8), memory_token_id=5, token_budget=70)
+        assert isinstance(compressor._forward, PackedModel)
+        torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-5)
+
+    def test_what_cannot_be_packed_is_padded(self, bert, passages, monkeypatch):
+        expected = self.expected(bert, passages)
+        monkeypatch.setattr(PackedModel, "__call__", lambda self, packed: torch.ones(len(packed.memory), 32))
+        compressor = Compressor(copy.deepcopy(bert), Connector(32, 8, 8), memory_token_id=5, token_budget=70)
+        assert isinstance(compressor._forward, PaddedModel)
+        torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "phi", "gemma2"], indirect=True)
+def test_architectures_that_are_not_known_are_packed_all_the_same(made):
+    assert isinstance(Compressor.load(made, dtype=torch.float32)._forward, PackedModel)

@@ -1,0 +1,267 @@
+"""How near the compressor comes to what the device can multiply, and our decoding to transformers' own.
+
+Side by side in one process, on random weights: the device's best matrix product; the reference's way (causal LM, all
+hidden states, logits and cache, left padding, passages as they come); transformers' base model on sorted, padded
+passages; our packed compressor; and the same compiled. Then answers: ``Decoder.generate`` from memory against
+transformers' ``generate`` from the same embeddings.
+
+    python benchmarks/gpu.py [--json] [--out FILE]
+    python benchmarks/gpu.py --layers 4 --passages 64 --dtype float32 --decoder-layers 2     # small enough for a CPU
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from compress import MEMORY, RATE, compress_naively, config, make_passages
+from measure import PeakMemory, machine, report
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel, AutoModelForCausalLM, Qwen3Config
+
+from pisco_index.model.compressor import Compressor
+from pisco_index.model.connector import Connector
+from pisco_index.model.decoder import Decoder
+from pisco_index.model.memory import Memory
+
+# Wide enough to fill the largest chips; the best of these is taken for the peak.
+SIZES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048)}
+
+
+class Clock:
+    """Times runs on a device, and their peak memory."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.is_cuda = device.type == "cuda"
+
+    def synchronize(self) -> None:
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        self.synchronize()
+        began = time.perf_counter()
+        run()
+        self.synchronize()
+        return time.perf_counter() - began
+
+    @contextmanager
+    def peak_mib(self, into: dict[str, Any], name: str) -> Iterator[None]:
+        """Memory above what was there before."""
+        gc.collect()
+        if not self.is_cuda:
+            with PeakMemory() as peak:
+                yield
+            into[name] = round(peak.mib)
+            return
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        yield
+        into[name] = round((torch.cuda.max_memory_allocated(self.device) - before) / 2**20)
+
+
+def matmul_peak(clock: Clock, dtype: torch.dtype) -> float:
+    """The most FLOP/s that products of square matrices reach here."""
+    best = 0.0
+    for size in SIZES[clock.device.type]:
+        a, b = (torch.randn(size, size, device=clock.device, dtype=dtype) for _ in range(2))
+        repeats = 20 if clock.is_cuda else 3
+        clock.seconds(lambda a=a, b=b: a @ b)
+        for _ in range(5):
+            seconds = clock.seconds(lambda a=a, b=b, n=repeats: [a @ b for _ in range(n)])
+            best = max(best, 2 * size**3 * repeats / seconds)
+    return best
+
+
+def flop(shape: Qwen3Config, passages: list[list[int]]) -> float:
+    """Multiplications and additions that memory of these passages needs: the last layer's at memory tokens only."""
+    hidden, heads, width = shape.hidden_size, shape.num_attention_heads, shape.head_dim
+    key_value = 2 * hidden * shape.num_key_value_heads * width
+    others = 2 * hidden * heads * width + 3 * hidden * shape.intermediate_size
+    lengths = np.array(list(map(len, passages)), dtype=np.float64)
+    memory = np.array([passage.count(MEMORY) for passage in passages], dtype=np.float64)
+    # Scores and weighted sums, of each token with those before it.
+    attention = 2 * heads * width * lengths * lengths
+    whole = shape.num_hidden_layers - 1
+    layers = whole * (2 * (key_value + others) * lengths + attention)
+    last = 2 * key_value * lengths + 2 * others * memory + 4 * heads * width * lengths * memory
+    return float((layers + last).sum())
+
+
+@torch.inference_mode()
+def padded(model: Any, passages: list[list[int]], budget: int) -> torch.Tensor:
+    """transformers' base model on right-padded passages of like length; the memory in the order of the passages."""
+    device = next(model.parameters()).device
+    order = sorted(range(len(passages)), key=lambda i: -len(passages[i]))
+    memory: list[torch.Tensor] = [torch.empty(0)] * len(passages)
+    while order:
+        rows = order[: max(1, budget // len(passages[order[0]]))]
+        order = order[len(rows) :]
+        ids = pad_sequence([torch.tensor(passages[i]) for i in rows], batch_first=True)
+        states = model(input_ids=ids.to(device), use_cache=False).last_hidden_state
+        found = states[(ids == MEMORY).to(device)].cpu()
+        for row, part in zip(rows, found.split([passages[i].count(MEMORY) for i in rows]), strict=True):
+            memory[row] = part
+    return torch.cat(memory)
+
+
+def compare_compressors(clock: Clock, args: argparse.Namespace) -> dict[str, Any]:
+    device, dtype, result = clock.device, getattr(torch, args.dtype), dict[str, Any]()
+    shape = config(args.layers)
+    torch.manual_seed(0)
+    naive = AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation="sdpa").to(device).eval()
+    weights = naive.model.state_dict()
+
+    def base() -> Any:
+        model = AutoModel.from_config(shape, dtype=dtype, attn_implementation="sdpa").to(device).eval()
+        model.load_state_dict(weights)
+        return model
+
+    def compressor(compiled: bool) -> Compressor:
+        options = {"memory_token_id": MEMORY, "token_budget": args.token_budget}
+        return Compressor(base(), Connector(shape.hidden_size, 8, 8), compiled=compiled, **options)
+
+    passages = make_passages(args.passages)
+    few = passages[: max(32, args.passages // 16)]
+    packed = compressor(compiled=False)
+    plain = base()
+    result["token_budget"] = packed.token_budget
+    ways: dict[str, tuple[Callable[[list[list[int]]], torch.Tensor], list[list[int]]]] = {
+        "reference": (lambda given: compress_naively(naive, given, 32), few),
+        "padded": (lambda given: padded(plain, given, packed.token_budget), passages),
+        "packed": (lambda given: packed.compress(given).values, passages),
+    }
+    if args.compiled:
+        compiled = compressor(compiled=True)
+        ways["compiled"] = (lambda given: compiled.compress(given).values, passages)
+    peak = matmul_peak(clock, dtype)
+    result["peak_tflops"] = peak / 1e12
+    needed = flop(shape, passages)
+    result["gflop_per_passage"] = needed / len(passages) / 1e9
+    expected, seconds = None, dict[str, list[float]]()
+    for name, (run, given) in ways.items():
+        result[f"{name}_first_s"] = clock.seconds(lambda run=run, given=given: run(given))
+        with clock.peak_mib(result, f"{name}_peak_mib"):
+            memory = run(few)
+        expected = memory.float().cpu() if expected is None else expected
+        result[f"{name}_min_cosine"] = float(torch.cosine_similarity(memory.float().cpu(), expected).min())
+    # In turns, so that a busy moment of the machine or a chip that is warm is nobody's own.
+    for _ in range(args.rounds):
+        for name, (run, given) in ways.items():
+            per_passage = clock.seconds(lambda run=run, given=given: run(given)) / len(given)
+            seconds.setdefault(name, []).append(per_passage)
+    tokens = sum(map(len, passages)) / len(passages)
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, each in middle.items():
+        result[f"{name}_passages_per_s"] = 1 / each
+        result[f"{name}_tokens_per_s"] = tokens / each
+        result[f"{name}_fraction_of_peak"] = needed / len(passages) / each / peak
+    best = min(("packed", "compiled"), key=lambda name: middle.get(name, float("inf")))
+    result["ratio_to_reference"] = middle["reference"] / middle[best]
+    result["ratio_to_padded"] = middle["padded"] / middle[best]
+    result["fraction_of_peak"] = result[f"{best}_fraction_of_peak"]
+    return result
+
+
+class Words:
+    """As much of a tokenizer as a decoder that is given token ids needs."""
+
+    pad_token_id = eos_token_id = 0
+
+    def convert_tokens_to_ids(self, _: str) -> int:
+        return MEMORY
+
+
+def compare_decoders(clock: Clock, args: argparse.Namespace) -> dict[str, Any]:
+    """Answers to a batch of questions, five documents of memory each, as many tokens as asked for."""
+    dtype = getattr(torch, args.dtype)
+    shape = config(args.decoder_layers)
+    shape.hidden_size, shape.intermediate_size = args.decoder_width, 3 * args.decoder_width
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation="sdpa").to(clock.device).eval()
+    decoder = Decoder(model, Words(), Connector(1024, 1024, args.decoder_width).to(clock.device, dtype))
+    # None ends early.
+    decoder._end_token_ids = []
+    generator = torch.Generator().manual_seed(0)
+    prompts, memories = [], []
+    for _ in range(args.questions):
+        lengths = tuple(torch.randint(5, 12, (5,), generator=generator).tolist())
+        text = torch.randint(1, MEMORY, (60,), generator=generator).tolist()
+        prompts.append(text[:30] + [MEMORY] * sum(lengths) + text[30:])
+        values = torch.randn(sum(lengths), 1024, generator=generator).to(dtype)
+        memories.append(Memory(values, lengths, "hidden", decoder.connector.digest))
+    with torch.inference_mode():
+        embeddings = [decoder.embed(ids, memory) for ids, memory in zip(prompts, memories, strict=True)]
+        inputs = pad_sequence(embeddings, batch_first=True, padding_side="left")
+        attended = [torch.ones(len(each), dtype=torch.int64, device=clock.device) for each in embeddings]
+        mask = pad_sequence(attended, batch_first=True, padding_side="left")
+
+    def plainly() -> list[list[int]]:
+        with torch.inference_mode():
+            options = {"max_new_tokens": args.new_tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+            return model.generate(inputs_embeds=inputs, attention_mask=mask, **options).tolist()
+
+    def ours() -> list[list[int]]:
+        return decoder.generate(prompts, memories, max_new_tokens=args.new_tokens)
+
+    same = sum(ours()[i] == ids for i, ids in enumerate(plainly())) / args.questions
+    times: dict[str, list[float]] = {"generate": [], "ours": []}
+    for _ in range(args.rounds):
+        times["generate"].append(clock.seconds(plainly))
+        times["ours"].append(clock.seconds(ours))
+    middle = {name: statistics.median(each) for name, each in times.items()}
+    return {
+        "decoding_answers_per_s": args.questions / middle["ours"],
+        "decoding_tokens_per_s": args.questions * args.new_tokens / middle["ours"],
+        "decoding_ratio_to_generate": middle["generate"] / middle["ours"],
+        "decoding_same_answers": same,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--layers", type=int, default=28, help="of the compressor, as wide as Qwen3-0.6B")
+    parser.add_argument("--passages", type=int, default=16_384)
+    parser.add_argument("--token-budget", type=int, help="default: what fits")
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
+    parser.add_argument("--decoder-layers", type=int, default=28)
+    parser.add_argument("--decoder-width", type=int, default=2048)
+    parser.add_argument("--questions", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the result to this file, too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    args = parser.parse_args()
+
+    device = torch.device(args.device)
+    clock = Clock(device)
+    result: dict[str, Any] = {
+        "baseline": "AutoModelForCausalLM, all hidden states, left padding, arrival order",
+        "device": torch.cuda.get_device_name(device) if clock.is_cuda else "cpu",
+        "layers": args.layers,
+        "dtype": args.dtype,
+        "passages": args.passages,
+        "rate": RATE,
+    }
+    result |= compare_compressors(clock, args)
+    if args.decoder_layers:
+        result |= compare_decoders(clock, args)
+    report(result, args.json)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result | machine(), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""A build around a device of a given speed: which part of the time the device computes, and how many cores that takes.
+
+The compressor is replaced by a clock: a batch takes as long as on a device that computes so many passages of 125
+tokens a second, one batch runs while the next is packed, and memory is random numbers. All else is a build as it is:
+JSON lines are read, tokenized with a byte-level BPE of 32,000 tokens, encoded as int8, written and committed.
+
+    python benchmarks/pipeline.py [--speeds 1000,2000,4000,8000] [--documents 40000] [--json]
+"""
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import report
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from pisco_index import BuildConfig, build, new_checkpoint
+from pisco_index.model.create import new_tiny_checkpoint
+from pisco_index.model.memory import Memory
+from pisco_index.model.packing import Passages, offsets, pack
+from pisco_index.pipeline import worker
+
+DIM, PASSAGE_TOKENS, TOKEN_BUDGET = 1024, 133, 65_536
+# How Qwen's tokenizers split a text.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class Device:
+    """What stands in for the compressor, and the clock of the device it would run on."""
+
+    speed = 0.0
+
+    def __init__(self, memory_token_id: int):
+        self._memory_token_id = memory_token_id
+        self._numbers = torch.randn(TOKEN_BUDGET, DIM).to(torch.bfloat16)
+        self.busy = self._free_at = 0.0
+        self.began: float | None = None
+
+    def compress(
+        self, passages: Passages | Sequence[Sequence[int]], *, on_batch: Callable[[int, int], None], **_: Any
+    ) -> Memory:
+        passages = Passages.of(passages)
+        lengths = np.diff(offsets(passages.ids == self._memory_token_id)[offsets(passages.lengths)])
+        ends, start = offsets(passages.lengths), 0
+        running: deque[tuple[float, int, int]] = deque()
+        while start < len(passages):
+            stop = max(start + 1, int(np.searchsorted(ends, ends[start] + TOKEN_BUDGET, "right")) - 1)
+            pack(passages, np.arange(start, stop), self._memory_token_id)
+            tokens = int(ends[stop] - ends[start])
+            running.append((self._launch(tokens), stop - start, tokens))
+            while len(running) > 1:
+                self._wait(*running.popleft(), on_batch)
+            start = stop
+        while running:
+            self._wait(*running.popleft(), on_batch)
+        return Memory(self._numbers[: int(lengths.sum())], tuple(lengths.tolist()), "hidden", "")
+
+    def _launch(self, tokens: int) -> float:
+        now = time.perf_counter()
+        self.began = self.began or now
+        seconds = tokens / PASSAGE_TOKENS / self.speed
+        self.busy += seconds
+        self._free_at = max(self._free_at, now) + seconds
+        return self._free_at
+
+    def _wait(self, until: float, passages: int, tokens: int, on_batch: Callable[[int, int], None]) -> None:
+        time.sleep(max(until - time.perf_counter(), 0.0))
+        on_batch(passages, tokens)
+
+    def busy_part(self) -> float:
+        """Since the first batch was given to it, until the last was done."""
+        assert self.began is not None
+        return self.busy / (self._free_at - self.began)
+
+
+def make_words(seed: int = 0) -> Callable[[int], list[str]]:
+    """Words of a language that is none, some common and most rare."""
+    chance = random.Random(seed)
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    words = ["".join(chance.choices(letters, range(26, 0, -1), k=chance.randint(1, 11))) for _ in range(60_000)]
+    weights = np.cumsum(1.0 / np.arange(2, len(words) + 2))
+    return lambda count: chance.choices(words, cum_weights=weights.tolist(), k=count)
+
+
+def make_corpus(path: Path, documents: int, words: Callable[[int], list[str]]) -> None:
+    """Passages as of Wikipedia, a hundred words each."""
+    with path.open("w") as file:
+        for number in range(documents):
+            text = " ".join(words(100)).capitalize() + "."
+            file.write(json.dumps({"id": f"doc-{number}", "title": " ".join(words(2)), "text": text}) + "\n")
+
+
+def make_checkpoint(folder: Path, words: Callable[[int], list[str]]) -> Path:
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=32_000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator((" ".join(words(1000)) for _ in range(500)), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=DIM,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    )
+    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    tiny = new_tiny_checkpoint(folder / "tiny")
+    return new_checkpoint(folder / "checkpoint", folder / "base", tiny.path / "base_decoder").path
+
+
+def measure(speed: float, corpus: Path, checkpoint: Path, store: Path, config: BuildConfig) -> dict[str, Any]:
+    device: list[Device] = []
+
+    class Clock:
+        @staticmethod
+        def load(opened: Any, **_: Any) -> Device:
+            device.append(Device(opened.compressor_tokenizer.convert_tokens_to_ids("<MEM>")))
+            return device[-1]
+
+    kept, worker.Compressor = worker.Compressor, Clock  # type: ignore[misc,assignment]
+    Device.speed = speed
+    cpu_began = time.process_time()
+    try:
+        build([corpus], checkpoint, store, config)
+    finally:
+        worker.Compressor = kept  # type: ignore[misc]
+    return {"busy": device[-1].busy_part(), "cpu_s": time.process_time() - cpu_began, "busy_s": device[-1].busy}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speeds", default="1000,2000,4000,8000", help="passages a second, of 125 tokens")
+    parser.add_argument("--documents", type=int, default=40_000)
+    parser.add_argument("--shard-documents", type=int, default=4096)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    args = parser.parse_args()
+
+    words = make_words()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        checkpoint = make_checkpoint(folder, words)
+        corpus = folder / "corpus.jsonl"
+        make_corpus(corpus, args.documents, words)
+        config = BuildConfig.parse({"run": {"shard_documents": args.shard_documents}}, "benchmark")
+        result: dict[str, Any] = {"baseline": "the device alone", "documents": args.documents, "cores": os.cpu_count()}
+        for speed in map(float, args.speeds.split(",")):
+            found = measure(speed, corpus, checkpoint, folder / f"store-{speed:g}", config)
+            result[f"busy_at_{speed:g}"] = round(found["busy"], 3)
+            # Planning reads the corpus once more, before; it is in here too.
+            result[f"cpu_us_per_document_at_{speed:g}"] = round(found["cpu_s"] / args.documents * 1e6)
+            result[f"cores_at_{speed:g}"] = round(found["cpu_s"] / found["busy_s"] * found["busy"], 2)
+        report(result, args.json)
+
+
+if __name__ == "__main__":
+    main()

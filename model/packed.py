@@ -1,0 +1,166 @@
+"""The forward pass of a causal decoder over packed passages, for the architectures that most models are of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .attention import Attention, Spans
+from .packing import Packed
+
+# Layers of norm, attention with q/k/v/o projections and rotary positions, norm, and a gated MLP.
+KNOWN_ARCHITECTURES = frozenset({"qwen3", "qwen2", "llama", "mistral"})
+_ACTIVATION = "silu"
+
+
+class PackedDecoder(nn.Module):
+    """A model of a known architecture, taken over: projections fused, the last layer computed where it is read.
+
+    Memory is read from the last layer at the memory tokens, and nothing behind that layer mixes positions. So its
+    queries, output projection and MLP are needed at those tokens alone; keys and values at all of them.
+
+    Args:
+        model: the base model, which is of no use any more.
+        attention: what attends.
+        whole_last_layer: compute the last layer at every token.
+        compiled: compile the layers; one graph serves all of them, for each number of rows.
+    """
+
+    def __init__(self, model: Any, attention: Attention, *, whole_last_layer: bool = False, compiled: bool = False):
+        super().__init__()
+        self.embedding = model.embed_tokens
+        self.rotary: Any = model.rotary_emb
+        self.layers: Any = nn.ModuleList()
+        for index in range(len(model.layers)):
+            self.layers.append(_Layer(model.layers[index], model.config))
+            # Freed at once, so that the weights are not there twice.
+            model.layers[index] = nn.Identity()
+        self.norm: Any = model.norm
+        self.attention = attention
+        self.whole_last_layer = whole_last_layer
+        self._compiled = compiled
+        self._run_layer: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+        self._run_layer = torch.compile(run_layer, dynamic=False) if compiled else run_layer
+
+    @staticmethod
+    def knows(model: Any) -> bool:
+        """Whether the model's layers are of the form computed here."""
+        return (
+            model.config.model_type in KNOWN_ARCHITECTURES
+            and getattr(model.config, "hidden_act", None) == _ACTIVATION
+            and getattr(model, "rotary_emb", None) is not None
+        )
+
+    def forward(self, packed: Packed) -> torch.Tensor:
+        """The last hidden states at the memory tokens: ``(memory tokens, hidden)``, in the order of their rows."""
+        spans = Spans(packed.starts, packed.longest)
+        if self._compiled:
+            # The number of passages; one of rows is what a graph is made for.
+            torch._dynamo.maybe_mark_dynamic(packed.starts, 0)
+        residual = nn.functional.embedding(packed.ids, self.embedding.weight)
+        update = torch.zeros((), dtype=residual.dtype, device=residual.device)
+        rotary = tuple(table[0, :, None] for table in self.rotary(residual, packed.positions))
+        *layers, last = self.layers
+        for layer in layers:
+            residual, update = self._run_layer(layer, residual, update, rotary, spans, self.attention)
+        if packed.memory_last and not self.whole_last_layer:
+            residual, update = last.at_memory(residual + update, rotary, spans, packed, self.attention)
+        else:
+            residual, update = self._run_layer(last, residual, update, rotary, spans, self.attention)
+            residual, update = residual[packed.memory], update[packed.memory]
+        return self.norm(residual + update)
+
+
+class _Layer(nn.Module):
+    def __init__(self, layer: Any, config: Any):
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.head_dim: int = attention.head_dim
+        self.scale: float = attention.scaling
+        # Mistral has one window for all layers, in its configuration; a Qwen layer has its own, Llama none.
+        self.window: int | None = getattr(
+            config if config.model_type == "mistral" else attention, "sliding_window", None
+        )
+        self.input_norm: Any = layer.input_layernorm
+        self.q_norm: Any = getattr(attention, "q_norm", nn.Identity())
+        self.k_norm: Any = getattr(attention, "k_norm", nn.Identity())
+        self.query_width: int = attention.q_proj.out_features
+        self.qkv = _fuse(attention.q_proj, attention.k_proj, attention.v_proj)
+        attention.q_proj = attention.k_proj = attention.v_proj = None
+        self.output: Any = attention.o_proj
+        self.mlp_norm: Any = layer.post_attention_layernorm
+        self.gate_and_up = _fuse(mlp.gate_proj, mlp.up_proj)
+        mlp.gate_proj = mlp.up_proj = None
+        self.down: Any = mlp.down_proj
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim))
+
+    def mlp(self, states: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_and_up(self.mlp_norm(states)).chunk(2, -1)
+        return self.down(nn.functional.silu(gate) * up)
+
+    def at_memory(
+        self,
+        residual: torch.Tensor,
+        rotary: tuple[torch.Tensor, ...],
+        spans: Spans,
+        packed: Packed,
+        attention: Attention,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer at the last tokens of each passage, of which all are given."""
+        normed = self.input_norm(residual)
+        weights = self.qkv.weight.split([self.query_width, len(self.qkv.weight) - self.query_width])
+        biases = (None, None)
+        if self.qkv.bias is not None:
+            biases = self.qkv.bias.split([self.query_width, len(self.qkv.weight) - self.query_width])
+        query = self.heads(nn.functional.linear(normed[packed.memory], weights[0], biases[0]))
+        key, value = map(self.heads, nn.functional.linear(normed, weights[1], biases[1]).chunk(2, -1))
+        cos, sin = rotary
+        attended = attention(
+            _rotate(self.q_norm(query), cos[packed.memory], sin[packed.memory]),
+            _rotate(self.k_norm(key), cos, sin),
+            value,
+            Spans(packed.memory_starts, packed.most_memory),
+            spans,
+            scale=self.scale,
+            window=self.window,
+        )
+        residual = residual[packed.memory] + self.output(attended.flatten(1))
+        return residual, self.mlp(residual)
+
+
+def run_layer(
+    layer: _Layer,
+    residual: torch.Tensor,
+    update: torch.Tensor,
+    rotary: tuple[torch.Tensor, ...],
+    spans: Spans,
+    attention: Attention,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One layer; what it adds to the residual is added by the next, in one kernel with that one's norm."""
+    residual = residual + update
+    projected = layer.qkv(layer.input_norm(residual))
+    key_width = (projected.shape[-1] - layer.query_width) // 2
+    query, key, value = map(layer.heads, projected.split([layer.query_width, key_width, key_width], -1))
+    cos, sin = rotary
+    query, key = _rotate(layer.q_norm(query), cos, sin), _rotate(layer.k_norm(key), cos, sin)
+    attended = attention(query, key, value, spans, spans, scale=layer.scale, window=layer.window)
+    residual = residual + layer.output(attended.flatten(1))
+    return residual, layer.mlp(residual)
+
+
+def _fuse(*linears: nn.Linear) -> nn.Linear:
+    """One linear map in place of several of the same input."""
+    weight = torch.cat([linear.weight for linear in linears])
+    fused = nn.Linear(weight.shape[1], weight.shape[0], bias=linears[0].bias is not None, device="meta")
+    fused.weight = nn.Parameter(weight, requires_grad=False)
+    if linears[0].bias is not None:
+        fused.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
+    return fused
+
+
+def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = states.chunk(2, -1)
+    return states * cos + torch.cat((-second, first), -1) * sin
