@@ -16,6 +16,7 @@ from ..errors import CorpusError, PiscoIndexError
 from ..model.checkpoint import Checkpoint
 from ..model.compressor import Compressor
 from ..model.memory import Memory, Stage
+from ..model.packing import Passages
 from ..model.passages import PassageTokenizer, TokenizedDocument
 from ..store import (
     Calibration,
@@ -167,7 +168,7 @@ class ShardWorker:
             documents = self._documents(shard, rejected.append)
             kept = [document for place, document in enumerate(documents) if place not in errors]
             tokenized = self._tokenize(kept)
-        memory = self._compute.submit(self._compress, shard, tokenized).result()
+        memory = self._memory(shard, tokenized)
         with self._steps.doing("writing", shard):
             written = self._write(shard, documents, errors, tokenized, memory, rejected)
         return ShardResult(written, tuple(Quarantined(documents[place].doc_id, errors[place]) for place in errors))
@@ -196,7 +197,7 @@ class ShardWorker:
         assert self._read is not None
         documents = self._read[1][start:stop]
         tokenized = self._tokenize(documents)
-        memory = self._compute.submit(self._compress, shard, tokenized).result()
+        memory = self._memory(shard, tokenized)
         with self._steps.doing("writing", shard):
             list(self._encode(documents, tokenized, memory))
 
@@ -219,7 +220,7 @@ class ShardWorker:
         count = min(len(tokenized), -(-vectors * len(tokenized) // max(total, 1)))
         places = np.linspace(0, len(tokenized) - 1, count).round().astype(int).tolist()
         chosen = [tokenized[place] for place in places]
-        memory = self._compute.submit(self._compress, shard, chosen).result()
+        memory = self._memory(shard, chosen)
         return memory.values.float().numpy(), [document.n_mem for document in chosen]
 
     def stop(self) -> None:
@@ -265,11 +266,15 @@ class ShardWorker:
                 self._steps.take()
         return tokenized
 
-    def _compress(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> Memory:
+    def _memory(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> Memory:
+        # Put into one array here, since what the compute thread does not compute the device waits for.
+        passages = Passages.of([passage for document in tokenized for passage in document.passages])
+        return self._compute.submit(self._compress, shard, tokenized, passages).result()
+
+    def _compress(self, shard: Shard, tokenized: Sequence[TokenizedDocument], passages: Passages) -> Memory:
         self._continue_or_cancel(shard)
-        passages = [passage for document in tokenized for passage in document.passages]
         with self._steps.doing("compressing", shard):
-            total, done = sum(map(len, passages)), 0
+            total, done = len(passages.ids), 0
 
             def computed(count: int, tokens: int) -> None:
                 nonlocal done

@@ -115,12 +115,12 @@ def spoil_worker(worker):
         tokenized.fault = next((match[1] for match in found), None)
         return tokenized
 
-    def compress_or_fail(self, shard, tokenized):
+    def compress_or_fail(self, shard, tokenized, *passages):
         if getattr(tokenized, "fault", None):
             FAULTS[tokenized.fault]()
         if FOLDER is not None:
             time.sleep(settings()["pace_s"])
-        return compress(self, shard, tokenized)
+        return compress(self, shard, tokenized, *passages)
 
     kind._tokenize, kind._compress = tokenize_or_fail, compress_or_fail
     write = worker.write_fragment

@@ -523,8 +523,8 @@ class TestCodecs:
     def test_documents_in_another_codec_are_counted(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
         compress = ShardWorker._compress
 
-        def overflow(self, shard, tokenized):
-            memory = compress(self, shard, tokenized)
+        def overflow(self, shard, *passages):
+            memory = compress(self, shard, *passages)
             values = memory.values.clone()
             values[0] = float("inf") if shard.number == 2 else values[0]
             return replace(memory, values=values)
