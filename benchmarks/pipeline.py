@@ -28,7 +28,7 @@ from pisco_index import BuildConfig, build, new_checkpoint
 from pisco_index.model.create import new_tiny_checkpoint
 from pisco_index.model.memory import Memory
 from pisco_index.model.packing import Passages, offsets, pack
-from pisco_index.pipeline import worker
+from pisco_index.pipeline import pool, worker
 
 DIM, PASSAGE_TOKENS, TOKEN_BUDGET = 1024, 133, 65_536
 # How Qwen's tokenizers split a text.
@@ -47,12 +47,16 @@ class Device:
         self._numbers = torch.randn(TOKEN_BUDGET, DIM).to(torch.bfloat16)
         self.busy = self._free_at = 0.0
         self.began: float | None = None
+        self.in_shard = False
 
     def compress(
         self, passages: Passages | Sequence[Sequence[int]], *, on_batch: Callable[[int, int], None], **_: Any
     ) -> Memory:
         passages = Passages.of(passages)
         lengths = np.diff(offsets(passages.ids == self._memory_token_id)[offsets(passages.lengths)])
+        if not self.in_shard:
+            # The sample that a codec is fitted to.
+            return Memory(self._numbers[: int(lengths.sum())], tuple(lengths.tolist()), "hidden", "")
         ends, start = offsets(passages.lengths), 0
         running: deque[tuple[float, int, int]] = deque()
         while start < len(passages):
@@ -80,7 +84,7 @@ class Device:
         on_batch(passages, tokens)
 
     def busy_part(self) -> float:
-        """Since the first batch was given to it, until the last was done."""
+        """Since the first batch of the first shard was given to it, until the last was done."""
         assert self.began is not None
         return self.busy / (self._free_at - self.began)
 
@@ -141,13 +145,19 @@ def measure(speed: float, corpus: Path, checkpoint: Path, store: Path, config: B
             device.append(Device(opened.compressor_tokenizer.convert_tokens_to_ids("<MEM>")))
             return device[-1]
 
-    kept, worker.Compressor = worker.Compressor, Clock  # type: ignore[misc,assignment]
+    class Worker(worker.ShardWorker):
+        def run(self, *arguments: Any) -> worker.ShardResult:
+            device[-1].in_shard = True
+            return super().run(*arguments)
+
+    kept = worker.Compressor, pool.ShardWorker
+    worker.Compressor, pool.ShardWorker = Clock, Worker  # type: ignore[misc,assignment]
     Device.speed = speed
     cpu_began = time.process_time()
     try:
         build([corpus], checkpoint, store, config)
     finally:
-        worker.Compressor = kept  # type: ignore[misc]
+        worker.Compressor, pool.ShardWorker = kept  # type: ignore[misc]
     return {"busy": device[-1].busy_part(), "cpu_s": time.process_time() - cpu_began, "busy_s": device[-1].busy}
 
 
@@ -165,7 +175,8 @@ def main() -> None:
         checkpoint = make_checkpoint(folder, words)
         corpus = folder / "corpus.jsonl"
         make_corpus(corpus, args.documents, words)
-        config = BuildConfig.parse({"run": {"shard_documents": args.shard_documents}}, "benchmark")
+        sections = {"run": {"shard_documents": args.shard_documents}, "store": {"stage": "hidden"}}
+        config = BuildConfig.parse(sections, "benchmark")
         result: dict[str, Any] = {"baseline": "the device alone", "documents": args.documents, "cores": os.cpu_count()}
         for speed in map(float, args.speeds.split(",")):
             found = measure(speed, corpus, checkpoint, folder / f"store-{speed:g}", config)
