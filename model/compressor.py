@@ -24,8 +24,8 @@ COMPRESSION_VERSION = "1"
 
 # Larger ones fall out of a CPU's cache. On a GPU it is what fits.
 CPU_TOKEN_BUDGET = 2048
-# Tokens of a passage where any will do.
-_TYPICAL = 128
+# Tokens of a passage where any will do: as many as make graphs for passages of 129 to 256.
+_TYPICAL = 192
 # Batches are filled up to these parts of the budget, so that a graph is compiled for few sizes.
 _COMPILED_PARTS = (1, 4, 16)
 
@@ -75,9 +75,13 @@ class Compressor:
             self._pads, self._compiled = forward.pads or attention is padded_attention, False
         self._budgets: KnownBudgets | None = None
         self.token_budget = token_budget or CPU_TOKEN_BUDGET
-        if token_budget is None and self.device.type == "cuda":
-            self._budgets, self._budget_key = KnownBudgets(), _name_of(self.device, model.config, self.dtype)
-            self._find_budget(self._budgets)
+        if self.device.type == "cuda":
+            if token_budget is None:
+                self._budgets, self._budget_key = KnownBudgets(), _name_of(self.device, model.config, self.dtype)
+                self._find_budget(self._budgets)
+            if self._compiled:
+                for part in _COMPILED_PARTS:
+                    self._try(max(self.token_budget // part, 1))
 
     @classmethod
     def load(
@@ -199,27 +203,36 @@ class Compressor:
             # What the failed batch left in pieces.
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
     def _find_budget(self, budgets: KnownBudgets) -> None:
-        """Find the largest budget that fits this GPU. Its batch is run, so that its kernels are compiled."""
+        """Find the largest budget that fits this GPU, by batches that are not compiled: those take no more."""
 
         def peak_of(tokens: int) -> int:
-            self.token_budget = tokens
-            lengths = np.full(-(-tokens // _TYPICAL), _TYPICAL)
-            lengths[-1] = tokens - lengths[:-1].sum()
-            ids = np.zeros(tokens, np.int32)
-            ids[-1 :: -(_TYPICAL // 8)] = self._memory_token_id
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
-            self._run(pack(Passages(ids, lengths), np.arange(len(lengths)), self._memory_token_id), "embedding")
+            self._try(tokens)
             torch.cuda.synchronize(self.device)
             return torch.cuda.max_memory_allocated(self.device) - before
 
+        if isinstance(self._forward, PackedDecoder):
+            self._forward.is_compiled = False
         free, _ = torch.cuda.mem_get_info(self.device)
         self.token_budget = find_token_budget(peak_of, free, budgets.get(self._budget_key))
         budgets.set(self._budget_key, self.token_budget)
+        if isinstance(self._forward, PackedDecoder):
+            self._forward.is_compiled = self._compiled
         log.info("%s computes batches of up to %d tokens", self.device, self.token_budget)
+
+    @torch.inference_mode()
+    def _try(self, tokens: int) -> None:
+        """Compute a batch of so many tokens, whatever they are."""
+        lengths = np.full(-(-tokens // _TYPICAL), _TYPICAL)
+        lengths[-1] = tokens - lengths[:-1].sum()
+        ids = np.zeros(tokens, np.int32)
+        ends = np.cumsum(lengths)
+        ids[ends - 1] = self._memory_token_id
+        packed = pack(Passages(ids, lengths), np.arange(len(lengths)), self._memory_token_id, tokens)
+        self._run(packed, "embedding")
 
 
 class _Landing:

@@ -12,6 +12,8 @@ from .packing import Packed
 # Layers of norm, attention with q/k/v/o projections and rotary positions, norm, and a gated MLP.
 KNOWN_ARCHITECTURES = frozenset({"qwen3", "qwen2", "llama", "mistral"})
 _ACTIVATION = "silu"
+# Three sizes of batches, and for each some lengths and a window or none; torch would stop compiling at eight.
+_MOST_GRAPHS = 64
 
 
 class PackedDecoder(nn.Module):
@@ -39,9 +41,12 @@ class PackedDecoder(nn.Module):
         self.norm: Any = model.norm
         self.attention = attention
         self.whole_last_layer = whole_last_layer
-        self._compiled = compiled
-        self._run_layer: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-        self._run_layer = torch.compile(run_layer, dynamic=False) if compiled else run_layer
+        # May be switched off and on again.
+        self.is_compiled = compiled
+        self._compiled: Callable[..., tuple[torch.Tensor, torch.Tensor]] = run_layer
+        if compiled:
+            options: dict[str, Any] = {"dynamic": False, "recompile_limit": _MOST_GRAPHS}
+            self._compiled = torch.compile(run_layer, **options)
 
     @staticmethod
     def knows(model: Any) -> bool:
@@ -55,19 +60,21 @@ class PackedDecoder(nn.Module):
     def forward(self, packed: Packed) -> torch.Tensor:
         """The last hidden states at the memory tokens: ``(memory tokens, hidden)``, in the order of their rows."""
         spans = Spans(packed.starts, packed.longest)
-        if self._compiled:
+        run = self._compiled if self.is_compiled else run_layer
+        if self.is_compiled:
             # The number of passages; one of rows is what a graph is made for.
             torch._dynamo.maybe_mark_dynamic(packed.starts, 0)
         residual = nn.functional.embedding(packed.ids, self.embedding.weight)
-        update = torch.zeros((), dtype=residual.dtype, device=residual.device)
+        # Of the shape that it has for later layers, so that one graph serves all.
+        update = torch.zeros_like(residual)
         rotary = tuple(table[0, :, None] for table in self.rotary(residual, packed.positions))
         *layers, last = self.layers
         for layer in layers:
-            residual, update = self._run_layer(layer, residual, update, rotary, spans, self.attention)
+            residual, update = run(layer, residual, update, rotary, spans, self.attention)
         if packed.memory_last and not self.whole_last_layer:
             residual, update = last.at_memory(residual + update, rotary, spans, packed, self.attention)
         else:
-            residual, update = self._run_layer(last, residual, update, rotary, spans, self.attention)
+            residual, update = run(last, residual, update, rotary, spans, self.attention)
             residual, update = residual[packed.memory], update[packed.memory]
         return self.norm(residual + update)
 

@@ -227,9 +227,22 @@ class TestCompiled:
         expected, found = compressor.compress(passages), compiled.compress(passages)
         assert found.lengths == expected.lengths
         torch.testing.assert_close(found.values, expected.values, rtol=0, atol=1e-5)
-        # One serves all layers but the last.
-        assert len(compiled._forward.layers) == 2
         assert 1 < graphs() <= 3
+
+    @pytest.mark.parametrize("architecture", ["qwen3", "llama3"], indirect=True)
+    def test_one_graph_serves_all_layers_but_the_last(self, made, graphs):
+        compiled = Compressor.load(made, dtype=torch.float32, token_budget=5000, compiled=True)
+        compiled.compress(passages_of(made, ["x" * 30, "y" * 25, "z" * 20]))
+        assert len(compiled._forward.layers) == 3
+        assert graphs() == 1
+        # Another number of passages, of other lengths: the same size is the same graph.
+        compiled.compress(passages_of(made, ["x" * 31, "y" * 22, "z" * 21, "w" * 29]))
+        assert graphs() == 1
+
+    def test_it_can_be_switched_off(self, compiled, passages, graphs):
+        compiled._forward.is_compiled = False
+        compiled.compress(passages)
+        assert graphs() == 0
 
     def test_few_sizes_are_computed(self, compiled, passages, monkeypatch):
         sizes, run = [], compiled._run
