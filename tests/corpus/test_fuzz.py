@@ -86,7 +86,11 @@ WRITERS = {
 
 def read(path, cuts=(), **config):
     """Documents and rejected records of a file, read in slices; checks that scanning and reading agree."""
-    (source,) = open_corpus([path], CorpusConfig(**config)).sources
+    sources = open_corpus([path], CorpusConfig(**config)).sources
+    if not sources:
+        # Nothing is in it, or a byte order mark alone.
+        return [], []
+    (source,) = sources
     found = []
     records = list(source.scan(Counter(), found.append))
     places = [item.position for item in (*records, *found) if item.position is not None]
