@@ -262,7 +262,7 @@ def choose_attention(
                 seconds[kernel] = sample.seconds(kernel)
             else:
                 log.warning("%s gives other values than expected on %s and is not used.", kernel.__name__, device)
-        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
             log.debug("%s cannot be used on %s: %s", kernel.__name__, device, error)
     return min(seconds, key=lambda kernel: seconds[kernel], default=padded_attention)
 
@@ -303,15 +303,16 @@ class _Sample:
                 query.float(), self.key.float(), self.value.float(), queries, self.keys, **options
             )
             errors.append(float((found.float() - expected).abs().max()))
-        return max(errors)
+        # Python's max would pass over what is not a number.
+        return float(torch.tensor(errors).max())
 
     def seconds(self, attention: Attention, repeats: int = 20) -> float:
         def run(times: int) -> float:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.query.device)
             began = time.perf_counter()
             for _ in range(times):
                 attention(self.query, self.key, self.value, self.keys, self.keys, scale=self.scale)
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.query.device)
             return time.perf_counter() - began
 
         run(2)

@@ -247,6 +247,7 @@ class _Landing:
         on_batch: Callable[[int, int], None] | None,
     ):
         self._asynchronous = device.type == "cuda"
+        self._device = device
         self._values = torch.empty(rows, dim, dtype=dtype, pin_memory=self._asynchronous)
         self._end = 0
         self._on_batch = on_batch
@@ -258,7 +259,8 @@ class _Landing:
         event = None
         if self._asynchronous:
             event = torch.cuda.Event()
-            event.record()
+            # Without a stream it would be that of the current device, which may be another.
+            event.record(torch.cuda.current_stream(self._device))
         self._flying.append((event, passages, tokens))
         self._land(1 if self._asynchronous else 0)
 

@@ -55,6 +55,8 @@ class PackedDecoder(nn.Module):
             model.config.model_type in KNOWN_ARCHITECTURES
             and getattr(model.config, "hidden_act", None) == _ACTIVATION
             and getattr(model, "rotary_emb", None) is not None
+            # Some encoders are such models with this said in their configuration.
+            and getattr(model.config, "is_causal", True) is not False
         )
 
     def forward(self, packed: Packed) -> torch.Tensor:

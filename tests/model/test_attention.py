@@ -98,6 +98,17 @@ class TestChoiceOnAGpu:
         assert choose(kernels, {forgets_the_window: 1.0, right: 2.0}) is right
         assert "forgets_the_window gives other values than expected" in caplog.text
 
+    def test_one_that_gives_no_numbers_is_not(self, choose):
+        def right(*arguments, **options):
+            return padded_attention(*arguments, **options)
+
+        def no_numbers_in_windows(*arguments, window, **options):
+            found = padded_attention(*arguments, window=window, **options)
+            return found if window is None else found * torch.nan
+
+        kernels = {"torch_attention": no_numbers_in_windows, "flash_attention": right}
+        assert choose(kernels, {no_numbers_in_windows: 1.0, right: 2.0}) is right
+
     def test_without_any_it_is_padded(self, choose):
         def missing(*arguments, **options):
             raise ImportError("no such package")

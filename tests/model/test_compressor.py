@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch._dynamo.utils import counters
-from transformers import AutoModel, AutoModelForCausalLM, BertConfig
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, Qwen3Config
 
 from pisco_index import Checkpoint, Compressor, Connector, PassageTokenizer
 from pisco_index.model.foreign import PackedModel, PaddedModel
@@ -298,6 +298,16 @@ class TestEncoders:
         expected = self.expected(bert, passages)
         compressor = Compressor(copy.deepcopy(bert), Connector(32, 8, 8), memory_token_id=5, token_budget=70)
         assert isinstance(compressor._forward, PackedModel)
+        torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-5)
+
+    def test_a_causal_architecture_that_is_said_not_to_be(self, passages):
+        torch.manual_seed(1)
+        sizes = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "head_dim": 8}
+        config = Qwen3Config(**sizes, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3)
+        config.is_causal = False
+        model = AutoModel.from_config(config).eval()
+        expected = self.expected(model, passages)
+        compressor = Compressor(model, Connector(32, 8, 8), memory_token_id=5, token_budget=70)
         torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-5)
 
     def test_what_cannot_be_packed_is_padded(self, bert, passages, monkeypatch):
