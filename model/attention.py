@@ -8,7 +8,7 @@ import logging
 import time
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -214,6 +214,17 @@ def torch_attention(
     return attended
 
 
+def _find_flash() -> Any:
+    try:
+        return import_module("flash_attn").flash_attn_varlen_func
+    except (AttributeError, ImportError, OSError):
+        return None
+
+
+# Found once, since a compiled layer cannot import.
+_FLASH = _find_flash()
+
+
 def flash_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -226,7 +237,9 @@ def flash_attention(
     window: int | None = None,
 ) -> torch.Tensor:
     """The kernel of the package flash-attn, where it is installed."""
-    return import_module("flash_attn").flash_attn_varlen_func(
+    if _FLASH is None:
+        raise ImportError("flash-attn is not installed")
+    return _FLASH(
         query,
         key,
         value,
@@ -262,8 +275,10 @@ def choose_attention(
                 seconds[kernel] = sample.seconds(kernel)
             else:
                 log.warning("%s gives other values than expected on %s and is not used.", kernel.__name__, device)
-        except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
             log.debug("%s cannot be used on %s: %s", kernel.__name__, device, error)
+    if not seconds:
+        log.warning("No attention for packed rows can be used on %s; passages are padded for it.", device)
     return min(seconds, key=lambda kernel: seconds[kernel], default=padded_attention)
 
 

@@ -73,15 +73,12 @@ class Compressor:
         else:
             self._forward = forward = any_model(model, attention, memory_token_id)
             self._pads, self._compiled = forward.pads or attention is padded_attention, False
-        self._budgets: KnownBudgets | None = None
         self.token_budget = token_budget or CPU_TOKEN_BUDGET
         if self.device.type == "cuda":
             if token_budget is None:
-                self._budgets, self._budget_key = KnownBudgets(), _name_of(self.device, model.config, self.dtype)
-                self._find_budget(self._budgets)
+                self._find_budget(model.config, KnownBudgets())
             if self._compiled:
-                for part in _COMPILED_PARTS:
-                    self._try(max(self.token_budget // part, 1))
+                self._warm_up()
 
     @classmethod
     def load(
@@ -197,14 +194,12 @@ class Compressor:
             failed,
             self.token_budget,
         )
-        if self._budgets is not None:
-            self._budgets.set(self._budget_key, self.token_budget)
         if self.device.type == "cuda":
             # What the failed batch left in pieces.
             torch.cuda.empty_cache()
 
-    def _find_budget(self, budgets: KnownBudgets) -> None:
-        """Find the largest budget that fits this GPU, by batches that are not compiled: those take no more."""
+    def _find_budget(self, config: Any, budgets: KnownBudgets) -> None:
+        """Find the largest budget that fits this GPU, by batches that are not compiled."""
 
         def peak_of(tokens: int) -> int:
             torch.cuda.empty_cache()
@@ -216,12 +211,29 @@ class Compressor:
 
         if isinstance(self._forward, PackedDecoder):
             self._forward.is_compiled = False
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self.device)
-        self.token_budget = find_token_budget(peak_of, free, budgets.get(self._budget_key))
-        budgets.set(self._budget_key, self.token_budget)
+        # A card that others use too is another card.
+        key = f"{_name_of(self.device, config, self.dtype)}, {free >> 30} GiB free"
+        known = budgets.get(key)
+        self.token_budget = find_token_budget(peak_of, free, known)
+        if self.token_budget != known:
+            budgets.set(key, self.token_budget)
         if isinstance(self._forward, PackedDecoder):
             self._forward.is_compiled = self._compiled
         log.info("%s computes batches of up to %d tokens", self.device, self.token_budget)
+
+    def _warm_up(self) -> None:
+        """Compile the layers for every size of batches, smaller ones where these do not fit after all."""
+        while True:
+            try:
+                for part in _COMPILED_PARTS:
+                    self._try(max(self.token_budget // part, 1))
+                return
+            except torch.OutOfMemoryError:
+                if self.token_budget == 1:
+                    raise
+            self._halve_budget(self.token_budget)
 
     @torch.inference_mode()
     def _try(self, tokens: int) -> None:

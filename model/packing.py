@@ -7,6 +7,9 @@ from itertools import chain
 import numpy as np
 import torch
 
+# Of what is compiled for the longest passage, too: one graph serves all that are no longer.
+_LEAST_LONGEST = 256
+
 
 class Passages:
     """Passages as one array of token ids, so that nothing is done passage by passage.
@@ -79,7 +82,8 @@ def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int
         passages: all of them.
         chosen: ``(n,)``, the numbers of those that are packed.
         memory_token_id: the id whose rows are looked for.
-        rows: fill up to so many, and let ``longest`` be a power of two: for what is compiled for both. 0 does not.
+        rows: fill up to so many, and let ``longest`` be a power of two, at least 256: for what is compiled for both. 0
+            does neither.
     """
     lengths = passages.lengths[chosen]
     starts = offsets(lengths)
@@ -99,7 +103,7 @@ def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int
         starts=torch.from_numpy(starts.astype(np.int32)),
         memory=torch.from_numpy(memory),
         memory_starts=torch.from_numpy(memory_starts.astype(np.int32)),
-        longest=1 << max(longest - 1, 0).bit_length() if rows else longest,
+        longest=max(_LEAST_LONGEST, 1 << max(longest - 1, 0).bit_length()) if rows else longest,
         most_memory=int(per_passage.max(initial=0)),
         # The last ones of a passage, if there is no other token behind the first of them.
         memory_last=bool((np.repeat(starts[1:] - per_passage, per_passage) <= memory).all()),

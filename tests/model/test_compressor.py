@@ -7,9 +7,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch._dynamo.utils import counters
-from transformers import AutoModel, AutoModelForCausalLM, BertConfig, Qwen3Config
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, Qwen2MoeConfig, Qwen3Config
 
 from pisco_index import Checkpoint, Compressor, Connector, PassageTokenizer
+from pisco_index.model.budget import KnownBudgets
 from pisco_index.model.foreign import PackedModel, PaddedModel
 from pisco_index.model.packing import Passages
 
@@ -189,6 +190,51 @@ def test_a_passage_that_does_not_fit_by_itself_is_an_error(tiny, small_device):
     assert asked[-1] == max(len(passage) for passage in passages_of(tiny))
 
 
+def test_sizes_that_do_not_fit_when_they_are_compiled_are_halved(small_device):
+    small, asked = small_device(room=100)
+    small._warm_up()
+    assert small.token_budget == 64
+    assert asked == [512, 256, 128, 64, 16, 4]
+    nowhere, _ = small_device(room=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        nowhere._warm_up()
+
+
+class TestBudgetOnAGpu:
+    """The search on a GPU, with this CPU in its place: a token takes 1,000 bytes of those that are free."""
+
+    @pytest.fixture
+    def find(self, tiny, tmp_path, monkeypatch):
+        class Card:
+            name, total_memory = "a card", 80 << 30
+
+        def find(free):
+            compressor = Compressor.load(tiny, dtype=torch.float32)
+            tried = []
+            monkeypatch.setattr(compressor, "_try", tried.append)
+            monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+            monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: tried[-1] * 1000)
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 80 << 30))
+            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)
+            for name in ("reset_peak_memory_stats", "synchronize"):
+                monkeypatch.setattr(torch.cuda, name, lambda _: None)
+            compressor._find_budget(tiny.compressor_config, KnownBudgets(tmp_path / "budgets.json"))
+            return compressor.token_budget, tried
+
+        return find
+
+    def test_it_is_what_fits_and_is_remembered(self, find):
+        budget = 41 * 1024
+        assert find(50_000_000) == (budget, [4096, budget])
+        assert find(50_000_000) == (budget, [budget])
+
+    def test_a_card_that_others_use_is_another_card(self, find):
+        few, _ = find(50_000_000)
+        many, tried = find(90 << 30)
+        assert few < many
+        assert len(tried) == 2
+
+
 def test_each_batch_is_told(tiny):
     passages = passages_of(tiny)
     told = []
@@ -309,6 +355,20 @@ class TestEncoders:
         expected = self.expected(model, passages)
         compressor = Compressor(model, Connector(32, 8, 8), memory_token_id=5, token_budget=70)
         torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-5)
+
+    def test_a_window_that_is_in_the_mask_alone_is_not_lost(self):
+        torch.manual_seed(1)
+        sizes = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+        experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+        window = {"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 0}
+        config = Qwen2MoeConfig(
+            **sizes, **experts, **window, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3
+        )
+        model = AutoModel.from_config(config).eval()
+        passages = [[7 + i % 50 for i in range(300)] + [5, 5], [8, 9, 5, 5]]
+        expected = self.expected(model, passages)
+        compressor = Compressor(model, Connector(32, 8, 8), memory_token_id=5)
+        torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-4)
 
     def test_what_cannot_be_packed_is_padded(self, bert, passages, monkeypatch):
         expected = self.expected(bert, passages)
