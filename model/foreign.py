@@ -20,9 +20,6 @@ _NAME = "pisco_index_packed"
 _now: ContextVar[tuple["PackedModel", Spans]] = ContextVar("packed passages")
 # What some models give to attention, and only their own knows.
 _UNKNOWN_TERMS = ("position_bias", "s_aux", "head_mask")
-# The same computation in another order; two in 16 bits are each as far from the exact values.
-_LEAST_COSINE = {torch.float32: 0.9999}
-_LEAST_COSINE_16 = 0.99
 
 
 class PackedModel:
@@ -83,7 +80,8 @@ def any_model(model: Any, attention: Attention, memory_token_id: int) -> PackedM
     try:
         with _implementation(model, _NAME):
             found = packed(sample)
-        least = _LEAST_COSINE.get(expected.dtype, _LEAST_COSINE_16)
+        # The same numbers added in another order.
+        least = 0.9999 if expected.dtype == torch.float32 else 0.99
         # A window that is in the model's mask alone would be lost, and be noticed by longer passages only.
         told = _windows(model.config) <= packed.windows
         agrees = told and torch.cosine_similarity(found.float(), expected.float()).min() >= least

@@ -360,7 +360,7 @@ class TestEncoders:
         torch.manual_seed(1)
         sizes = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
         experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
-        window = {"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 0}
+        window = {"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 2}
         config = Qwen2MoeConfig(
             **sizes, **experts, **window, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3
         )
