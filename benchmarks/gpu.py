@@ -102,16 +102,18 @@ def padded(model: Any, passages: list[list[int]], budget: int) -> torch.Tensor:
     """transformers' base model on right-padded passages of like length; the memory in the order of the passages."""
     device = next(model.parameters()).device
     order = sorted(range(len(passages)), key=lambda i: -len(passages[i]))
-    memory: list[torch.Tensor] = [torch.empty(0)] * len(passages)
-    while order:
-        rows = order[: max(1, budget // len(passages[order[0]]))]
-        order = order[len(rows) :]
+    parts, start = [], 0
+    while start < len(order):
+        rows = order[start : start + max(1, budget // len(passages[order[start]]))]
+        start += len(rows)
         ids = pad_sequence([torch.tensor(passages[i]) for i in rows], batch_first=True)
+        # Places that are found on the CPU, so that the device is not waited for.
+        places = (ids == MEMORY).flatten().nonzero()[:, 0].to(device)
         states = model(input_ids=ids.to(device), use_cache=False).last_hidden_state
-        found = states[(ids == MEMORY).to(device)].cpu()
-        for row, part in zip(rows, found.split([passages[i].count(MEMORY) for i in rows]), strict=True):
-            memory[row] = part
-    return torch.cat(memory)
+        parts.append(states.flatten(0, 1)[places])
+    counts = [passages[i].count(MEMORY) for i in order]
+    memory = dict(zip(order, torch.cat(parts).cpu().split(counts), strict=True))
+    return torch.cat([memory[i] for i in range(len(passages))])
 
 
 def compare_compressors(clock: Clock, args: argparse.Namespace) -> dict[str, Any]:

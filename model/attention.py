@@ -6,9 +6,11 @@ be fewer than keys; those of a passage then belong to its last tokens.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -23,22 +25,28 @@ class Spans:
 
     Attributes:
         starts: ``(passages + 1,)`` int32, the row where each passage begins, and the end.
-        longest: no passage has more rows.
+        longest: no passage has more rows; ``()`` int64 on the CPU, so that graphs are not made for one number.
     """
 
     starts: torch.Tensor
-    longest: int
+    longest: torch.Tensor
+
+    @classmethod
+    def of(cls, starts: torch.Tensor, longest: int) -> "Spans":
+        """Make them of a number."""
+        return cls(starts, torch.tensor(longest))
 
     def padded(self) -> torch.Tensor:
         """``(passages * longest,)``: the row of each token when all are padded; padding has any."""
-        token = torch.arange(self.longest, device=self.starts.device)
+        token = torch.arange(int(self.longest), device=self.starts.device)
         return (self.starts[:-1, None] + token).clamp(max=self.starts[-1] - 1).flatten()
 
     def unpadded(self, rows: int) -> torch.Tensor:
         """``(rows,)``: the padded token of each row; rows in no passage have any."""
         row = torch.arange(rows, device=self.starts.device)
         passage = torch.searchsorted(self.starts[1:], row, right=True).clamp(max=len(self.starts) - 2)
-        return passage * self.longest + (row - self.starts[passage]).clamp(max=self.longest - 1)
+        longest = int(self.longest)
+        return passage * longest + (row - self.starts[passage]).clamp(max=longest - 1)
 
 
 class Attention(Protocol):
@@ -55,6 +63,7 @@ class Attention(Protocol):
         scale: float,
         causal: bool = True,
         window: int | None = None,
+        softcap: float | None = None,
     ) -> torch.Tensor:
         """Attend.
 
@@ -67,65 +76,88 @@ class Attention(Protocol):
             scale: of the scores.
             causal: whether a token sees only what stands before it, and itself.
             window: of how many tokens it sees the last, itself included; None is all.
+            softcap: bound of the scores in some models.
+
+        Raises:
+            NotImplementedError: for ``softcap``, if the kernel has none.
         """
         ...
 
 
+_Kernel = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, Spans, Spans, float, bool, int | None, float | None], torch.Tensor
+]
+
+
+def _attention(kernel: _Kernel) -> Attention:
+    """Make an operator of a kernel, so that a compiled layer is one graph, for any number and length of passages."""
+
+    # The operator's schema is read from these annotations.
+    @torch.library.custom_op(f"pisco_index::{kernel.__name__}", mutates_args=())
+    def operator(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        query_starts: torch.Tensor,
+        longest_query: torch.Tensor,
+        key_starts: torch.Tensor,
+        longest_key: torch.Tensor,
+        scale: float,
+        causal: bool,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        queries, keys = Spans(query_starts, longest_query), Spans(key_starts, longest_key)
+        return kernel(query, key, value, queries, keys, scale, causal, window, softcap)
+
+    @operator.register_fake
+    def _(query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor, *_: object) -> torch.Tensor:
+        return query.new_empty(*query.shape[:2], value.shape[2])
+
+    @wraps(kernel)
+    def attention(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        queries: Spans,
+        keys: Spans,
+        *,
+        scale: float,
+        causal: bool = True,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> torch.Tensor:
+        spans = queries.starts, queries.longest, keys.starts, keys.longest
+        return operator(query, key, value, *spans, scale, causal, window, softcap)
+
+    return attention
+
+
+@_attention
 def padded_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     queries: Spans,
     keys: Spans,
-    *,
-    scale: float,
-    causal: bool = True,
-    window: int | None = None,
-    softcap: float | None = None,
-) -> torch.Tensor:
-    """Pad to the longest passage for the scores alone: for devices and dtypes that have no kernel for packed rows.
-
-    It also knows ``softcap``, the bound of the scores in some models.
-    """
-    return _padded_attention(
-        query,
-        key,
-        value,
-        queries.starts,
-        keys.starts,
-        queries.longest,
-        keys.longest,
-        scale,
-        causal,
-        window,
-        softcap,
-    )
-
-
-@torch.library.custom_op("pisco_index::padded_attention", mutates_args=())
-def _padded_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    query_starts: torch.Tensor,
-    key_starts: torch.Tensor,
-    longest_query: int,
-    longest_key: int,
     scale: float,
     causal: bool,
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    # An operator of its own, as kernels are, so that compiled layers have no shapes of padding in them.
-    queries, keys = Spans(query_starts, longest_query), Spans(key_starts, longest_key)
-    passages = len(key_starts) - 1
+    """Pad to the longest passage, for the scores alone: where no kernel for packed rows can be used."""
+    passages = len(keys.starts) - 1
     padded_query, padded_key, padded_value = (
-        states.flatten(1)[spans.padded()].view(passages, spans.longest, -1, states.shape[2]).transpose(1, 2)
+        states.flatten(1)[spans.padded()].view(passages, int(spans.longest), -1, states.shape[2]).transpose(1, 2)
         for states, spans in ((query, queries), (key, keys), (value, keys))
     )
     # Causal attention over padding on the right needs no mask: what stands behind is not seen.
     simple = causal and window is None and len(query) == len(key)
     visible = None if simple else _visible(queries, keys, causal, window)[:, None]
+    if query.is_cuda or softcap is not None:
+        # Of a GPU's kernels those for float32 know no groups.
+        groups = query.shape[1] // key.shape[1]
+        padded_key, padded_value = (states.repeat_interleave(groups, 1) for states in (padded_key, padded_value))
     if softcap is None:
         attended = nn.functional.scaled_dot_product_attention(
             padded_query,
@@ -134,16 +166,11 @@ def _padded_attention(
             attn_mask=visible,
             is_causal=simple,
             scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
+            enable_gqa=padded_query.shape[1] != padded_key.shape[1],
         )
     else:
         attended = _softcapped(padded_query, padded_key, padded_value, visible, scale, softcap)
     return attended.transpose(1, 2).flatten(0, 1)[queries.unpadded(len(query))]
-
-
-@_padded_attention.register_fake
-def _(query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor, *_: object) -> torch.Tensor:
-    return query.new_empty(*query.shape[:2], value.shape[2])
 
 
 def _visible(queries: Spans, keys: Spans, causal: bool, window: int | None) -> torch.Tensor:
@@ -151,8 +178,8 @@ def _visible(queries: Spans, keys: Spans, causal: bool, window: int | None) -> t
     device = keys.starts.device
     lengths = keys.starts.diff()[:, None, None]
     skipped = lengths - queries.starts.diff()[:, None, None]
-    position = skipped + torch.arange(queries.longest, device=device)[:, None]
-    other = torch.arange(keys.longest, device=device)
+    position = skipped + torch.arange(int(queries.longest), device=device)[:, None]
+    other = torch.arange(int(keys.longest), device=device)
     # What is padding sees the first key, since softmax over nothing is not a number.
     visible = other < lengths.clamp(min=1)
     if causal:
@@ -171,8 +198,6 @@ def _softcapped(
     scale: float,
     softcap: float,
 ) -> torch.Tensor:
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = torch.tanh(query @ key.transpose(2, 3) * scale / softcap) * softcap
     if visible is None:
         visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
@@ -186,26 +211,29 @@ def _window(causal: bool, window: int | None) -> tuple[int, int]:
     return reach, 0 if causal else reach
 
 
+@_attention
 def torch_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     queries: Spans,
     keys: Spans,
-    *,
     scale: float,
-    causal: bool = True,
-    window: int | None = None,
+    causal: bool,
+    window: int | None,
+    softcap: float | None,
 ) -> torch.Tensor:
     """The kernel for packed rows in torch: CUDA, 16 bits."""
+    if softcap is not None:
+        raise NotImplementedError("torch's attention for packed rows has no softcap")
     attended = varlen_attn(
         query,
         key,
         value,
         queries.starts,
         keys.starts,
-        queries.longest,
-        keys.longest,
+        int(queries.longest),
+        int(keys.longest),
         scale=scale,
         window_size=_window(causal, window),
         enable_gqa=query.shape[1] != key.shape[1],
@@ -214,42 +242,31 @@ def torch_attention(
     return attended
 
 
-def _find_flash() -> Any:
-    try:
-        return import_module("flash_attn").flash_attn_varlen_func
-    except (AttributeError, ImportError, OSError):
-        return None
-
-
-# Found once, since a compiled layer cannot import.
-_FLASH = _find_flash()
-
-
+@_attention
 def flash_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     queries: Spans,
     keys: Spans,
-    *,
     scale: float,
-    causal: bool = True,
-    window: int | None = None,
+    causal: bool,
+    window: int | None,
+    softcap: float | None,
 ) -> torch.Tensor:
     """The kernel of the package flash-attn, where it is installed."""
-    if _FLASH is None:
-        raise ImportError("flash-attn is not installed")
-    return _FLASH(
+    return import_module("flash_attn").flash_attn_varlen_func(
         query,
         key,
         value,
         queries.starts,
         keys.starts,
-        queries.longest,
-        keys.longest,
+        int(queries.longest),
+        int(keys.longest),
         softmax_scale=scale,
         causal=causal,
         window_size=_window(causal, window),
+        softcap=softcap or 0.0,
     )
 
 
@@ -269,14 +286,14 @@ def choose_attention(
         return padded_attention
     sample = _Sample(device, dtype, heads, key_heads, head_dim)
     seconds: dict[Attention, float] = {}
-    for kernel in (torch_attention, flash_attention):
+    for whose, kernel in (("torch's", torch_attention), ("flash-attn's", flash_attention)):
         try:
             if sample.error(kernel) < _MOST_ERROR:
                 seconds[kernel] = sample.seconds(kernel)
             else:
-                log.warning("%s gives other values than expected on %s and is not used.", kernel.__name__, device)
+                log.warning("%s attention gives other values than expected on %s and is not used.", whose, device)
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            log.debug("%s cannot be used on %s: %s", kernel.__name__, device, error)
+            log.debug("%s attention cannot be used on %s: %s", whose, device, error)
     if not seconds:
         log.warning("No attention for packed rows can be used on %s; passages are padded for it.", device)
     return min(seconds, key=lambda kernel: seconds[kernel], default=padded_attention)
@@ -294,7 +311,7 @@ class _Sample:
         lengths = torch.tensor([1, 133, 64, 200, 9] * 20)
         last = torch.tensor([1, 9, 5, 13, 2] * 20)
         self.keys, self.queries = (
-            Spans(nn.functional.pad(each.cumsum(0), (1, 0)).to(device, torch.int32), int(each.max()))
+            Spans.of(nn.functional.pad(each.cumsum(0), (1, 0)).to(device, torch.int32), int(each.max()))
             for each in (lengths, last)
         )
         self.query, self.key, self.value, self.last_query = (

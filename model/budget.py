@@ -54,6 +54,37 @@ def find_token_budget(peak_of: Callable[[int], int], free: int, known: int | Non
             return budget
 
 
+class TokenBudget:
+    """A token budget that is less after a batch that did not fit, and is tried again later.
+
+    Another process may have taken the memory for a moment, so the budget is restored after some calls: more of them
+    each time, since it may be too large for good.
+
+    Args:
+        most: the budget.
+
+    Attributes:
+        most: the budget.
+        now: most tokens of a batch at present.
+    """
+
+    def __init__(self, most: int):
+        self.most = self.now = most
+        self._calls_left, self._patience = 0, 1
+
+    def begin_call(self) -> None:
+        """Tell that a call begins, of some batches."""
+        if self._calls_left > 0:
+            self._calls_left -= 1
+        else:
+            self.now = self.most
+
+    def halve(self, failed: int) -> None:
+        """Tell that a batch of so many tokens did not fit."""
+        self.now = max(failed // 2, 1)
+        self._calls_left, self._patience = self._patience, 2 * self._patience
+
+
 class KnownBudgets:
     """Token budgets that were found, by device and model, in a file of the user's cache.
 

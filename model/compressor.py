@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .attention import Attention, choose_attention, padded_attention
-from .budget import KnownBudgets, find_token_budget
+from .budget import KnownBudgets, TokenBudget, find_token_budget
 from .checkpoint import Checkpoint
 from .connector import Connector
 from .foreign import any_model
@@ -24,10 +24,12 @@ COMPRESSION_VERSION = "1"
 
 # Larger ones fall out of a CPU's cache. On a GPU it is what fits.
 CPU_TOKEN_BUDGET = 2048
-# Tokens of a passage where any will do: as many as make graphs for passages of 129 to 256.
-_TYPICAL = 192
+# Tokens of a passage where any will do.
+_TYPICAL = 128
 # Batches are filled up to these parts of the budget, so that a graph is compiled for few sizes.
 _COMPILED_PARTS = (1, 4, 16)
+# Of a batch. Some kernels have a block of threads for each, of which a GPU takes no more.
+_MOST_PASSAGES = 65_535
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,9 @@ class Compressor:
     """Computes memory for passages.
 
     Passages are packed one behind the other under a budget of tokens, without padding, and the model runs without
-    its ``lm_head`` and without cache. The budget is halved, for good, when a batch does not fit the device's memory.
-    The last layer is computed at the memory tokens only, where the architecture is known; the models of others run
-    as transformers has them.
+    its ``lm_head`` and without cache. A batch that does not fit the device's memory is halved, and so are, for some
+    calls, those behind it. The last layer is computed at the memory tokens only, where the architecture is known; the
+    models of others run as transformers has them.
 
     Args:
         model: the base model (no ``lm_head``), which this object takes over and changes.
@@ -68,17 +70,17 @@ class Compressor:
         attention = _attention_for(model.config, self.device, self.dtype)
         self._forward: Callable[[Packed], torch.Tensor]
         if PackedDecoder.knows(model):
-            self._forward = PackedDecoder(model, attention, whole_last_layer=whole_last_layer, compiled=compiled)
-            self._pads, self._compiled = attention is padded_attention, compiled
+            self._forward = PackedDecoder(model, attention, whole_last_layer=whole_last_layer)
+            self._pads = attention is padded_attention
         else:
             self._forward = forward = any_model(model, attention, memory_token_id)
-            self._pads, self._compiled = forward.pads or attention is padded_attention, False
+            self._pads = forward.pads or attention is padded_attention
         self.token_budget = token_budget or CPU_TOKEN_BUDGET
-        if self.device.type == "cuda":
-            if token_budget is None:
-                self._find_budget(model.config, KnownBudgets())
-            if self._compiled:
-                self._warm_up()
+        self._compiled_sizes: tuple[int, ...] = ()
+        if self.device.type == "cuda" and token_budget is None:
+            self._find_budget(model.config, KnownBudgets())
+        if compiled and isinstance(self._forward, PackedDecoder):
+            self._compile(self._forward)
 
     @classmethod
     def load(
@@ -115,6 +117,15 @@ class Compressor:
             compiled=torch.device(device).type == "cuda" if compiled is None else compiled,
         )
 
+    @property
+    def token_budget(self) -> int:
+        """Most tokens in a batch."""
+        return self._budget.most
+
+    @token_budget.setter
+    def token_budget(self, tokens: int) -> None:
+        self._budget = TokenBudget(tokens)
+
     @torch.inference_mode()
     def compress(
         self,
@@ -141,12 +152,13 @@ class Compressor:
         ends = offsets(passages.lengths[order])
         landing = _Landing(int(lengths.sum()), self._dim(stage), self.dtype, self.device, on_batch)
         start = 0
+        self._budget.begin_call()
         while start < len(order):
             stop, rows = self._next_batch(ends, start)
             try:
                 states = self._run(pack(passages, order[start:stop], self._memory_token_id, rows), stage)
             except torch.OutOfMemoryError:
-                if stop - start == 1:
+                if stop - start == 1 and not rows:
                     raise
                 states = None
             if states is None:
@@ -167,15 +179,13 @@ class Compressor:
         return self.hidden_dim if stage == "hidden" else self.connector.out_dim
 
     def _next_batch(self, ends: np.ndarray, start: int) -> tuple[int, int]:
-        """Where the batch ends that begins there, and to how many rows it is filled up."""
+        """Where the batch ends that begins there, and to how many rows it is filled up, if it is."""
         first, left = int(ends[start + 1] - ends[start]), int(ends[-1] - ends[start])
-        size, rows = self.token_budget, 0
-        if self._compiled:
-            sizes = [size for part in _COMPILED_PARTS if (size := self.token_budget // part) >= first]
-            rows = size = next((each for each in sizes if each <= left), sizes[-1] if sizes else first)
+        size, rows = self._budget.now, 0
+        if sizes := [each for each in self._compiled_sizes if first <= each <= size]:
+            rows = size = next((each for each in sizes if each <= left), sizes[-1])
         stop = int(np.searchsorted(ends, ends[start] + size, side="right")) - 1
-        if self._pads:
-            stop = min(stop, start + size // max(first, 1))
+        stop = min(stop, start + (size // max(first, 1) if self._pads else _MOST_PASSAGES))
         return max(stop, start + 1), rows
 
     def _run(self, packed: Packed, stage: Stage) -> torch.Tensor:
@@ -186,20 +196,20 @@ class Compressor:
         return self.connector(states) if stage == "embedding" else states
 
     def _halve_budget(self, failed: int) -> None:
-        self.token_budget = max(failed // 2, 1)
+        self._budget.halve(failed)
         log.warning(
-            "%s ran out of memory with a batch of %d tokens and goes on with batches of %d; give that as token_budget "
-            "to begin with it.",
+            "%s ran out of memory with a batch of %d tokens. It goes on with %d and tries larger ones later; if this "
+            "comes again and again, give a smaller token_budget.",
             self.device,
             failed,
-            self.token_budget,
+            self._budget.now,
         )
         if self.device.type == "cuda":
             # What the failed batch left in pieces.
             torch.cuda.empty_cache()
 
     def _find_budget(self, config: Any, budgets: KnownBudgets) -> None:
-        """Find the largest budget that fits this GPU, by batches that are not compiled."""
+        """Find the largest budget that fits this GPU."""
 
         def peak_of(tokens: int) -> int:
             torch.cuda.empty_cache()
@@ -209,8 +219,6 @@ class Compressor:
             torch.cuda.synchronize(self.device)
             return torch.cuda.max_memory_allocated(self.device) - before
 
-        if isinstance(self._forward, PackedDecoder):
-            self._forward.is_compiled = False
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self.device)
         # A card that others use too is another card.
@@ -219,21 +227,22 @@ class Compressor:
         self.token_budget = find_token_budget(peak_of, free, known)
         if self.token_budget != known:
             budgets.set(key, self.token_budget)
-        if isinstance(self._forward, PackedDecoder):
-            self._forward.is_compiled = self._compiled
         log.info("%s computes batches of up to %d tokens", self.device, self.token_budget)
 
-    def _warm_up(self) -> None:
-        """Compile the layers for every size of batches, smaller ones where these do not fit after all."""
+    def _compile(self, forward: PackedDecoder) -> None:
+        """Compile the layers for some sizes of batches, smaller ones where these do not fit after all."""
         while True:
+            self._compiled_sizes = tuple(max(self.token_budget // part, 1) for part in _COMPILED_PARTS)
+            forward.compiled_rows = self._compiled_sizes
             try:
-                for part in _COMPILED_PARTS:
-                    self._try(max(self.token_budget // part, 1))
+                for size in self._compiled_sizes:
+                    self._try(size)
                 return
             except torch.OutOfMemoryError:
                 if self.token_budget == 1:
                     raise
             self._halve_budget(self.token_budget)
+            self.token_budget = self._budget.now
 
     @torch.inference_mode()
     def _try(self, tokens: int) -> None:

@@ -42,7 +42,7 @@ class PackedModel:
 
     def __call__(self, packed: Packed) -> torch.Tensor:
         """The last hidden states at the memory tokens: ``(memory tokens, hidden)``, in the order of their rows."""
-        token = _now.set((self, Spans(packed.starts, packed.longest)))
+        token = _now.set((self, Spans.of(packed.starts, packed.longest)))
         try:
             output = self._model(input_ids=packed.ids.long()[None], position_ids=packed.positions, use_cache=False)
         finally:
@@ -60,8 +60,8 @@ class PaddedModel:
 
     def __call__(self, packed: Packed) -> torch.Tensor:
         """The last hidden states at the memory tokens: ``(memory tokens, hidden)``, in the order of their rows."""
-        spans = Spans(packed.starts, packed.longest)
-        is_token = torch.arange(spans.longest, device=spans.starts.device) < spans.starts.diff()[:, None]
+        spans = Spans.of(packed.starts, packed.longest)
+        is_token = torch.arange(packed.longest, device=spans.starts.device) < spans.starts.diff()[:, None]
         output = self._model(
             input_ids=packed.ids.long()[spans.padded()].view(is_token.shape),
             attention_mask=is_token.long(),

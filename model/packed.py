@@ -1,6 +1,7 @@
 """The forward pass of a causal decoder over packed passages, for the architectures that most models are of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from .packing import Packed
 # Layers of norm, attention with q/k/v/o projections and rotary positions, norm, and a gated MLP.
 KNOWN_ARCHITECTURES = frozenset({"qwen3", "qwen2", "llama", "mistral"})
 _ACTIVATION = "silu"
-# Three sizes of batches, and for each some lengths and a window or none; torch would stop compiling at eight.
+# A few sizes of batches, and for each a window or none; torch would stop compiling at eight.
 _MOST_GRAPHS = 64
 
 
@@ -26,10 +27,13 @@ class PackedDecoder(nn.Module):
         model: the base model, which is of no use any more.
         attention: what attends.
         whole_last_layer: compute the last layer at every token.
-        compiled: compile the layers; one graph serves all of them, for each number of rows.
+
+    Attributes:
+        compiled_rows: for which numbers of rows a layer is compiled, when the first such batch comes; one graph serves
+            all layers but the last.
     """
 
-    def __init__(self, model: Any, attention: Attention, *, whole_last_layer: bool = False, compiled: bool = False):
+    def __init__(self, model: Any, attention: Attention, *, whole_last_layer: bool = False):
         super().__init__()
         self.embedding = model.embed_tokens
         self.rotary: Any = model.rotary_emb
@@ -41,12 +45,12 @@ class PackedDecoder(nn.Module):
         self.norm: Any = model.norm
         self.attention = attention
         self.whole_last_layer = whole_last_layer
-        # May be switched off and on again.
-        self.is_compiled = compiled
-        self._compiled: Callable[..., tuple[torch.Tensor, torch.Tensor]] = run_layer
-        if compiled:
-            options: dict[str, Any] = {"dynamic": False, "recompile_limit": _MOST_GRAPHS}
-            self._compiled = torch.compile(run_layer, **options)
+        self.compiled_rows: Container[int] = ()
+
+    @cached_property
+    def _compiled(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+        options: dict[str, Any] = {"dynamic": False, "recompile_limit": _MOST_GRAPHS}
+        return torch.compile(run_layer, **options)
 
     @staticmethod
     def knows(model: Any) -> bool:
@@ -61,9 +65,10 @@ class PackedDecoder(nn.Module):
 
     def forward(self, packed: Packed) -> torch.Tensor:
         """The last hidden states at the memory tokens: ``(memory tokens, hidden)``, in the order of their rows."""
-        spans = Spans(packed.starts, packed.longest)
-        run = self._compiled if self.is_compiled else run_layer
-        if self.is_compiled:
+        spans = Spans.of(packed.starts, packed.longest)
+        run = run_layer
+        if len(packed.ids) in self.compiled_rows:
+            run = self._compiled
             # The number of passages; one of rows is what a graph is made for.
             torch._dynamo.maybe_mark_dynamic(packed.starts, 0)
         residual = nn.functional.embedding(packed.ids, self.embedding.weight)
@@ -131,7 +136,7 @@ class _Layer(nn.Module):
             _rotate(self.q_norm(query), cos[packed.memory], sin[packed.memory]),
             _rotate(self.k_norm(key), cos, sin),
             value,
-            Spans(packed.memory_starts, packed.most_memory),
+            Spans.of(packed.memory_starts, packed.most_memory),
             spans,
             scale=self.scale,
             window=self.window,

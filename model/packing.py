@@ -7,9 +7,6 @@ from itertools import chain
 import numpy as np
 import torch
 
-# Of what is compiled for the longest passage, too: one graph serves all that are no longer.
-_LEAST_LONGEST = 256
-
 
 class Passages:
     """Passages as one array of token ids, so that nothing is done passage by passage.
@@ -82,8 +79,7 @@ def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int
         passages: all of them.
         chosen: ``(n,)``, the numbers of those that are packed.
         memory_token_id: the id whose rows are looked for.
-        rows: fill up to so many, and let ``longest`` be a power of two, at least 256: for what is compiled for both. 0
-            does neither.
+        rows: fill up to so many.
     """
     lengths = passages.lengths[chosen]
     starts = offsets(lengths)
@@ -96,14 +92,13 @@ def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int
     memory = np.flatnonzero(ids[:total] == memory_token_id)
     memory_starts = np.searchsorted(memory, starts)
     per_passage = np.diff(memory_starts)
-    longest = int(lengths.max(initial=0))
     return Packed(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions)[None],
         starts=torch.from_numpy(starts.astype(np.int32)),
         memory=torch.from_numpy(memory),
         memory_starts=torch.from_numpy(memory_starts.astype(np.int32)),
-        longest=max(_LEAST_LONGEST, 1 << max(longest - 1, 0).bit_length()) if rows else longest,
+        longest=int(lengths.max(initial=0)),
         most_memory=int(per_passage.max(initial=0)),
         # The last ones of a passage, if there is no other token behind the first of them.
         memory_last=bool((np.repeat(starts[1:] - per_passage, per_passage) <= memory).all()),

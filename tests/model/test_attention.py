@@ -10,7 +10,7 @@ LAST = [2, 1, 0, 17, 3]
 
 def spans(lengths):
     starts = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(torch.int32)
-    return Spans(starts, max(lengths))
+    return Spans.of(starts, max(lengths))
 
 
 def by_definition(query, key, value, *, scale, causal, window, softcap=None):
@@ -96,7 +96,7 @@ class TestChoiceOnAGpu:
 
         kernels = {"torch_attention": forgets_the_window, "flash_attention": right}
         assert choose(kernels, {forgets_the_window: 1.0, right: 2.0}) is right
-        assert "forgets_the_window gives other values than expected" in caplog.text
+        assert "torch's attention gives other values than expected" in caplog.text
 
     def test_one_that_gives_no_numbers_is_not(self, choose):
         def right(*arguments, **options):

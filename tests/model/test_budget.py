@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from pisco_index.model.budget import MOST_TOKENS, KnownBudgets, find_token_budget
+from pisco_index.model.budget import MOST_TOKENS, KnownBudgets, TokenBudget, find_token_budget
 
 
 class Device:
@@ -55,6 +55,41 @@ def test_what_is_known_is_only_tried():
     device = Device(memory=100_000_000, per_token=1000)
     assert find_token_budget(device.peak_of, device.memory, known=40_000) == 39_936
     assert device.asked == [39_936]
+
+
+class TestAfterOneThatDidNotFit:
+    @pytest.fixture
+    def budget(self):
+        return TokenBudget(1000)
+
+    @staticmethod
+    def calls_until_restored(budget):
+        calls = 1
+        budget.begin_call()
+        while budget.now < budget.most:
+            budget.begin_call()
+            calls += 1
+        return calls
+
+    def test_it_is_half_of_that_until_some_calls_later(self, budget):
+        budget.begin_call()
+        budget.halve(600)
+        assert budget.now == 300
+        budget.begin_call()
+        assert budget.now == 300
+        budget.begin_call()
+        assert budget.now == budget.most == 1000
+
+    def test_one_that_never_fits_is_tried_ever_more_seldom(self, budget):
+        waited = []
+        for _ in range(5):
+            budget.halve(1000)
+            waited.append(self.calls_until_restored(budget))
+        assert waited == [2, 3, 5, 9, 17]
+
+    def test_it_is_never_nothing(self, budget):
+        budget.halve(1)
+        assert budget.now == 1
 
 
 class TestKnownBudgets:

@@ -22,7 +22,7 @@ def test_every_token_is_where_it_belongs(passages, data):
         assert starts.diff().tolist() == [len(part(passages[i])) for i in chosen]
         assert starts[0] == 0
     longest = max(len(passages[i]) for i in chosen)
-    assert packed.longest == longest if rows == 0 else packed.longest == 256
+    assert packed.longest == longest
     assert packed.most_memory == max(passages[i].count(MEMORY) for i in chosen)
     assert packed.memory_last == all(
         MEMORY not in passage[: len(passage) - passage.count(MEMORY)] for passage in (passages[i] for i in chosen)
@@ -43,9 +43,3 @@ def test_no_passages():
     passages = Passages.of([])
     assert len(passages) == 0
     assert passages.ids.dtype == np.int32
-
-
-@pytest.mark.parametrize(("longest", "expected"), [(1, 256), (256, 256), (257, 512), (600, 1024)])
-def test_what_is_compiled_is_so_for_few_lengths(longest, expected):
-    packed = pack(Passages.of([[1], [2] * longest]), np.array([0, 1]), MEMORY, rows=2000)
-    assert packed.longest == expected
