@@ -251,7 +251,8 @@ class Compressor:
         lengths[-1] = tokens - lengths[:-1].sum()
         ids = np.zeros(tokens, np.int32)
         ends = np.cumsum(lengths)
-        ids[ends - 1] = self._memory_token_id
+        # Two, as memory tokens are several.
+        ids[ends - 1] = ids[ends - 2] = self._memory_token_id
         packed = pack(Passages(ids, lengths), np.arange(len(lengths)), self._memory_token_id, tokens)
         self._run(packed, "embedding")
 

@@ -29,8 +29,8 @@ class PackedDecoder(nn.Module):
         whole_last_layer: compute the last layer at every token.
 
     Attributes:
-        compiled_rows: for which numbers of rows a layer is compiled, when the first such batch comes; one graph serves
-            all layers but the last.
+        compiled_rows: for which numbers of rows layers are compiled, when the first such batch comes: one graph for the
+            last layer, and one for all others.
     """
 
     def __init__(self, model: Any, attention: Attention, *, whole_last_layer: bool = False):
@@ -48,9 +48,9 @@ class PackedDecoder(nn.Module):
         self.compiled_rows: Container[int] = ()
 
     @cached_property
-    def _compiled(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    def _compiled(self) -> tuple[Callable[..., tuple[torch.Tensor, torch.Tensor]], Callable[..., torch.Tensor]]:
         options: dict[str, Any] = {"dynamic": False, "recompile_limit": _MOST_GRAPHS}
-        return torch.compile(run_layer, **options)
+        return torch.compile(run_layer, **options), torch.compile(run_layer_at_memory, **options)
 
     @staticmethod
     def knows(model: Any) -> bool:
@@ -66,11 +66,13 @@ class PackedDecoder(nn.Module):
     def forward(self, packed: Packed) -> torch.Tensor:
         """The last hidden states at the memory tokens: ``(memory tokens, hidden)``, in the order of their rows."""
         spans = Spans.of(packed.starts, packed.longest)
-        run = run_layer
-        if len(packed.ids) in self.compiled_rows:
-            run = self._compiled
-            # The number of passages; one of rows is what a graph is made for.
-            torch._dynamo.maybe_mark_dynamic(packed.starts, 0)
+        run, run_last = run_layer, run_layer_at_memory
+        # One memory token would be a graph of its own.
+        if len(packed.ids) in self.compiled_rows and len(packed.memory) > 1:
+            run, run_last = self._compiled
+            # The number of rows is what a graph is made for; those of passages and memory tokens are not.
+            for tensor in (packed.starts, packed.memory, packed.memory_starts):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
         residual = nn.functional.embedding(packed.ids, self.embedding.weight)
         # Of the shape that it has for later layers, so that one graph serves all.
         update = torch.zeros_like(residual)
@@ -79,11 +81,12 @@ class PackedDecoder(nn.Module):
         for layer in layers:
             residual, update = run(layer, residual, update, rotary, spans, self.attention)
         if packed.memory_last and not self.whole_last_layer:
-            residual, update = last.at_memory(residual + update, rotary, spans, packed, self.attention)
+            queries = Spans.of(packed.memory_starts, packed.most_memory)
+            states = run_last(last, residual, update, rotary, packed.memory, queries, spans, self.attention)
         else:
             residual, update = run(last, residual, update, rotary, spans, self.attention)
-            residual, update = residual[packed.memory], update[packed.memory]
-        return self.norm(residual + update)
+            states = residual[packed.memory] + update[packed.memory]
+        return self.norm(states)
 
 
 class _Layer(nn.Module):
@@ -115,35 +118,6 @@ class _Layer(nn.Module):
         gate, up = self.gate_and_up(self.mlp_norm(states)).chunk(2, -1)
         return self.down(nn.functional.silu(gate) * up)
 
-    def at_memory(
-        self,
-        residual: torch.Tensor,
-        rotary: tuple[torch.Tensor, ...],
-        spans: Spans,
-        packed: Packed,
-        attention: Attention,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The layer at the last tokens of each passage, of which all are given."""
-        normed = self.input_norm(residual)
-        weights = self.qkv.weight.split([self.query_width, len(self.qkv.weight) - self.query_width])
-        biases = (None, None)
-        if self.qkv.bias is not None:
-            biases = self.qkv.bias.split([self.query_width, len(self.qkv.weight) - self.query_width])
-        query = self.heads(nn.functional.linear(normed[packed.memory], weights[0], biases[0]))
-        key, value = map(self.heads, nn.functional.linear(normed, weights[1], biases[1]).chunk(2, -1))
-        cos, sin = rotary
-        attended = attention(
-            _rotate(self.q_norm(query), cos[packed.memory], sin[packed.memory]),
-            _rotate(self.k_norm(key), cos, sin),
-            value,
-            Spans.of(packed.memory_starts, packed.most_memory),
-            spans,
-            scale=self.scale,
-            window=self.window,
-        )
-        residual = residual[packed.memory] + self.output(attended.flatten(1))
-        return residual, self.mlp(residual)
-
 
 def run_layer(
     layer: _Layer,
@@ -163,6 +137,31 @@ def run_layer(
     attended = attention(query, key, value, spans, spans, scale=layer.scale, window=layer.window)
     residual = residual + layer.output(attended.flatten(1))
     return residual, layer.mlp(residual)
+
+
+def run_layer_at_memory(
+    layer: _Layer,
+    residual: torch.Tensor,
+    update: torch.Tensor,
+    rotary: tuple[torch.Tensor, ...],
+    memory: torch.Tensor,
+    queries: Spans,
+    keys: Spans,
+    attention: Attention,
+) -> torch.Tensor:
+    """The last layer at the memory tokens, which are the last ones of their passages: ``(memory tokens, hidden)``."""
+    residual = residual + update
+    normed = layer.input_norm(residual)
+    key_value_width = len(layer.qkv.weight) - layer.query_width
+    weights = layer.qkv.weight.split([layer.query_width, key_value_width])
+    biases = (None, None) if layer.qkv.bias is None else layer.qkv.bias.split([layer.query_width, key_value_width])
+    query = layer.heads(nn.functional.linear(normed[memory], weights[0], biases[0]))
+    key, value = map(layer.heads, nn.functional.linear(normed, weights[1], biases[1]).chunk(2, -1))
+    cos, sin = rotary
+    query, key = _rotate(layer.q_norm(query), cos[memory], sin[memory]), _rotate(layer.k_norm(key), cos, sin)
+    attended = attention(query, key, value, queries, keys, scale=layer.scale, window=layer.window)
+    residual = residual[memory] + layer.output(attended.flatten(1))
+    return residual + layer.mlp(residual)
 
 
 def _fuse(*linears: nn.Linear) -> nn.Linear:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from ..store import (
 from .corpus import Document, OnRejected, RejectedRecord
 from .patience import patiently
 from .plan import Shard, open_sources, read_shard
+
+Item = TypeVar("Item")
 
 # Shards a worker has in hand: one computing, one being prepared, one being written.
 DEPTH = 3
@@ -215,11 +217,10 @@ class ShardWorker:
             CorpusError: if the corpus cannot be read as it was planned.
         """
         with self._reading, self._steps.doing("reading", shard):
-            tokenized = self._tokenize(list(read_shard(shard, self._sources)))
+            # Each has a vector at least, so no more are tokenized.
+            tokenized = self._tokenize(_evenly(list(read_shard(shard, self._sources)), vectors))
         total = sum(document.n_mem for document in tokenized)
-        count = min(len(tokenized), -(-vectors * len(tokenized) // max(total, 1)))
-        places = np.linspace(0, len(tokenized) - 1, count).round().astype(int).tolist()
-        chosen = [tokenized[place] for place in places]
+        chosen = _evenly(tokenized, -(-vectors * len(tokenized) // max(total, 1)))
         memory = self._memory(shard, chosen)
         return memory.values.float().numpy(), [document.n_mem for document in chosen]
 
@@ -385,6 +386,12 @@ class _Steps:
             shard = self._busy[doing][0] if doing else None
             part = {"compressing": self._part, "reading": 0.0, "writing": 1.0}[doing] if doing else None
             return Pulse(doing or "waiting", shard, round(self._documents), self._tokens, self._count, part)
+
+
+def _evenly(items: list[Item], count: int) -> list[Item]:
+    """So many items spread evenly over a list, or all of it."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places.tolist()]
 
 
 def passage_tokenizer(checkpoint: Checkpoint, compression: CompressionConfig) -> PassageTokenizer:
