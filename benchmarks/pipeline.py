@@ -182,7 +182,9 @@ def measure(
         def __init__(self, spec: worker.WorkerSpec):
             super().__init__(spec)
             if tokenizer_cores is not None:
-                texts = [self._spec.compression.input_text(record["text"], record["title"]) for record in records(corpus)]
+                texts = [
+                    self._spec.compression.input_text(record["text"], record["title"]) for record in records(corpus)
+                ]
                 self._tokenizer._fast = TokenizerOfManyCores(self._tokenizer._fast, texts, tokenizer_cores)
 
         def run(self, *arguments: Any) -> worker.ShardResult:

@@ -24,7 +24,11 @@ class CompressionConfig(Config):
         description="Begin each passage of a chunked document, not its first alone, with what the template puts before "
         "its text.",
     )
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="The compressor's arithmetic.")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16",
+        description="Dtype of the compressor's weights and memory; a CPU that is no faster in bfloat16 computes in "
+        "float32.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "CompressionConfig":

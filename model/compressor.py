@@ -192,7 +192,7 @@ class Compressor:
         """The memory of a batch, on the device: ``(memory tokens, dim)``, in the order of its rows."""
         if len(packed.memory) == 0:
             return torch.empty(0, self._dim(stage), dtype=self.dtype)
-        states = self._forward(packed.to(self.device))
+        states = self._forward(packed.to(self.device)).to(self.dtype)
         return self.connector(states) if stage == "embedding" else states
 
     def _halve_budget(self, failed: int) -> None:

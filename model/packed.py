@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .attention import Attention, Spans
+from .device import arithmetic_for
 from .packing import Packed
 
 # Layers of norm, attention with q/k/v/o projections and rotary positions, norm, and a gated MLP.
@@ -45,6 +46,7 @@ class PackedDecoder(nn.Module):
         self.norm: Any = model.norm
         self.attention = attention
         self.whole_last_layer = whole_last_layer
+        self.arithmetic = arithmetic_for(self.embedding.weight.device, self.embedding.weight.dtype)
         self.compiled_rows: Container[int] = ()
 
     @cached_property
@@ -73,7 +75,7 @@ class PackedDecoder(nn.Module):
             # The number of rows is what a graph is made for; those of passages and memory tokens are not.
             for tensor in (packed.starts, packed.memory, packed.memory_starts):
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        residual = nn.functional.embedding(packed.ids, self.embedding.weight)
+        residual = nn.functional.embedding(packed.ids, self.embedding.weight).to(self.arithmetic)
         # Of the shape that it has for later layers, so that one graph serves all.
         update = torch.zeros_like(residual)
         rotary = tuple(table[0, :, None] for table in self.rotary(residual, packed.positions))
@@ -115,8 +117,8 @@ class _Layer(nn.Module):
         return states.unflatten(-1, (-1, self.head_dim))
 
     def mlp(self, states: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_and_up(self.mlp_norm(states)).chunk(2, -1)
-        return self.down(nn.functional.silu(gate) * up)
+        gate, up = _linear(self.mlp_norm(states), self.gate_and_up).chunk(2, -1)
+        return _linear(nn.functional.silu(gate) * up, self.down)
 
 
 def run_layer(
@@ -129,13 +131,13 @@ def run_layer(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One layer; what it adds to the residual is added by the next, in one kernel with that one's norm."""
     residual = residual + update
-    projected = layer.qkv(layer.input_norm(residual))
+    projected = _linear(layer.input_norm(residual), layer.qkv)
     key_width = (projected.shape[-1] - layer.query_width) // 2
     query, key, value = map(layer.heads, projected.split([layer.query_width, key_width, key_width], -1))
     cos, sin = rotary
     query, key = _rotate(layer.q_norm(query), cos, sin), _rotate(layer.k_norm(key), cos, sin)
     attended = attention(query, key, value, spans, spans, scale=layer.scale, window=layer.window)
-    residual = residual + layer.output(attended.flatten(1))
+    residual = residual + _linear(attended.flatten(1), layer.output)
     return residual, layer.mlp(residual)
 
 
@@ -152,15 +154,12 @@ def run_layer_at_memory(
     """The last layer at the memory tokens, which are the last ones of their passages: ``(memory tokens, hidden)``."""
     residual = residual + update
     normed = layer.input_norm(residual)
-    key_value_width = len(layer.qkv.weight) - layer.query_width
-    weights = layer.qkv.weight.split([layer.query_width, key_value_width])
-    biases = (None, None) if layer.qkv.bias is None else layer.qkv.bias.split([layer.query_width, key_value_width])
-    query = layer.heads(nn.functional.linear(normed[memory], weights[0], biases[0]))
-    key, value = map(layer.heads, nn.functional.linear(normed, weights[1], biases[1]).chunk(2, -1))
+    query = layer.heads(_linear(normed[memory], layer.qkv, slice(layer.query_width)))
+    key, value = map(layer.heads, _linear(normed, layer.qkv, slice(layer.query_width, None)).chunk(2, -1))
     cos, sin = rotary
     query, key = _rotate(layer.q_norm(query), cos[memory], sin[memory]), _rotate(layer.k_norm(key), cos, sin)
     attended = attention(query, key, value, queries, keys, scale=layer.scale, window=layer.window)
-    residual = residual[memory] + layer.output(attended.flatten(1))
+    residual = residual[memory] + _linear(attended.flatten(1), layer.output)
     return residual + layer.mlp(residual)
 
 
@@ -172,6 +171,12 @@ def _fuse(*linears: nn.Linear) -> nn.Linear:
     if linears[0].bias is not None:
         fused.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
     return fused
+
+
+def _linear(states: torch.Tensor, linear: nn.Linear, outputs: slice = slice(None)) -> torch.Tensor:
+    """Some outputs of a linear map, in the arithmetic of its input."""
+    bias = None if linear.bias is None else linear.bias[outputs].to(states.dtype)
+    return nn.functional.linear(states, linear.weight[outputs].to(states.dtype), bias)
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, Qwen2MoeConfig, Qwen3Config
 
 from pisco_index import Checkpoint, Compressor, Connector, PassageTokenizer
+from pisco_index.model import packed
 from pisco_index.model.budget import KnownBudgets
 from pisco_index.model.foreign import PackedModel, PaddedModel
 from pisco_index.model.packing import Passages
@@ -22,11 +23,15 @@ def passages_of(checkpoint, texts=TEXTS):
     return [passage for document in tokenizer.tokenize(texts) for passage in document.passages]
 
 
-def plainly(checkpoint, passages, dtype=torch.float32):
+def plainly(checkpoint, passages, *, rounded=False):
     """What memory is by definition: the whole causal LM, one passage at a time, eager attention and a mask."""
     model = AutoModelForCausalLM.from_pretrained(
-        checkpoint.path / "compressor", dtype=dtype, attn_implementation="eager", local_files_only=True
-    ).eval()
+        checkpoint.path / "compressor",
+        dtype=torch.bfloat16 if rounded else torch.float32,
+        attn_implementation="eager",
+        local_files_only=True,
+    )
+    model.eval().float()
     memory_token = checkpoint.compressor_tokenizer.convert_tokens_to_ids("<MEM>")
     parts = []
     for passage in passages:
@@ -35,6 +40,9 @@ def plainly(checkpoint, passages, dtype=torch.float32):
             output = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
         parts.append(output.hidden_states[-1][0, ids[0] == memory_token])
     return torch.cat(parts)
+
+
+KNOWN = pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama", "llama3", "mistral"], indirect=True)
 
 
 @pytest.mark.parametrize("whole_last_layer", [False, True], ids=["memory-tokens-only", "whole-last-layer"])
@@ -52,7 +60,9 @@ def test_any_architecture_gives_the_last_hidden_states(made, whole_last_layer):
     )
 
 
-def test_any_architecture_does_so_in_bfloat16(made):
+@pytest.mark.parametrize("arithmetic", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+def test_any_architecture_does_so_in_bfloat16(made, arithmetic, monkeypatch):
+    monkeypatch.setattr(packed, "arithmetic_for", lambda *_: arithmetic)
     passages = passages_of(made)
     memory = Compressor.load(made, dtype=torch.bfloat16).compress(passages)
     assert memory.values.dtype == torch.bfloat16
@@ -61,14 +71,25 @@ def test_any_architecture_does_so_in_bfloat16(made):
     assert torch.cosine_similarity(memory.values.float(), exact).min() >= 0.999
 
 
-KNOWN = pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama", "llama3", "mistral"], indirect=True)
+@KNOWN
+def test_a_cpu_may_compute_in_float32_with_weights_in_bfloat16(made, monkeypatch):
+    passages = passages_of(made)
+    exact = plainly(made, passages, rounded=True)
+    errors = {}
+    for arithmetic in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(packed, "arithmetic_for", lambda *_, arithmetic=arithmetic: arithmetic)
+        compressor = Compressor.load(made, dtype=torch.bfloat16)
+        assert {weight.dtype for weight in compressor._forward.layers.parameters()} == {torch.bfloat16}
+        errors[arithmetic] = (compressor.compress(passages).values.float() - exact).norm() / exact.norm()
+    # The last rounding, to 8 bits, is all that is left.
+    assert errors[torch.float32] < 2**-8 < errors[torch.bfloat16]
 
 
 @KNOWN
 def test_known_architectures_compute_their_last_layer_at_memory_tokens_only(made):
     model = made.load_compressor(dtype=torch.float32)
     memory_token, read = 5, []
-    model.layers[-1].mlp.down_proj.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
+    model.layers[-1].post_attention_layernorm.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
     compressor = Compressor(model, made.connector, memory_token_id=memory_token)
     compressor.compress([[1, 2, 3, memory_token], [1, 4, memory_token, memory_token]])
     assert read == [3]

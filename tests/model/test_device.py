@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pisco_index import ConfigError
-from pisco_index.model.device import choose_device
+from pisco_index.model.device import arithmetic_for, choose_device
 
 
 def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
@@ -19,3 +19,20 @@ def test_a_device_is_taken_as_named():
 def test_a_device_that_is_not_there_is_an_error(name):
     with pytest.raises(ConfigError, match=f"{name!r} is"):
         choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [
+        ({"architecture": "x86_64", "cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"architecture": "x86_64", "cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"architecture": "x86_64", "cpu_name": "AMD EPYC 9654", "avx512_bf16": True}, torch.bfloat16),
+        ({"architecture": "x86_64", "cpu_name": "AMD Ryzen 7 5800X"}, torch.float32),
+        ({"architecture": "aarch64"}, torch.bfloat16),
+    ],
+)
+def test_a_cpu_that_is_no_faster_in_bfloat16_computes_in_float32(able, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert arithmetic_for(torch.device("cpu"), torch.bfloat16) == expected
+    assert arithmetic_for(torch.device("cpu"), torch.float32) == torch.float32
+    assert arithmetic_for(torch.device("cuda"), torch.bfloat16) == torch.bfloat16
