@@ -9,9 +9,10 @@ Qwen3-0.6B's width and vocabulary, random weights.
 import argparse
 import statistics
 import time
+from typing import Any
 
 import torch
-from measure import PeakMemory, report
+from measure import HelpFormatter, PeakMemory, positive, report
 from transformers import AutoModel, AutoModelForCausalLM, Qwen3Config
 
 from pisco_index.model.compressor import Compressor
@@ -42,26 +43,26 @@ def make_passages(count: int, seed: int = 0) -> list[list[int]]:
 
 
 @torch.no_grad()
-def compress_naively(model: torch.nn.Module, passages: list[list[int]], batch: int) -> torch.Tensor:
+def compress_naively(model: Any, passages: list[list[int]], batch: int) -> torch.Tensor:
     memory = []
     for start in range(0, len(passages), batch):
         rows = passages[start : start + batch]
         longest = max(map(len, rows))
         ids = torch.tensor([[PAD] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        memory.append(output.hidden_states[-1][ids == MEMORY])
+        output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), output_hidden_states=True)
+        memory.append(output.hidden_states[-1][(ids == MEMORY).to(model.device)].cpu())
     return torch.cat(memory)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--passages", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=32, help="passages in a batch of the naive way")
-    parser.add_argument("--token-budget", type=int, help="tokens in a batch of ours")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--layers", type=positive, default=4)
+    parser.add_argument("--passages", type=positive, default=64)
+    parser.add_argument("--batch", type=positive, default=32, help="passages in a batch of the naive way")
+    parser.add_argument("--token-budget", type=positive, help="tokens in a batch of ours")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
 

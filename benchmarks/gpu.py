@@ -6,13 +6,21 @@ passages; our packed compressor; and the same compiled. Then answers: ``Decoder.
 transformers' ``generate`` from the same embeddings.
 
     python benchmarks/gpu.py [--json] [--out FILE]
-    python benchmarks/gpu.py --layers 4 --passages 64 --dtype float32 --decoder-layers 2     # small enough for a CPU
+
+On a CPU, where it shows no more than that it runs:
+
+    python benchmarks/gpu.py --device cpu --layers 2 --passages 16 --decoder-layers 1 --decoder-width 256 \
+        --questions 4 --new-tokens 8 --rounds 2
+
+``fraction_of_peak`` is that of ``peak_tflops``, the best matrix product, and counts for every way what ours computes:
+the last layer at memory tokens only, no padding and no logits. ``cost.py --measured FILE`` makes hours of it.
 """
 
 import argparse
 import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,14 +30,16 @@ from typing import Any
 import numpy as np
 import torch
 from compress import MEMORY, RATE, compress_naively, config, make_passages
-from measure import PeakMemory, machine, report
+from measure import HelpFormatter, machine, positive, report
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoModelForCausalLM, Qwen3Config
 
 from pisco_index.model.compressor import Compressor
 from pisco_index.model.connector import Connector
 from pisco_index.model.decoder import Decoder
+from pisco_index.model.device import arithmetic_for
 from pisco_index.model.memory import Memory
+from pisco_index.model.packing import Passages
 
 # Wide enough to fill the largest chips; the best of these is taken for the peak.
 SIZES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048)}
@@ -55,12 +65,10 @@ class Clock:
 
     @contextmanager
     def peak_mib(self, into: dict[str, Any], name: str) -> Iterator[None]:
-        """Memory above what was there before."""
+        """Memory of a GPU above what was there before. For a CPU see ``compress.py``."""
         gc.collect()
         if not self.is_cuda:
-            with PeakMemory() as peak:
-                yield
-            into[name] = round(peak.mib)
+            yield
             return
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -80,6 +88,10 @@ def matmul_peak(clock: Clock, dtype: torch.dtype) -> float:
             seconds = clock.seconds(lambda a=a, b=b, c=c, n=repeats: [torch.matmul(a, b, out=c) for _ in range(n)])
             best = max(best, 2 * size**3 * repeats / seconds)
     return best
+
+
+def tell(what: str) -> None:
+    print(f"… {what}", file=sys.stderr, flush=True)
 
 
 def flop(shape: Qwen3Config, passages: list[list[int]]) -> float:
@@ -134,33 +146,39 @@ def compare_compressors(clock: Clock, args: argparse.Namespace) -> dict[str, Any
 
     passages = make_passages(args.passages)
     few = passages[: max(32, args.passages // 16)]
+    # As a build gives them.
+    arrays = {len(each): Passages.of(each) for each in (few, passages)}
     packed = compressor(compiled=False)
     plain = base()
     result["token_budget"] = packed.token_budget
     ways: dict[str, tuple[Callable[[list[list[int]]], torch.Tensor], list[list[int]]]] = {
         "reference": (lambda given: compress_naively(naive, given, 32), few),
         "padded": (lambda given: padded(plain, given, packed.token_budget), passages),
-        "packed": (lambda given: packed.compress(given).values, passages),
+        "packed": (lambda given: packed.compress(arrays[len(given)]).values, passages),
     }
     if args.compiled:
         compiled = compressor(compiled=True)
-        ways["compiled"] = (lambda given: compiled.compress(given).values, passages)
-    peak = matmul_peak(clock, dtype)
-    result["peak_tflops"] = peak / 1e12
+        ways["compiled"] = (lambda given: compiled.compress(arrays[len(given)]).values, passages)
     needed = flop(shape, passages)
     result["gflop_per_passage"] = needed / len(passages) / 1e9
     expected, seconds = None, dict[str, list[float]]()
     for name, (run, given) in ways.items():
+        tell(f"{name}, for the first time")
         result[f"{name}_first_s"] = clock.seconds(lambda run=run, given=given: run(given))
         with clock.peak_mib(result, f"{name}_peak_mib"):
             memory = run(few)
         expected = memory.float().cpu() if expected is None else expected
         result[f"{name}_min_cosine"] = float(torch.cosine_similarity(memory.float().cpu(), expected).min())
     # In turns, so that a busy moment of the machine or a chip that is warm is nobody's own.
-    for _ in range(args.rounds):
+    peak = 0.0
+    for turn in range(args.rounds):
+        tell(f"round {turn + 1} of {args.rounds}")
+        # Of a CPU in what it computes in.
+        peak = max(peak, matmul_peak(clock, arithmetic_for(device, dtype)))
         for name, (run, given) in ways.items():
             per_passage = clock.seconds(lambda run=run, given=given: run(given)) / len(given)
             seconds.setdefault(name, []).append(per_passage)
+    result["peak_tflops"] = peak / 1e12
     tokens = sum(map(len, passages)) / len(passages)
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     for name, each in middle.items():
@@ -216,6 +234,7 @@ def compare_decoders(clock: Clock, args: argparse.Namespace) -> dict[str, Any]:
         return decoder.generate(prompts, memories, max_new_tokens=args.new_tokens)
 
     same = sum(ours()[i] == ids for i, ids in enumerate(plainly())) / args.questions
+    tell("decoding")
     times: dict[str, list[float]] = {"generate": [], "ours": []}
     for _ in range(args.rounds):
         times["generate"].append(clock.seconds(plainly))
@@ -230,24 +249,28 @@ def compare_decoders(clock: Clock, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--layers", type=int, default=28, help="of the compressor, as wide as Qwen3-0.6B")
-    parser.add_argument("--passages", type=int, default=16_384)
-    parser.add_argument("--token-budget", type=int, help="default: what fits")
-    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
-    parser.add_argument("--decoder-layers", type=int, default=28)
-    parser.add_argument("--decoder-width", type=int, default=2048)
-    parser.add_argument("--questions", type=int, default=32)
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=positive, default=28, help="of the compressor, as wide as Qwen3-0.6B")
+    parser.add_argument("--passages", type=positive, default=16_384, help="that all but the reference compress")
+    parser.add_argument("--token-budget", type=positive, help="default: what fits")
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, help="default: on a GPU")
+    parser.add_argument("--decoder-layers", type=int, default=28, help="0 leaves decoding out")
+    parser.add_argument("--decoder-width", type=positive, default=2048, help="of the decoder")
+    parser.add_argument("--questions", type=positive, default=32, help="answered in one batch")
+    parser.add_argument("--new-tokens", type=positive, default=32, help="of each answer")
+    parser.add_argument("--rounds", type=positive, default=5, help="of measuring all ways in turn")
     parser.add_argument("--out", type=Path, help="write the result to this file, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
 
     device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no GPU here; --help has sizes for --device cpu")
     clock = Clock(device)
+    if args.compiled is None:
+        args.compiled = clock.is_cuda
     result: dict[str, Any] = {
         "baseline": "AutoModelForCausalLM, all hidden states, left padding, arrival order",
         "device": torch.cuda.get_device_name(device) if clock.is_cuda else "cpu",
@@ -256,13 +279,17 @@ def main() -> None:
         "passages": args.passages,
         "rate": RATE,
     }
-    result |= compare_compressors(clock, args)
-    if args.decoder_layers:
-        result |= compare_decoders(clock, args)
-    report(result, args.json)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result | machine(), indent=2) + "\n")
+    report(result, False)
+    for compare in (compare_compressors, compare_decoders)[: 2 if args.decoder_layers else 1]:
+        found = compare(clock, args)
+        report(found, False)
+        result |= found
+        # After each, since what was measured on a rented machine is not to be lost.
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(result | machine(), indent=2) + "\n")
+    if args.json:
+        print(json.dumps(result | machine()))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the benchmarks share: memory peaks, and the one JSON object that ``--json`` prints last."""
 
+import argparse
 import json
 import platform
 import threading
@@ -9,6 +10,21 @@ from pathlib import Path
 from typing import Any
 
 PAGE = 4096
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The text as it is, and the default of every option."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def positive(text: str) -> int:
+    """An option that is a number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not from 1")
+    return value
 
 
 def resident_bytes() -> int:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import report
+from measure import HelpFormatter, positive, report
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -206,12 +206,16 @@ def records(corpus: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in corpus.read_text().splitlines()]
 
 
+def speeds(text: str) -> list[int]:
+    return [positive(each) for each in text.split(",")]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speeds", default="1000,2000,4000,8000", help="passages a second, of 125 tokens")
-    parser.add_argument("--documents", type=int, default=40_000)
-    parser.add_argument("--shard-documents", type=int, default=4096)
-    parser.add_argument("--tokenizer-cores", type=int, help="let the tokenizer be a clock, of so many cores")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--speeds", type=speeds, default="1000,2000,4000,8000", help="passages a second, of 125 tokens")
+    parser.add_argument("--documents", type=positive, default=40_000, help="in the corpus, one passage each")
+    parser.add_argument("--shard-documents", type=positive, default=4096, help="in a shard")
+    parser.add_argument("--tokenizer-cores", type=positive, help="let the tokenizer be a clock, of so many cores")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
 
@@ -224,7 +228,7 @@ def main() -> None:
         sections = {"run": {"shard_documents": args.shard_documents}, "store": {"stage": "hidden"}}
         config = BuildConfig.parse(sections, "benchmark")
         result: dict[str, Any] = {"baseline": "the device alone", "documents": args.documents, "cores": os.cpu_count()}
-        for speed in map(float, args.speeds.split(",")):
+        for speed in args.speeds:
             found = measure(speed, corpus, checkpoint, folder / f"store-{speed:g}", config, args.tokenizer_cores)
             result[f"busy_at_{speed:g}"] = round(found["busy"], 3)
             each = found["cpu_s"] / args.documents
