@@ -870,16 +870,20 @@ def _print_estimate(estimate: Any, as_json: bool) -> None:
     if as_json:
         out.print_json(json.dumps(asdict(estimate)))
         return
+    slowest, fastest = estimate.passages_per_s_range
     _print_rows(
         {
             "records": f"{estimate.records:,} in {_count(estimate.shards, 'shard')}",
             "documents": f"{estimate.documents:,}",
+            "passages": f"{estimate.passages:,}",
             "tokens": f"{estimate.tokens:,}",
             "memory tokens": f"{estimate.memory_tokens:,}",
             "store": decimal(estimate.store_bytes),
             "codec": describe_prediction(estimate.codec).removeprefix("codec "),
-            "speed": f"{estimate.passages_per_s:,.1f} passages/s on {estimate.device}",
-            "time": f"{estimate.seconds / 3600:,.2f} h of computing with {_count(estimate.workers, 'worker')}",
+            "speed": f"{estimate.passages_per_s:,.1f} passages/s on {estimate.device} "
+            f"({slowest:,.1f} to {fastest:,.1f} when it was tried)",
+            "time": f"{timedelta(seconds=round(estimate.seconds))} of computing with "
+            f"{_count(estimate.workers, 'worker')}",
             **({"update": _changes(estimate.changes)} if estimate.changes else {}),
             **({"rejected": _by_reason(estimate.rejected)} if estimate.rejected else {}),
         }

@@ -46,6 +46,7 @@ class Device:
     """What stands in for the compressor, and the clock of the device it would run on."""
 
     speed = 0.0
+    token_budget = TOKEN_BUDGET
 
     def __init__(self, memory_token_id: int):
         self._memory_token_id = memory_token_id
@@ -54,27 +55,22 @@ class Device:
         self.began: float | None = None
         self.in_shard = False
 
-    def compress(
+    def launch(
         self, passages: Passages | Sequence[Sequence[int]], *, on_batch: Callable[[int, int], None], **_: Any
-    ) -> Memory:
+    ) -> "Launched":
         passages = Passages.of(passages)
         lengths = np.diff(offsets(passages.ids == self._memory_token_id)[offsets(passages.lengths)])
-        if not self.in_shard:
-            # The sample that a codec is fitted to.
-            return Memory(self._numbers[: int(lengths.sum())], tuple(lengths.tolist()), "hidden", "")
-        ends, start = offsets(passages.lengths), 0
-        running: deque[tuple[float, int, int]] = deque()
+        memory = Memory(self._numbers[: int(lengths.sum())], tuple(lengths.tolist()), "hidden", "")
+        launched = Launched(memory, on_batch)
+        # Not the sample that a codec is fitted to.
+        ends, start = offsets(passages.lengths), 0 if self.in_shard else len(passages)
         while start < len(passages):
             stop = max(start + 1, int(np.searchsorted(ends, ends[start] + TOKEN_BUDGET, "right")) - 1)
             pack(passages, np.arange(start, stop), self._memory_token_id)
             tokens = int(ends[stop] - ends[start])
-            running.append((self._launch(tokens), stop - start, tokens))
-            while len(running) > 1:
-                self._wait(*running.popleft(), on_batch)
+            launched.add(self._launch(tokens), stop - start, tokens)
             start = stop
-        while running:
-            self._wait(*running.popleft(), on_batch)
-        return Memory(self._numbers[: int(lengths.sum())], tuple(lengths.tolist()), "hidden", "")
+        return launched
 
     def _launch(self, tokens: int) -> float:
         now = time.perf_counter()
@@ -84,14 +80,33 @@ class Device:
         self._free_at = max(self._free_at, now) + seconds
         return self._free_at
 
-    def _wait(self, until: float, passages: int, tokens: int, on_batch: Callable[[int, int], None]) -> None:
-        time.sleep(max(until - time.perf_counter(), 0.0))
-        on_batch(passages, tokens)
-
     def busy_part(self) -> float:
         """Since the first batch of the first shard was given to it, until the last was done."""
         assert self.began is not None
         return self.busy / (self._free_at - self.began)
+
+
+class Launched:
+    """What the device computes until some time; one batch runs while the next is packed."""
+
+    def __init__(self, memory: Memory, on_batch: Callable[[int, int], None]):
+        self._memory = memory
+        self._on_batch = on_batch
+        self._running: deque[tuple[float, int, int]] = deque()
+
+    def add(self, until: float, passages: int, tokens: int) -> None:
+        self._running.append((until, passages, tokens))
+        self._wait(1)
+
+    def finish(self) -> Memory:
+        self._wait(0)
+        return self._memory
+
+    def _wait(self, but: int) -> None:
+        while len(self._running) > but:
+            until, passages, tokens = self._running.popleft()
+            time.sleep(max(until - time.perf_counter(), 0.0))
+            self._on_batch(passages, tokens)
 
 
 def make_words(seed: int = 0) -> Callable[[int], list[str]]:

@@ -43,6 +43,11 @@ def _explain(root: type[BaseModel], detail: Any) -> str:
     model: Any = root
     for part in parents:
         model = model.model_fields[part].annotation
-    near = get_close_matches(str(last), model.model_fields, n=1, cutoff=0.5)
+    elsewhere = [
+        f"{section}.{last}"
+        for section, field in root.model_fields.items()
+        if last in getattr(field.annotation, "model_fields", ())
+    ]
+    near = elsewhere or get_close_matches(str(last), model.model_fields, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "valid keys are " + ", ".join(model.model_fields)
     return f"unknown key {key}; {hint}"

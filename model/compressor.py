@@ -126,7 +126,6 @@ class Compressor:
     def token_budget(self, tokens: int) -> None:
         self._budget = TokenBudget(tokens)
 
-    @torch.inference_mode()
     def compress(
         self,
         passages: Passages | Sequence[Sequence[int]],
@@ -143,6 +142,20 @@ class Compressor:
 
         Raises:
             torch.OutOfMemoryError: if a single passage does not fit the device's memory.
+        """
+        return self.launch(passages, stage=stage, on_batch=on_batch).finish()
+
+    @torch.inference_mode()
+    def launch(
+        self,
+        passages: Passages | Sequence[Sequence[int]],
+        *,
+        stage: Stage = "hidden",
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> "Launched":
+        """Give the passages to the device, without waiting for the last of them; all else is as in ``compress``.
+
+        One thread may launch while another finishes what was launched before, so that a GPU never waits between them.
         """
         passages = Passages.of(passages)
         lengths = np.diff(offsets(passages.ids == self._memory_token_id)[offsets(passages.lengths)])
@@ -167,13 +180,7 @@ class Compressor:
                 continue
             landing.add(states, stop - start, int(ends[stop] - ends[start]))
             start = stop
-        values = landing.finish()
-        if self._pads:
-            landed = offsets(lengths[order])[np.argsort(order)]
-            values = values[
-                torch.from_numpy(np.repeat(landed - offsets(lengths)[:-1], lengths)) + torch.arange(len(values))
-            ]
-        return Memory(values, tuple(lengths.tolist()), stage, self.connector.digest)
+        return Launched(landing, lengths, order if self._pads else None, stage, self.connector.digest)
 
     def _dim(self, stage: Stage) -> int:
         return self.hidden_dim if stage == "hidden" else self.connector.out_dim
@@ -255,6 +262,30 @@ class Compressor:
         ids[ends - 1] = ids[ends - 2] = self._memory_token_id
         packed = pack(Passages(ids, lengths), np.arange(len(lengths)), self._memory_token_id, tokens)
         self._run(packed, "embedding")
+
+
+class Launched:
+    """Passages that the device computes, or has computed."""
+
+    def __init__(
+        self, landing: "_Landing", lengths: np.ndarray, order: np.ndarray | None, stage: Stage, connector: str
+    ):
+        self._landing = landing
+        self._lengths = lengths
+        self._order = order
+        self._stage: Stage = stage
+        self._connector = connector
+
+    @torch.inference_mode()
+    def finish(self) -> Memory:
+        """Wait for the rest. Call it once."""
+        values, lengths = self._landing.finish(), self._lengths
+        if self._order is not None:
+            landed = offsets(lengths[self._order])[np.argsort(self._order)]
+            values = values[
+                torch.from_numpy(np.repeat(landed - offsets(lengths)[:-1], lengths)) + torch.arange(len(values))
+            ]
+        return Memory(values, tuple(lengths.tolist()), self._stage, self._connector)
 
 
 class _Landing:

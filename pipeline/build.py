@@ -357,6 +357,8 @@ def _take_turn(
     before = len(plan.shards) - len(todo)
     with ExitStack() as workers:
         # Before anything is written: workers that cannot open what they are given leave no trace.
+        if todo:
+            progress.loading(job.device, job.config.run.compiled)
         pool = workers.enter_context(_open_pool(job, plan, progress)) if todo else None
         if turn.store is None:
             store = _create(job, plan, stack, _calibrated(job, plan, pool, progress) if pool is not None else {})

@@ -18,7 +18,8 @@ from .worker import passage_tokenizer
 
 SAMPLE_SHARDS = 8
 SAMPLE_DOCUMENTS = 256
-PROBES = 3
+# For so long the probe is timed again and again: a moment may be a busy one of the machine.
+PROBE_SECONDS = 3.0
 PROBE_TOKENS = 16_384
 
 # What a row takes beside its payload (id, counts, hash, a short title) and a shard's file beside its rows.
@@ -34,12 +35,14 @@ class Estimate:
         records: lines, rows or pages of the corpus.
         shards: of the plan.
         documents: what they become.
+        passages: what these become.
         tokens: of their texts.
         memory_tokens: vectors to store.
         store_bytes: on disk.
         device: that was probed.
         workers: that are to be used.
-        passages_per_s: of one worker on the device.
+        passages_per_s: of one worker on the device; the median of some timings.
+        passages_per_s_range: the slowest and the fastest of them.
         seconds: of computing, all workers together.
         codec: what the codec makes of what was compressed. Its error is told where that suffices to fit the codec.
         rejected: records that cannot be used, by reason.
@@ -49,12 +52,14 @@ class Estimate:
     records: int
     shards: int
     documents: int
+    passages: int
     tokens: int
     memory_tokens: int
     store_bytes: int
     device: str
     workers: int
     passages_per_s: float
+    passages_per_s_range: tuple[float, float]
     seconds: float
     codec: Prediction
     rejected: Mapping[str, int]
@@ -115,12 +120,13 @@ def estimate(
     prediction = predict(
         chosen, values, [document.n_mem for document in probed], chosen.calibrate(values), is_enough=is_enough
     )
-    # Several timings, since one alone may fall into a busy moment of the machine.
-    speed = statistics.median(_passages_per_s(compressor, probe, stage) for _ in range(PROBES))
+    speeds = _passages_per_s(compressor, probe, stage)
+    speed = statistics.median(speeds)
     return Estimate(
         records=plan.records,
         shards=len(plan.shards),
         documents=documents,
+        passages=round(len(passages) * scale),
         tokens=round(sum(document.tokens_total for document in tokenized) * scale),
         memory_tokens=round(memory_tokens * scale),
         store_bytes=round((memory_tokens * dim * prediction.bits_per_value / 8 + ROW_BYTES * len(texts)) * scale)
@@ -128,6 +134,7 @@ def estimate(
         device=device,
         workers=workers,
         passages_per_s=speed,
+        passages_per_s_range=(min(speeds), max(speeds)),
         seconds=len(passages) * scale / speed / workers,
         codec=prediction,
         rejected=plan.rejected,
@@ -143,7 +150,10 @@ def _up_to(documents: Sequence[TokenizedDocument], tokens: int) -> Iterator[Toke
             return
 
 
-def _passages_per_s(compressor: Compressor, passages: Sequence[list[int]], stage: Stage) -> float:
-    began = time.perf_counter()
-    compressor.compress(passages, stage=stage)
-    return max(len(passages), 1) / max(time.perf_counter() - began, 1e-9)
+def _passages_per_s(compressor: Compressor, passages: Sequence[list[int]], stage: Stage) -> list[float]:
+    speeds, began = [], time.perf_counter()
+    while not speeds or time.perf_counter() - began < PROBE_SECONDS:
+        start = time.perf_counter()
+        compressor.compress(passages, stage=stage)
+        speeds.append(max(len(passages), 1) / max(time.perf_counter() - start, 1e-9))
+    return speeds

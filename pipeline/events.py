@@ -60,6 +60,10 @@ class EventLog(Tally):
         """Say so."""
         self._write("planning", files=files)
 
+    def loading(self, device: str, compiled: bool | None) -> None:
+        """Say so."""
+        self._write("loading", device=device, compiled=compiled)
+
     def calibrating(self, codec: str) -> None:
         """Say so."""
         self._write("calibrating", codec=codec)

@@ -98,11 +98,12 @@ class InProcessPool:
     NAME = "this process"
 
     def __init__(self, spec: WorkerSpec, *, hang_s: float, on_lost: Callable[[str, str], None]):
-        self.description = f"this process, {spec.device}"
         self._spec = spec
         self._hang_s = hang_s
         self._on_lost = on_lost
-        self._worker: ShardWorker | None = ShardWorker(spec)
+        worker = ShardWorker(spec)
+        self.description = f"this process, {spec.device}, {worker.token_budget:,} tokens a batch"
+        self._worker: ShardWorker | None = worker
         self._threads = ThreadPoolExecutor(DEPTH, thread_name_prefix="shard")
         self._running: dict[Future[ShardResult], Shard] = {}
         self._watchdog = Watchdog(hang_s)

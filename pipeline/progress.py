@@ -48,6 +48,9 @@ class BuildProgress:
     def planned_records(self, count: int) -> None:
         """So many records have been scanned."""
 
+    def loading(self, device: str, compiled: bool | None) -> None:
+        """Workers load the compressor, and compile its layers or not; None is on a GPU. ``auto`` is what they have."""
+
     def calibrating(self, codec: str) -> None:
         """A sample of the corpus is compressed, to fit the codec to."""
 

@@ -40,6 +40,12 @@ def describe_prediction(prediction: Prediction) -> str:
     return f"codec {prediction.codec}: {prediction.bits_per_value:.2f} bits a value, {loss}{divergence}{others}"
 
 
+def _loading(device: str, compiled: bool | None) -> str:
+    where = "" if device == "auto" else f" onto {device}"
+    compiling = device.startswith("cuda") if compiled is None else compiled
+    return f"loading the compressor{where}{', and compiling its layers' if compiling else ''}"
+
+
 class _Screen(Tally):
     """What bars and lines have in common: the words."""
 
@@ -129,6 +135,10 @@ class LineProgress(_Screen):
         if self._is_due():
             self._say(f"planning: {count:,} records read")
 
+    def loading(self, device: str, compiled: bool | None) -> None:
+        """Say what begins."""
+        self._say(_loading(device, compiled))
+
     def calibrating(self, codec: str) -> None:
         """Say what begins."""
         self._say(f"compressing a sample of the corpus, to fit codec {codec} to it")
@@ -209,6 +219,10 @@ class BarProgress(_Screen):
     def planned_records(self, count: int) -> None:
         """Count the records."""
         self._bars.update(self._task, completed=count, left="records")
+
+    def loading(self, device: str, compiled: bool | None) -> None:
+        """Say what is done."""
+        self._bars.update(self._task, description=_loading(device, compiled), total=None, left="")
 
     def calibrating(self, codec: str) -> None:
         """Say what is done."""

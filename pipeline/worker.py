@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args
@@ -14,7 +14,7 @@ import torch
 from ..configs import CompressionConfig
 from ..errors import CorpusError, PiscoIndexError
 from ..model.checkpoint import Checkpoint
-from ..model.compressor import Compressor
+from ..model.compressor import Compressor, Launched
 from ..model.memory import Memory, Stage
 from ..model.packing import Passages
 from ..model.passages import PassageTokenizer, TokenizedDocument
@@ -203,6 +203,11 @@ class ShardWorker:
         with self._steps.doing("writing", shard):
             list(self._encode(documents, tokenized, memory))
 
+    @property
+    def token_budget(self) -> int:
+        """Most tokens in a batch of its compressor."""
+        return self._compressor.token_budget
+
     def pulse(self) -> Pulse:
         """What it does now. It answers while other threads work."""
         return self._steps.pulse()
@@ -270,19 +275,24 @@ class ShardWorker:
     def _memory(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> Memory:
         # Put into one array here, since what the compute thread does not compute the device waits for.
         passages = Passages.of([passage for document in tokenized for passage in document.passages])
-        return self._compute.submit(self._compress, shard, tokenized, passages).result()
+        with ExitStack() as computing:
+            launched = self._compute.submit(self._compress, shard, tokenized, passages, computing).result()
+            # That thread has the next shard to launch by now.
+            return launched.finish()
 
-    def _compress(self, shard: Shard, tokenized: Sequence[TokenizedDocument], passages: Passages) -> Memory:
+    def _compress(
+        self, shard: Shard, tokenized: Sequence[TokenizedDocument], passages: Passages, computing: ExitStack
+    ) -> Launched:
         self._continue_or_cancel(shard)
-        with self._steps.doing("compressing", shard):
-            total, done = len(passages.ids), 0
+        computing.enter_context(self._steps.doing("compressing", shard))
+        total, done = len(passages.ids), 0
 
-            def computed(count: int, tokens: int) -> None:
-                nonlocal done
-                done += tokens
-                self._steps.take(len(tokenized) * count / len(passages), tokens, done / total)
+        def computed(count: int, tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            self._steps.computed(shard, len(tokenized) * count / len(passages), tokens, done / total)
 
-            return self._compressor.compress(passages, stage=self._spec.stage, on_batch=computed)
+        return self._compressor.launch(passages, stage=self._spec.stage, on_batch=computed)
 
     def _write(
         self,
@@ -355,27 +365,30 @@ class _Steps:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._busy: dict[Busy, list[int]] = {name: [] for name in self._RANKS}
-        self._documents = self._part = 0.0
+        # What is done with which shards, and the part of each that is done.
+        self._busy: dict[Busy, dict[int, float]] = {name: {} for name in self._RANKS}
+        self._documents = 0.0
         self._tokens = self._count = 0
 
     @contextmanager
     def doing(self, what: Busy, shard: Shard) -> Iterator[None]:
         with self._lock:
-            self._busy[what].append(shard.number)
+            self._busy[what][shard.number] = 1.0 if what == "writing" else 0.0
             self._count += 1
-            if what == "compressing":
-                self._part = 0.0
         try:
             yield
         finally:
             with self._lock:
-                self._busy[what].remove(shard.number)
+                del self._busy[what][shard.number]
                 self._count += 1
 
-    def take(self, documents: float = 0.0, tokens: int = 0, part: float = 0.0) -> None:
+    def take(self) -> None:
         with self._lock:
-            self._part = part or self._part
+            self._count += 1
+
+    def computed(self, shard: Shard, documents: float, tokens: int, part: float) -> None:
+        with self._lock:
+            self._busy["compressing"][shard.number] = part
             self._documents += documents
             self._tokens += tokens
             self._count += 1
@@ -383,8 +396,7 @@ class _Steps:
     def pulse(self) -> Pulse:
         with self._lock:
             doing = next((name for name in self._RANKS if self._busy[name]), None)
-            shard = self._busy[doing][0] if doing else None
-            part = {"compressing": self._part, "reading": 0.0, "writing": 1.0}[doing] if doing else None
+            shard, part = next(iter(self._busy[doing].items())) if doing else (None, None)
             return Pulse(doing or "waiting", shard, round(self._documents), self._tokens, self._count, part)
 
 

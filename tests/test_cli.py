@@ -249,6 +249,8 @@ def test_dry_run(folder, tmp_path):
     shown = run(*arguments)
     assert shown.exit_code == 0, shown.output
     assert "12 in 1 shard" in shown.stdout
+    assert re.search(r"speed +[\d.,]+ passages/s on cpu \([\d.,]+ to [\d.,]+ when it was tried\)", shown.stdout)
+    assert re.search(r"time +0:00:\d\d of computing with 1 worker", shown.stdout)
     assert re.search(r"codec +int8: [\d.]+ bits a value, normalised error -4\d\.\d dB, KL about \S+ to ", shown.stdout)
     assert json.loads(run(*arguments, "--json").stdout)["documents"] == 12
     assert not (tmp_path / "store").exists()
@@ -363,12 +365,16 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(folder, arguments, message):
     assert "Traceback" not in shown.stderr
 
 
-def test_an_unknown_key_names_the_nearest(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("compression:\n  max_lenght: 128\n", "max_length"), ("run:\n  dtype: float32\n", "compression.dtype")],
+)
+def test_an_unknown_key_names_the_nearest(folder, tmp_path, text, meant):
     path = tmp_path / "config.yaml"
-    path.write_text("compression:\n  max_lenght: 128\n")
+    path.write_text(text)
     shown = run("build", folder / "corpus.jsonl", "-k", folder / "checkpoint", "-o", tmp_path / "s", "-c", path)
     assert shown.exit_code == 2
-    assert "did you mean max_length?" in shown.stderr
+    assert f"did you mean {meant}?" in shown.stderr
 
 
 def test_the_command_line_overrides_the_file(folder, tmp_path):

@@ -279,6 +279,16 @@ def test_each_batch_is_told(tiny):
     assert tuple(map(sum, zip(*told, strict=True))) == (len(passages), sum(map(len, passages)))
 
 
+def test_several_may_be_launched_before_the_first_is_finished(tiny, compressor):
+    parts = passages_of(tiny)[:3], passages_of(tiny)[3:], []
+    expected = [compressor.compress(part) for part in parts]
+    launched = [compressor.launch(part) for part in parts]
+    for each, memory in reversed(list(zip(launched, expected, strict=True))):
+        found = each.finish()
+        assert found.lengths == memory.lengths
+        assert torch.equal(found.values, memory.values)
+
+
 def test_passages_in_one_array_are_passages_in_lists(tiny, compressor):
     passages = passages_of(tiny)
     expected, found = compressor.compress(passages), compressor.compress(Passages.of(passages))

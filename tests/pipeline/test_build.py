@@ -362,7 +362,10 @@ def test_a_dry_run_estimates_and_writes_nothing(checkpoint, make_corpus, small, 
     assert estimate.tokens == pytest.approx(store.tokens_total, rel=0.15)
     assert estimate.memory_tokens == pytest.approx(store.n_mem, rel=0.15)
     assert estimate.store_bytes == pytest.approx(store.table_bytes, rel=0.15)
-    assert estimate.seconds > 0
+    assert estimate.passages >= estimate.documents
+    slowest, fastest = estimate.passages_per_s_range
+    assert 0 < slowest <= estimate.passages_per_s <= fastest
+    assert estimate.seconds == pytest.approx(estimate.passages / estimate.passages_per_s)
 
 
 def test_an_estimate_shares_the_work_among_the_workers(checkpoint, make_corpus, small, tmp_path):
@@ -521,16 +524,16 @@ class TestCodecs:
         assert build_status(tmp_path / "int8").is_complete
 
     def test_documents_in_another_codec_are_counted(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
-        compress = ShardWorker._compress
+        compute = ShardWorker._memory
 
-        def overflow(self, shard, *passages):
-            memory = compress(self, shard, *passages)
+        def overflow(self, shard, tokenized):
+            memory = compute(self, shard, tokenized)
             values = memory.values.clone()
             values[0] = float("inf") if shard.number == 2 else values[0]
             return replace(memory, values=values)
 
         monkeypatch.setattr(ShardWorker, "sample", lambda *_: (np.ones((4, 64), np.float32).cumsum(0), [4]))
-        monkeypatch.setattr(ShardWorker, "_compress", overflow)
+        monkeypatch.setattr(ShardWorker, "_memory", overflow)
         config = small(store={"codec": "int8", "stage": "hidden"})
         report = build([make_corpus()], checkpoint, tmp_path / "store", config)
         assert report.fallbacks["bf16"] >= 1

@@ -66,6 +66,7 @@ def tell_all(log, turn=lambda seconds: None):
     log.began("/index", BuildConfig())
     log.planning(1)
     log.planned_records(1000)
+    log.loading("cuda", True)
     log.calibrating("int4")
     log.calibrated(Prediction("int4", 100, 4.1, -20.3, True, None, 0.0))
     log.started(3, 1, {1: 100, 2: 100}, "here")
@@ -128,7 +129,7 @@ def test_a_build_and_the_one_that_goes_on_are_in_one_file(checkpoint, make_corpu
     first, second = dict.fromkeys(event["run"] for event in events)
     runs = {run: [event for event in events if event["run"] == run] for run in (first, second)}
     kinds = [event["event"] for event in runs[first]]
-    assert kinds[:3] == ["began", "planning", "started"]
+    assert kinds[:4] == ["began", "planning", "loading", "started"]
     assert kinds[-1] == "ended"
     assert kinds.count("failed_shard") == 3
     began, end = runs[first][0], runs[first][-1]

@@ -63,7 +63,7 @@ def test_a_build_that_is_running(checkpoint, make_corpus, small, tmp_path):
     first, last = looking.seen[0], looking.seen[-1]
     assert first.running
     assert first.holder.pid == first.driver.pid == os.getpid()
-    assert first.driver.where == "this process, cpu"
+    assert first.driver.where == "this process, cpu, 2,048 tokens a batch"
     assert (first.missing, first.documents) == (5, 0)
     assert last.missing < 5
     assert last.documents == 8 * (5 - last.missing)

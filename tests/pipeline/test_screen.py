@@ -49,10 +49,27 @@ def test_a_terminal_has_bars_and_a_log_has_lines():
     assert isinstance(bars, BarProgress)
 
 
+@pytest.mark.parametrize(
+    ("device", "compiled", "expected"),
+    [
+        ("cpu", None, "loading the compressor onto cpu"),
+        ("cpu", True, "loading the compressor onto cpu, and compiling its layers"),
+        ("cuda:1", None, "loading the compressor onto cuda:1, and compiling its layers"),
+        ("cuda:1", False, "loading the compressor onto cuda:1"),
+        ("auto", None, "loading the compressor"),
+    ],
+)
+def test_loading(device, compiled, expected):
+    screen = io.StringIO()
+    LineProgress(Console(file=screen, width=200)).loading(device, compiled)
+    assert screen.getvalue().strip().endswith(expected)
+
+
 def test_a_build_as_it_is_shown(screen):
     shown = screen.shown
     shown.planning(2)
     shown.planned_records(1200)
+    shown.loading("cuda", True)
     shown.calibrating("int8")
     shown.started(5, 1, {1: 10, 2: 10, 3: 10, 4: 10}, "this process, cpu")
     for number in (1, 2):
