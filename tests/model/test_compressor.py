@@ -1,4 +1,5 @@
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from random import Random
 
@@ -332,6 +333,12 @@ class TestCompiled:
         compiled.compress(passages_of(made, ["x" * 31, "y" * 22, "z" * 21, "w" * 29]))
         compiled.compress(passages_of(made, ["x y " * 500]))
         assert graphs() == 6
+
+    def test_another_thread_than_the_one_that_loaded_it_compiles_nothing(self, compiled, passages, graphs):
+        before = graphs()
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(compiled.compress, passages).result()
+        assert graphs() == before
 
     def test_few_sizes_are_computed(self, compiled, passages, monkeypatch):
         sizes, run = [], compiled._run
