@@ -26,8 +26,7 @@ class CompressionConfig(Config):
     )
     dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16",
-        description="Dtype of the compressor's weights and memory; a CPU that is no faster in bfloat16 computes in "
-        "float32.",
+        description="Dtype of the compressor's weights and memory; on a CPU arithmetic may be float32 all the same.",
     )
 
     @model_validator(mode="after")

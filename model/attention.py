@@ -255,6 +255,8 @@ def flash_attention(
     softcap: float | None,
 ) -> torch.Tensor:
     """The kernel of the package flash-attn, where it is installed."""
+    if softcap is not None:
+        raise NotImplementedError("flash-attn is not asked for softcap, which some of its versions lack")
     return import_module("flash_attn").flash_attn_varlen_func(
         query,
         key,
@@ -266,7 +268,6 @@ def flash_attention(
         softmax_scale=scale,
         causal=causal,
         window_size=_window(causal, window),
-        softcap=softcap or 0.0,
     )
 
 

@@ -58,7 +58,7 @@ class TokenBudget:
     """A token budget that is less after a batch that did not fit, and is tried again later.
 
     Another process may have taken the memory for a moment, so the budget is restored after some calls: more of them
-    each time, since it may be too large for good.
+    each time that it does not fit again, since it may be too large for good.
 
     Args:
         most: the budget.
@@ -71,18 +71,24 @@ class TokenBudget:
     def __init__(self, most: int):
         self.most = self.now = most
         self._calls_left, self._patience = 0, 1
+        self._failed = False
 
     def begin_call(self) -> None:
         """Tell that a call begins, of some batches."""
         if self._calls_left > 0:
             self._calls_left -= 1
         else:
+            if self.now == self.most:
+                self._patience = 1
             self.now = self.most
+        self._failed = False
 
     def halve(self, failed: int) -> None:
         """Tell that a batch of so many tokens did not fit."""
         self.now = max(failed // 2, 1)
-        self._calls_left, self._patience = self._patience, 2 * self._patience
+        if not self._failed:
+            self._calls_left, self._patience = self._patience, 2 * self._patience
+        self._failed = True
 
 
 class KnownBudgets:

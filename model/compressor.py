@@ -192,14 +192,14 @@ class Compressor:
         if sizes := [each for each in self._compiled_sizes if first <= each <= size]:
             rows = size = next((each for each in sizes if each <= left), sizes[-1])
         stop = int(np.searchsorted(ends, ends[start] + size, side="right")) - 1
-        stop = min(stop, start + (size // max(first, 1) if self._pads else _MOST_PASSAGES))
+        stop = min(stop, start + (min(size // max(first, 1), _MOST_PASSAGES) if self._pads else _MOST_PASSAGES))
         return max(stop, start + 1), rows
 
     def _run(self, packed: Packed, stage: Stage) -> torch.Tensor:
         """The memory of a batch, on the device: ``(memory tokens, dim)``, in the order of its rows."""
         if len(packed.memory) == 0:
             return torch.empty(0, self._dim(stage), dtype=self.dtype)
-        states = self._forward(packed.to(self.device)).to(self.dtype)
+        states = self._forward(packed.to(self.device))
         return self.connector(states) if stage == "embedding" else states
 
     def _halve_budget(self, failed: int) -> None:
@@ -248,8 +248,10 @@ class Compressor:
             except torch.OutOfMemoryError:
                 if self.token_budget == 1:
                     raise
-            self._halve_budget(self.token_budget)
-            self.token_budget = self._budget.now
+            log.warning(
+                "%s cannot compute compiled batches of %d tokens, and takes half.", self.device, self.token_budget
+            )
+            self.token_budget = max(self.token_budget // 2, 1)
 
     @torch.inference_mode()
     def _try(self, tokens: int) -> None:
@@ -311,7 +313,8 @@ class _Landing:
         self._values[begin : self._end].copy_(states, non_blocking=self._asynchronous)
         event = None
         if self._asynchronous:
-            event = torch.cuda.Event()
+            # One that sleeps until then: cores are few, and the tokenizer needs them.
+            event = torch.cuda.Event(blocking=True)
             # Without a stream it would be that of the current device, which may be another.
             event.record(torch.cuda.current_stream(self._device))
         self._flying.append((event, passages, tokens))

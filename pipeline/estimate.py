@@ -11,6 +11,7 @@ from ..configs import CompressionConfig
 from ..model.checkpoint import Checkpoint
 from ..model.compressor import Compressor
 from ..model.memory import Stage
+from ..model.packing import Passages
 from ..model.passages import TokenizedDocument
 from ..store import Prediction, codec_by_name, predict
 from .plan import Changes, Plan, open_sources, read_shard
@@ -21,6 +22,7 @@ SAMPLE_DOCUMENTS = 256
 # For so long the probe is timed again and again: a moment may be a busy one of the machine.
 PROBE_SECONDS = 3.0
 PROBE_TOKENS = 16_384
+PROBE_BATCHES = 4
 
 # What a row takes beside its payload (id, counts, hash, a short title) and a shard's file beside its rows.
 ROW_BYTES = 56
@@ -110,7 +112,6 @@ def estimate(
         token_budget=token_budget,
         compiled=compiled,
     )
-    # A GPU is not filled by less than a batch.
     probed = list(_up_to(tokenized, max(PROBE_TOKENS, compressor.token_budget)))
     probe = [passage for document in probed for passage in document.passages]
     values = compressor.compress(probe, stage=stage).values.float().numpy()
@@ -120,7 +121,9 @@ def estimate(
     prediction = predict(
         chosen, values, [document.n_mem for document in probed], chosen.calibrate(values), is_enough=is_enough
     )
-    speeds = _passages_per_s(compressor, probe, stage)
+    # A GPU is not filled by less than some batches.
+    repeats = -(-PROBE_BATCHES * compressor.token_budget // max(sum(map(len, probe)), 1))
+    speeds = _passages_per_s(compressor, Passages.of(probe * repeats), stage)
     speed = statistics.median(speeds)
     return Estimate(
         records=plan.records,
@@ -150,7 +153,7 @@ def _up_to(documents: Sequence[TokenizedDocument], tokens: int) -> Iterator[Toke
             return
 
 
-def _passages_per_s(compressor: Compressor, passages: Sequence[list[int]], stage: Stage) -> list[float]:
+def _passages_per_s(compressor: Compressor, passages: Passages, stage: Stage) -> list[float]:
     speeds, began = [], time.perf_counter()
     while not speeds or time.perf_counter() - began < PROBE_SECONDS:
         start = time.perf_counter()

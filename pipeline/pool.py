@@ -1,11 +1,13 @@
 """Pools: where shards are worked on. The driver sees only this seam."""
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
 from ..errors import BuildHungError, InputError
 from .child import ChildWorker
@@ -152,6 +154,10 @@ class InProcessPool:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+            if self._spec.device.startswith("cuda"):
+                # What the allocator keeps of its memory is the child's, too.
+                gc.collect()
+                torch.cuda.empty_cache()
         child = self._answering_child()
         try:
             return child.call(method, *arguments)

@@ -35,7 +35,7 @@ from .plan import Shard, open_sources, read_shard
 
 Item = TypeVar("Item")
 
-# Shards a worker has in hand: one computing, one being prepared, one being written.
+# Shards a worker has in hand: one computing, one being prepared, one being finished and written.
 DEPTH = 3
 # Documents that are encoded together.
 ENCODED_AT_ONCE = 256
@@ -379,7 +379,7 @@ class _Steps:
             yield
         finally:
             with self._lock:
-                del self._busy[what][shard.number]
+                self._busy[what].pop(shard.number, None)
                 self._count += 1
 
     def take(self) -> None:
@@ -388,7 +388,8 @@ class _Steps:
 
     def computed(self, shard: Shard, documents: float, tokens: int, part: float) -> None:
         with self._lock:
-            self._busy["compressing"][shard.number] = part
+            if shard.number in self._busy["compressing"]:
+                self._busy["compressing"][shard.number] = part
             self._documents += documents
             self._tokens += tokens
             self._count += 1

@@ -87,6 +87,21 @@ class TestAfterOneThatDidNotFit:
             waited.append(self.calls_until_restored(budget))
         assert waited == [2, 3, 5, 9, 17]
 
+    def test_it_does_not_matter_how_often_it_was_halved_in_a_call(self, budget):
+        for tokens in (1000, 500, 250, 125):
+            budget.halve(tokens)
+        assert budget.now == 62
+        assert self.calls_until_restored(budget) == 2
+
+    def test_one_that_fits_again_is_trusted_again(self, budget):
+        for _ in range(3):
+            budget.halve(1000)
+            self.calls_until_restored(budget)
+            # The call that it was restored for fits, and the next one begins.
+            budget.begin_call()
+        budget.halve(1000)
+        assert self.calls_until_restored(budget) == 2
+
     def test_it_is_never_nothing(self, budget):
         budget.halve(1)
         assert budget.now == 1

@@ -81,6 +81,7 @@ def test_a_cpu_may_compute_in_float32_with_weights_in_bfloat16(made, monkeypatch
         monkeypatch.setattr(packed, "arithmetic_for", lambda *_, arithmetic=arithmetic: arithmetic)
         compressor = Compressor.load(made, dtype=torch.bfloat16)
         assert {weight.dtype for weight in compressor._forward.layers.parameters()} == {torch.bfloat16}
+        assert compressor.compress(passages, stage="embedding").values.dtype == torch.bfloat16
         errors[arithmetic] = (compressor.compress(passages).values.float() - exact).norm() / exact.norm()
     # The last rounding, to 8 bits, is all that is left.
     assert errors[torch.float32] < 2**-8 < errors[torch.bfloat16]
@@ -182,6 +183,7 @@ def small_device(tiny, monkeypatch):
 
         def run_if_it_fits(packed, stage):
             asked.append(len(packed.ids))
+            assert len(asked) < 200
             if asked[-1] > room:
                 raise torch.OutOfMemoryError("out of memory")
             return run(packed, stage)
@@ -216,6 +218,14 @@ def test_a_single_passage_that_was_filled_up_is_tried_as_it_is(tiny, compressor,
     monkeypatch.setattr(small, "_compiled_sizes", (512, 128))
     torch.testing.assert_close(small.compress(passages).values, compressor.compress(passages).values, rtol=0, atol=1e-5)
     assert asked == [128, len(passages[0])]
+
+
+def test_a_batch_that_was_filled_up_is_as_large_as_that(tiny, compressor, small_device, monkeypatch):
+    passages = passages_of(tiny) * 3
+    small, asked = small_device(room=100)
+    monkeypatch.setattr(small, "_compiled_sizes", (256, 128, 64))
+    torch.testing.assert_close(small.compress(passages).values, compressor.compress(passages).values, rtol=0, atol=1e-5)
+    assert asked[:3] == [256, 128, 64]
 
 
 def test_no_more_passages_than_a_kernel_takes(tiny, compressor, memory_token, monkeypatch):
@@ -332,6 +342,7 @@ class TestCompiled:
         # Another number of passages, of other lengths: the same size is the same graph.
         compiled.compress(passages_of(made, ["x" * 31, "y" * 22, "z" * 21, "w" * 29]))
         compiled.compress(passages_of(made, ["x y " * 500]))
+        compiled.compress([[1, compiled._memory_token_id]])
         assert graphs() == 6
 
     def test_another_thread_than_the_one_that_loaded_it_compiles_nothing(self, compiled, passages, graphs):

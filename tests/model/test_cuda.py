@@ -17,12 +17,14 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
     # torch's own, when it compiles.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
 ]
 
 
 @pytest.fixture(scope="module")
 def device():
-    return torch.device("cuda")
+    # With its number, which some of torch insists on.
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +94,8 @@ def test_in_float32_it_does_so_closely(model, device, passages, expected):
 def test_nothing_waits_for_the_device_but_finished_batches(model, device, passages):
     compressor = make(model, device, torch.bfloat16, token_budget=1000)
     compressor.compress(passages)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         compressor.compress(passages)
     finally:
         torch.cuda.set_sync_debug_mode("default")
