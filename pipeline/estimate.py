@@ -20,7 +20,7 @@ from .worker import passage_tokenizer
 SAMPLE_SHARDS = 8
 SAMPLE_DOCUMENTS = 256
 # For so long the probe is timed again and again: a moment may be a busy one of the machine.
-PROBE_SECONDS = 3.0
+PROBE_SECONDS = 2.0
 PROBE_TOKENS = 16_384
 PROBE_BATCHES = 4
 

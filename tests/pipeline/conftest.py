@@ -15,6 +15,12 @@ def checkpoint(tmp_path_factory):
     return new_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", rate=8).path
 
 
+@pytest.fixture(autouse=True)
+def _short_probe(monkeypatch):
+    """Dry runs that time a moment, for what they time does not matter here."""
+    monkeypatch.setattr("pisco_index.pipeline.estimate.PROBE_SECONDS", 0.1)
+
+
 @pytest.fixture
 def make_corpus(tmp_path):
     """Write a JSONL corpus of so many documents of different lengths."""
