@@ -1,4 +1,4 @@
-"""Random faults, in short: one seed in a single process and, in ``make torture-short``, one on a Ray cluster.
+"""Random faults, in short: ``make torture-short`` has one seed in a single process and one on a Ray cluster.
 
 The long form is ``make torture``.
 """
@@ -18,7 +18,8 @@ SCRIPT = Path(__file__).with_name("torture.py")
 SLOW = pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="takes minutes: make torture-short")
 
 
-@pytest.mark.parametrize("seed", [pytest.param(0, marks=SLOW, id="on-ray"), pytest.param(1, id="here")])
+@SLOW
+@pytest.mark.parametrize("seed", [pytest.param(0, id="on-ray"), pytest.param(1, id="here")])
 @pytest.mark.timeout(1500)
 def test_builds_under_random_faults_lose_and_double_nothing(tmp_path, seed):
     words = ["--seeds", seed, "--injected", "4", "--folder", tmp_path / "runs", "--json", tmp_path / "result.json"]

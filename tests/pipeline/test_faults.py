@@ -130,6 +130,7 @@ def test_a_document_that_this_process_dies_of_in_the_sample_for_a_codec(spoiled,
     assert len(found) == 40
 
 
+@SLOW
 def test_a_document_that_this_process_hangs_at_is_quarantined_next_time(spoiled, run, undisturbed, tmp_path):
     corpus = spoiled({20: "HANG-LATE"})
     finished = run(corpus, hang_seconds=10)
