@@ -76,20 +76,12 @@ class Attention(Protocol):
             scale: of the scores.
             causal: whether a token sees only what stands before it, and itself.
             window: of how many tokens it sees the last, itself included; None is all.
-            softcap: bound of the scores in some models.
-
-        Raises:
-            NotImplementedError: for ``softcap``, if the kernel has none.
+            softcap: bound of the scores in some models, which ``padded_attention`` alone knows.
         """
         ...
 
 
-_Kernel = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, Spans, Spans, float, bool, int | None, float | None], torch.Tensor
-]
-
-
-def _attention(kernel: _Kernel) -> Attention:
+def _attention(kernel: Callable[..., torch.Tensor]) -> Attention:
     """Make an operator of a kernel, so that a compiled layer is one graph, for any number and length of passages."""
 
     # The operator's schema is read from these annotations.
@@ -108,7 +100,8 @@ def _attention(kernel: _Kernel) -> Attention:
         softcap: float | None,
     ) -> torch.Tensor:
         queries, keys = Spans(query_starts, longest_query), Spans(key_starts, longest_key)
-        return kernel(query, key, value, queries, keys, scale, causal, window, softcap)
+        terms = {} if softcap is None else {"softcap": softcap}
+        return kernel(query, key, value, queries, keys, scale, causal, window, **terms)
 
     @operator.register_fake
     def _(query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor, *_: object) -> torch.Tensor:
@@ -143,7 +136,7 @@ def padded_attention(
     scale: float,
     causal: bool,
     window: int | None,
-    softcap: float | None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Pad to the longest passage, for the scores alone: where no kernel for packed rows can be used."""
     passages = len(keys.starts) - 1
@@ -221,11 +214,8 @@ def torch_attention(
     scale: float,
     causal: bool,
     window: int | None,
-    softcap: float | None,
 ) -> torch.Tensor:
     """The kernel for packed rows in torch: CUDA, 16 bits."""
-    if softcap is not None:
-        raise NotImplementedError("torch's attention for packed rows has no softcap")
     attended = varlen_attn(
         query,
         key,
@@ -252,11 +242,8 @@ def flash_attention(
     scale: float,
     causal: bool,
     window: int | None,
-    softcap: float | None,
 ) -> torch.Tensor:
     """The kernel of the package flash-attn, where it is installed."""
-    if softcap is not None:
-        raise NotImplementedError("flash-attn is not asked for softcap, which some of its versions lack")
     return import_module("flash_attn").flash_attn_varlen_func(
         query,
         key,

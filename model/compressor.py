@@ -192,8 +192,9 @@ class Compressor:
         if sizes := [each for each in self._compiled_sizes if first <= each <= size]:
             rows = size = next((each for each in sizes if each <= left), sizes[-1])
         stop = int(np.searchsorted(ends, ends[start] + size, side="right")) - 1
-        stop = min(stop, start + (min(size // max(first, 1), _MOST_PASSAGES) if self._pads else _MOST_PASSAGES))
-        return max(stop, start + 1), rows
+        if self._pads:
+            stop = min(stop, start + size // max(first, 1))
+        return max(min(stop, start + _MOST_PASSAGES), start + 1), rows
 
     def _run(self, packed: Packed, stage: Stage) -> torch.Tensor:
         """The memory of a batch, on the device: ``(memory tokens, dim)``, in the order of its rows."""

@@ -228,11 +228,12 @@ def test_a_batch_that_was_filled_up_is_as_large_as_that(tiny, compressor, small_
     assert asked[:3] == [256, 128, 64]
 
 
-def test_no_more_passages_than_a_kernel_takes(tiny, compressor, memory_token, monkeypatch):
+@pytest.mark.parametrize("pads", [True, False])
+def test_no_more_passages_than_a_kernel_takes(compressor, memory_token, monkeypatch, pads):
     passages = [[memory_token]] * 10
     expected = compressor.compress(passages)
     monkeypatch.setattr("pisco_index.model.compressor._MOST_PASSAGES", 4)
-    monkeypatch.setattr(compressor, "_pads", False)
+    monkeypatch.setattr(compressor, "_pads", pads)
     told = []
     found = compressor.compress(passages, on_batch=lambda count, tokens: told.append((count, tokens)))
     assert told == [(4, 4), (4, 4), (2, 2)]

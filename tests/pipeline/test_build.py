@@ -368,6 +368,23 @@ def test_a_dry_run_estimates_and_writes_nothing(checkpoint, make_corpus, small, 
     assert estimate.seconds == pytest.approx(estimate.passages / estimate.passages_per_s, rel=0.01)
 
 
+def test_a_dry_run_times_several_whole_batches(checkpoint, make_corpus, small, tmp_path, monkeypatch):
+    compress, computed = Compressor.compress, []
+
+    def count(self, passages, **options):
+        told = []
+        memory = compress(self, passages, on_batch=lambda _, tokens: told.append(tokens), **options)
+        computed.append(sum(told))
+        return memory
+
+    monkeypatch.setattr(Compressor, "compress", count)
+    dry_run([make_corpus(20)], checkpoint, tmp_path / "store", small(run={"token_budget": 5000}))
+    once, *timed = computed
+    assert once < 5000
+    assert timed
+    assert min(timed) >= 4 * 5000
+
+
 def test_an_estimate_shares_the_work_among_the_workers(checkpoint, make_corpus, small, tmp_path):
     corpus = make_corpus(50)
     passages = []
