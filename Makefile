@@ -37,7 +37,7 @@ test: $(DEV_STAMP)  ## Run the tests
 	$(BIN)/python -m pytest
 
 torture-short: $(DEV_STAMP)  ## Build under random faults, 2 seeds of them
-	PISCO_INDEX_TORTURE=1 $(BIN)/python -m pytest tests/test_torture.py tests/pipeline/test_faults.py tests/pipeline/test_ray_pool.py
+	PISCO_INDEX_TORTURE=1 $(BIN)/python -m pytest tests/test_torture.py tests/pipeline/test_faults.py tests/pipeline/pools/test_ray_pool.py
 
 torture: $(DEV_STAMP)  ## Build under random faults, 20 seeds of them
 	$(BIN)/python tests/torture.py --seeds 0-19 --json torture.json

@@ -272,7 +272,7 @@ def compact_command(
 ) -> None:
     """Merge a store's small fragments, remove deleted rows from its files, and drop its old versions."""
     from .store import compact
-    from .store.tables import TABLES
+    from .store.table.addresses import TABLES
 
     compaction = compact(uri, older_than_hours=older_than, no_build_runs=no_build_runs)
     if as_json:
@@ -296,7 +296,7 @@ def compact_command(
 @app.command()
 def info(uri: Uri, as_json: Json = False) -> None:
     """Show what a store holds: documents, sizes, codec, failures. How a build is going tells: pisco-index status."""
-    from .pipeline.status import build_status
+    from .pipeline.watch.totals import build_status
 
     status = build_status(uri)
     if as_json:
@@ -342,7 +342,7 @@ def status_command(
     as_json: Json = False,
 ) -> None:
     """Show how a store's build is going, from any terminal or machine. What the store holds tells: pisco-index info."""
-    from .pipeline.running import run_status
+    from .pipeline.watch.running import run_status
 
     while True:
         status = run_status(uri)
@@ -425,7 +425,7 @@ def recode(
     as_json: Json = False,
 ) -> None:
     """Rewrite a store in another codec, from its own memory. Run it again to go on after any kind of stop."""
-    from .pipeline.screen import describe_prediction
+    from .commands.screen import describe_prediction
     from .store import recode as recode_store
 
     columns = TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -457,7 +457,7 @@ def get(
     as_json: Json = False,
 ) -> None:
     """Fetch the memory of documents: print shapes and norms, or write the vectors to a file."""
-    from .reader.fetch import Reader
+    from .reader.reader import Reader
     from .reader.save import save_memory
 
     with Reader(uri) as reader:
@@ -597,7 +597,7 @@ def eval_command(
     as_json: Json = False,
 ) -> None:
     """Answer questions from a store and score the answers, beside those that other codecs, text or nothing give."""
-    from .reader.evaluate import evaluate
+    from .evaluation.evaluate import evaluate
 
     if answers is not None and not answers.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {answers.parent}", param_hint="--answers")
@@ -682,7 +682,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Describe a checkpoint: its models, widths and digests. Every part of it is opened and checked."""
-    from .model.checkpoint import Checkpoint
+    from .model.families.pisco import Checkpoint
 
     description = Checkpoint(folder).describe()
     if as_json:
@@ -865,7 +865,7 @@ def _print_trained(checkpoint: Any, before: bool, further: str | None) -> None:
 
 
 def _print_estimate(estimate: Any, as_json: bool) -> None:
-    from .pipeline.screen import describe_prediction
+    from .commands.screen import describe_prediction
 
     if as_json:
         out.print_json(json.dumps(asdict(estimate)))
@@ -892,10 +892,10 @@ def _print_estimate(estimate: Any, as_json: bool) -> None:
 
 def _listeners(events: Path | None, metrics_port: int | None, metrics_host: str) -> Any:
     """All who tell of a build; the terminal comes last, since its bars begin at once."""
-    from .pipeline.events import EventLog
-    from .pipeline.metrics import Metrics
-    from .pipeline.progress import BuildProgress, Listeners
-    from .pipeline.screen import progress_on
+    from .commands.screen import progress_on
+    from .pipeline.watch.events import EventLog
+    from .pipeline.watch.progress import BuildProgress, Listeners
+    from .pipeline.watch.prometheus import Metrics
 
     listeners: list[BuildProgress] = [EventLog(events)] if events is not None else []
     if metrics_port is not None:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pisco_index import Evaluation, build, evaluate, load_config
-from pisco_index.reader.results import EvaluationRow
+from pisco_index.evaluation.results import EvaluationRow
 from pisco_index.training.tinypedia import write
 
 CHECKPOINT = Path(__file__).parents[1] / "examples" / "tinypedia-checkpoint"

@@ -22,11 +22,11 @@ import torch
 from measure import machine
 
 from pisco_index import Checkpoint, Compressor, Connector, CorpusConfig, PassageTokenizer, load_config
-from pisco_index.pipeline.corpus import open_corpus
+from pisco_index.corpus import open_corpus
 from pisco_index.store import CODECS, decode_batch, encode_batch
 from pisco_index.store.codecs import codec_by_name, is_calibrated
-from pisco_index.store.payload import decode_latents
-from pisco_index.store.prediction import normalised_error_db
+from pisco_index.store.codecs.payload import decode_latents
+from pisco_index.store.codecs.prediction import normalised_error_db
 from pisco_index.training.tinypedia import write
 
 CHECKPOINT = Path(__file__).parents[1] / "examples" / "tinypedia-checkpoint"

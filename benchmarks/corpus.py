@@ -20,7 +20,7 @@ import zstandard
 from measure import report
 
 from pisco_index import CorpusConfig
-from pisco_index.pipeline.corpus import open_corpus, open_source
+from pisco_index.corpus import open_corpus, open_source
 
 SHARDS = 100
 # Of the shards read afresh, which cost the more the later they are, every tenth is read and counted ten times.

@@ -38,8 +38,8 @@ from pisco_index.model.compressor import Compressor
 from pisco_index.model.connector import Connector
 from pisco_index.model.decoder import Decoder
 from pisco_index.model.device import arithmetic_for
+from pisco_index.model.forward.packing import Passages
 from pisco_index.model.memory import Memory
-from pisco_index.model.packing import Passages
 
 # Wide enough to fill the largest chips; the best of these is taken for the peak.
 SIZES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048)}

@@ -31,8 +31,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from pisco_index import BuildConfig, build, new_checkpoint
 from pisco_index.model.create import new_tiny_checkpoint
+from pisco_index.model.forward.packing import Passages, offsets, pack
 from pisco_index.model.memory import Memory
-from pisco_index.model.packing import Passages, offsets, pack
 from pisco_index.pipeline import pool, worker
 
 DIM, PASSAGE_TOKENS, TOKEN_BUDGET = 1024, 133, 65_536

@@ -61,8 +61,8 @@ def planning(counts: list[int]) -> dict[str, float]:
 def plan(folder: Path, count: int) -> None:
     """Plan a corpus of so many documents, in a process that ends after."""
     from pisco_index.configs import CorpusConfig
-    from pisco_index.pipeline.corpus import open_corpus
-    from pisco_index.pipeline.plan import plan_corpus
+    from pisco_index.corpus import open_corpus
+    from pisco_index.pipeline.planning.plan import plan_corpus
 
     path = folder / "corpus.jsonl"
     with path.open("w") as file:
@@ -81,9 +81,9 @@ def driving(folder: Path, count: int) -> dict[str, float]:
     from pisco_index.configs import RunConfig
     from pisco_index.pipeline.driver import Driver
     from pisco_index.pipeline.interrupt import Interrupt
-    from pisco_index.pipeline.plan import Shard
-    from pisco_index.pipeline.pool import Outcome
-    from pisco_index.pipeline.progress import BuildProgress
+    from pisco_index.pipeline.planning.plan import Shard
+    from pisco_index.pipeline.pools.pool import Outcome
+    from pisco_index.pipeline.watch.progress import BuildProgress
     from pisco_index.pipeline.worker import ShardResult
     from pisco_index.store import (
         Fingerprint,

@@ -22,10 +22,10 @@ import pyarrow as pa
 from measure import PeakMemory, report
 
 from pisco_index.configs import CompressionConfig, CorpusConfig
-from pisco_index.pipeline.corpus import open_corpus
-from pisco_index.pipeline.plan import open_sources, read_shard
-from pisco_index.pipeline.status import PLAN_ASSET
-from pisco_index.pipeline.update import plan_update
+from pisco_index.corpus import open_corpus
+from pisco_index.pipeline.planning.plan import open_sources, read_shard
+from pisco_index.pipeline.planning.update import plan_update
+from pisco_index.pipeline.watch.totals import PLAN_ASSET
 from pisco_index.store import (
     Contents,
     Fingerprint,

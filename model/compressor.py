@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from .attention import Attention, choose_attention, padded_attention
-from .budget import KnownBudgets, TokenBudget, find_token_budget
-from .checkpoint import Checkpoint
 from .connector import Connector
-from .foreign import any_model
+from .families.pisco import Checkpoint
+from .forward.attention import Attention, choose_attention, padded_attention
+from .forward.budget import KnownBudgets, TokenBudget, find_token_budget
+from .forward.other_models import any_model
+from .forward.packed import PackedDecoder
+from .forward.packing import Packed, Passages, offsets, pack
 from .memory import Memory, Stage
-from .packed import PackedDecoder
-from .packing import Packed, Passages, offsets, pack
 from .passages import MEMORY_TOKEN
 
 # Changes whenever the same checkpoint, text and settings would give other memory.

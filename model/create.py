@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from ..errors import CheckpointError, is_address
-from .checkpoint import Checkpoint, CheckpointConfig, load_model, load_tokenizer, quiet_transformers
 from .connector import Connector
 from .decoder import ORIGINAL, SAVED_COPY
+from .families.pisco import Checkpoint, CheckpointConfig, load_model, load_tokenizer, quiet_transformers
 from .passages import AUTOENCODING_TOKEN, MEMORY_TOKEN
 
 CHAT_TEMPLATE = (

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from ..errors import CheckpointError, FingerprintMismatchError, PromptError
-from .checkpoint import Checkpoint, rows_needed
 from .connector import Connector
+from .families.pisco import Checkpoint, rows_needed
 from .memory import Memory
 from .passages import MEMORY_TOKEN, clean_text
 from .prompt import prompt_text

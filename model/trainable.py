@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import CheckpointError, TrainingError
-from .checkpoint import Checkpoint, rows_needed
 from .create import new_decoder_state, save_checkpoint, save_model
 from .decoder import LORA_SCALE, ORIGINAL, SAVED_COPY, merge_decoder_state
+from .families.pisco import Checkpoint, rows_needed
 from .passages import MEMORY_TOKEN
 
 DecoderTraining = Literal["lora", "full"]

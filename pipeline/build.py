@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from ..configs import BuildConfig
+from ..corpus import Corpus, open_corpus
 from ..errors import (
     BuildIncompleteError,
     BuildInterruptedError,
@@ -21,14 +22,13 @@ from ..errors import (
     StoreError,
     some,
 )
-from ..model.checkpoint import Checkpoint
 from ..model.compressor import COMPRESSION_VERSION
 from ..model.device import choose_device
+from ..model.families.pisco import Checkpoint
 from ..model.memory import Stage
 from ..store import (
     CONNECTOR_ASSET,
     Contents,
-    CrashLog,
     Fingerprint,
     Store,
     StoreMeta,
@@ -45,16 +45,16 @@ from ..store import (
     resolve_uri,
 )
 from .calibrate import calibrate
-from .corpus import Corpus, open_corpus
 from .driver import Driven, Driver
 from .estimate import Estimate, estimate
 from .interrupt import Interrupt
-from .plan import Changes, CorpusWatch, Plan, plan_corpus, resume_plan
-from .pool import InProcessPool, Pool
-from .progress import BuildProgress, Listeners, told_of_its_end
-from .running import StatusFile
-from .status import CONFIG_ASSET, PLAN_ASSET, current_plan
-from .update import plan_update
+from .planning.plan import Changes, CorpusWatch, Plan, plan_corpus, resume_plan
+from .planning.update import plan_update
+from .pools.crashes import CrashLog
+from .pools.pool import InProcessPool, Pool
+from .watch.progress import BuildProgress, Listeners, told_of_its_end
+from .watch.running import StatusFile
+from .watch.totals import CONFIG_ASSET, PLAN_ASSET, current_plan
 from .worker import WorkerSpec, passage_tokenizer
 
 
@@ -253,7 +253,7 @@ def prepare(
     if not Store.exists(uri):
         Store.require_free(uri)
     if config.run.ray:
-        from .ray_pool import require_reachable
+        from .pools.ray_pool import require_reachable
 
         require_reachable(config.run.ray)
     # On a cluster its own devices count, not those of the machine that asks.
@@ -475,7 +475,7 @@ def _open_pool(job: Job, plan: Plan, progress: BuildProgress) -> Pool:
     if run.ray is None and not several and not every_gpu:
         return InProcessPool(spec, hang_s=run.hang_seconds, on_lost=progress.lost_worker)
     # Imported here: a build in this process needs no Ray and does not wait for it.
-    from .ray_pool import RayPool
+    from .pools.ray_pool import RayPool
 
     return RayPool(
         spec,

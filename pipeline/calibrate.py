@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import InputError
-from ..store import Calibration, Codec, CrashLog, Prediction, predict
-from .plan import Plan, Shard
-from .pool import Pool
+from ..store import Calibration, Codec, Prediction, predict
+from .planning.plan import Plan, Shard
+from .pools.crashes import CrashLog
+from .pools.pool import Pool
 
 # Shards that a sample is spread over, if they have enough.
 SAMPLED_SHARDS = 16

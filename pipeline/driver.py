@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from ..configs import RunConfig
 from ..errors import BuildHungError, CorruptStoreError, InputError
-from ..store import CrashLog, Store, WrittenShard, commit, verify_written
+from ..store import Store, WrittenShard, commit, verify_written
 from .interrupt import Interrupt
 from .patience import patiently
-from .plan import Shard
-from .pool import Outcome, Pool
-from .progress import BuildProgress
+from .planning.plan import Shard
+from .pools.crashes import CrashLog
+from .pools.pool import Outcome, Pool
+from .pools.watchdog import describe
 from .quarantine import find_poison, insist
-from .watchdog import describe
+from .watch.progress import BuildProgress
 from .worker import Quarantined, ShardResult
 
 WAIT_S = 0.5

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from ..configs import CompressionConfig
-from ..model.checkpoint import Checkpoint
 from ..model.compressor import Compressor
+from ..model.families.pisco import Checkpoint
+from ..model.forward.packing import Passages
 from ..model.memory import Stage
-from ..model.packing import Passages
 from ..model.passages import TokenizedDocument
 from ..store import Prediction, codec_by_name, predict
-from .plan import Changes, Plan, open_sources, read_shard
+from .planning.plan import Changes, Plan, open_sources, read_shard
 from .worker import passage_tokenizer
 
 SAMPLE_SHARDS = 8

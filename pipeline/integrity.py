@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from ..configs import BuildConfig, CompressionConfig
+from ..corpus import Document, open_corpus
 from ..errors import ConfigError, CorruptStoreError
-from ..model.checkpoint import Checkpoint
 from ..model.compressor import COMPRESSION_VERSION, Compressor
 from ..model.connector import Connector
 from ..model.device import choose_device
+from ..model.families.pisco import Checkpoint
 from ..store import (
     CONNECTOR_ASSET,
     RESTORE,
@@ -36,9 +37,8 @@ from ..store import (
     read_header,
     text_hash,
 )
-from .corpus import Document, open_corpus
-from .plan import Plan, Shard
-from .status import CONFIG_ASSET, PLAN_ASSET
+from .planning.plan import Plan, Shard
+from .watch.totals import CONFIG_ASSET, PLAN_ASSET
 from .worker import passage_tokenizer
 
 Parsed = TypeVar("Parsed")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from ..errors import InputError, PiscoIndexError
-from .plan import Shard
-from .pool import Pool
-from .watchdog import describe
+from .planning.plan import Shard
+from .pools.pool import Pool
+from .pools.watchdog import describe
 
 # Documents that are tried together, until some fail.
 PIECE = 64

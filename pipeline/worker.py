@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from ..configs import CompressionConfig
+from ..corpus import Document, OnRejected, RejectedRecord
 from ..errors import CorpusError, PiscoIndexError
-from ..model.checkpoint import Checkpoint
 from ..model.compressor import Compressor, Launched
+from ..model.families.pisco import Checkpoint
+from ..model.forward.packing import Passages
 from ..model.memory import Memory, Stage
-from ..model.packing import Passages
 from ..model.passages import PassageTokenizer, TokenizedDocument
 from ..store import (
     Calibration,
@@ -29,9 +30,8 @@ from ..store import (
     text_hash,
     write_fragment,
 )
-from .corpus import Document, OnRejected, RejectedRecord
 from .patience import patiently
-from .plan import Shard, open_sources, read_shard
+from .planning.plan import Shard, open_sources, read_shard
 
 Item = TypeVar("Item")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from ..errors import FingerprintMismatchError
-from ..model.checkpoint import Checkpoint
 from ..model.decoder import Decoder
 from ..model.device import choose_device
+from ..model.families.pisco import Checkpoint
 from ..store import Fingerprint
-from .fetch import Reader
+from .reader import Reader
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import xxhash
 
 from ..errors import ConfigError, InputError, MissingDocumentsError, is_address, some
 from ..model.memory import Memory, Stage
-from .fetch import Reader
 from .parts import FORMATS, Part
+from .reader import Reader
 
 Format = Literal["parquet", "arrow", "safetensors", "npy"]
 Dtype = Literal["float32", "float16", "bfloat16"]

@@ -5,29 +5,28 @@ and commits (commit, ledger); a reader opens the store (store) and fetches by id
 (verify), and what is damaged dropped (repair). docs/format.md is its on-disk format.
 """
 
-from .calibration import Calibration
 from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated
+from .codecs.calibration import Calibration
+from .codecs.payload import Latents, decode, decode_batch, encode, encode_batch, read_header
+from .codecs.prediction import Prediction, predict
 from .commit import Committed, commit, done_shards, verify_written
-from .compact import Compaction, compact, remove_orphans
 from .contents import Contents, Status, document_hashes
-from .crashes import CrashLog
-from .delete import Deletion, delete
 from .fingerprint import Fingerprint
-from .fragment import WrittenShard, memory_rows, rejected_rows, text_hash, write_fragment
 from .history import Commits, last_commits
 from .info import Failure, StoreInfo, count_failures, describe
 from .ledger import fallbacks
 from .lock import Holder, build_lock, lock_holder
 from .meta import Stage, StoreMeta
-from .payload import Latents, decode, decode_batch, encode, encode_batch, read_header
-from .prediction import Prediction, predict
-from .recode import RecodeReport, recode, sample_memory
-from .repair import damage_to_drop, drop_damage
+from .plans import begin_update, forget_rejected, is_altered, plan_in_force
 from .schema import CONNECTOR_ASSET, FORMAT_VERSION
 from .store import Rows, Store
-from .tables import local_folder, resolve_uri
-from .update import begin_update, forget_rejected, is_altered, plan_in_force
-from .verify import RESTORE, Expectations, Findings, Problem, check_assets, check_rows, empty_shards_of
+from .table.addresses import local_folder, resolve_uri
+from .table.fragment import WrittenShard, memory_rows, rejected_rows, text_hash, write_fragment
+from .upkeep.compact import Compaction, compact, remove_orphans
+from .upkeep.delete import Deletion, delete
+from .upkeep.recode import RecodeReport, recode, sample_memory
+from .upkeep.repair import damage_to_drop, drop_damage
+from .upkeep.verify import RESTORE, Expectations, Findings, Problem, check_assets, check_rows, empty_shards_of
 
 __all__ = [
     "CODECS",
@@ -40,7 +39,6 @@ __all__ = [
     "Committed",
     "Compaction",
     "Contents",
-    "CrashLog",
     "Deletion",
     "Expectations",
     "Failure",

@@ -14,22 +14,14 @@ import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
 from ..errors import CorruptStoreError, StoreError
-from .fragment import WrittenShard
 from .ledger import FALLBACK_PREFIX, empty_shards, note, record_empty
+from .plans import require_plan
 from .store import Store
-from .swap import Proposal, find_rows, swap, without_rows
-from .tables import (
-    MEMORY,
-    REJECTED,
-    data_file_uri,
-    fragments_of,
-    is_object_store,
-    lance_errors,
-    local_folder,
-    open_data_file,
-    open_table,
-)
-from .update import require_plan
+from .table.addresses import MEMORY, REJECTED, data_file_uri, local_folder
+from .table.datasets import fragments_of, open_data_file, open_table
+from .table.failures import is_object_store, lance_errors
+from .table.fragment import WrittenShard
+from .table.swap import Proposal, find_rows, swap, without_rows
 
 
 @dataclass(frozen=True)

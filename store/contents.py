@@ -8,7 +8,8 @@ import numpy as np
 import xxhash
 
 from .store import Store
-from .tables import check_process, read_addressed
+from .table.failures import check_process
+from .table.rows import read_addressed
 
 
 class Status(IntEnum):

@@ -8,7 +8,9 @@ from typing import Any
 import lance
 
 from .store import Store
-from .tables import MEMORY, lance_errors, open_table
+from .table.addresses import MEMORY
+from .table.datasets import open_table
+from .table.failures import lance_errors
 
 
 @dataclass(frozen=True)

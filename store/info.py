@@ -9,7 +9,10 @@ import numpy as np
 from .commit import done_shards
 from .ledger import fallbacks
 from .store import Store
-from .tables import ASSETS, REJECTED, TABLES, check_process, lance_errors, local_folder, open_table, read_rows
+from .table.addresses import ASSETS, REJECTED, TABLES, local_folder
+from .table.datasets import open_table
+from .table.failures import check_process, lance_errors
+from .table.rows import read_rows
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ import lance
 import numpy as np
 from lance.fragment import FragmentMetadata
 
-from .deletions import open_checked
-from .tables import ASSETS, append_assets, fragments_of, lance_errors, read_addressed, read_rows
+from .table.addresses import ASSETS
+from .table.datasets import append_assets, fragments_of
+from .table.deletions import open_checked
+from .table.failures import lance_errors
+from .table.rows import read_addressed, read_rows
 
 EMPTY_SHARD_PREFIX = "empty-shard/"
 """A shard without a row of memory is done when ``assets`` has this name followed by its number."""

@@ -17,7 +17,7 @@ except ImportError:  # not on Windows
     fcntl = None
 
 from ..errors import StoreError, StoreLockedError
-from .tables import TABLES, local_folder, resolve_uri, table_uri
+from .table.addresses import TABLES, local_folder, resolve_uri, table_uri
 
 LOCK_NAME = ".build.lock"
 HOLDER_NAME = ".build.holder"

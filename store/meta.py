@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import StoreError
 from .codecs import codec_by_name
+from .codecs.payload import MAX_DIM
 from .fingerprint import Fingerprint
-from .payload import MAX_DIM
 from .schema import FORMAT_VERSION, memory_schema
 
 Stage = Literal["hidden", "embedding"]

@@ -13,28 +13,18 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import CorruptStoreError, MissingDocumentsError, StoreError, some
-from .calibration import CALIBRATION_PREFIX, Calibration, asset_name, reference_of
 from .codecs import codec_by_name, is_calibrated
-from .deletions import checked, open_checked
-from .fetch import RowReader
+from .codecs.calibration import CALIBRATION_PREFIX, Calibration, asset_name, reference_of
+from .codecs.payload import Calibrations, Latents, decode_batch, decode_latents, read_header
 from .ledger import EMPTY_SHARD_PREFIX, FALLBACK_PREFIX, Ledger, asset_names
+from .lookup.row_reader import RowReader
 from .meta import StoreMeta
-from .payload import Calibrations, Latents, decode_batch, decode_latents, read_header
 from .schema import ASSETS_SCHEMA, REJECTED_SCHEMA, memory_schema
-from .tables import (
-    ASSETS,
-    MEMORY,
-    REJECTED,
-    TABLES,
-    RowTaker,
-    check_process,
-    create_table,
-    find_table,
-    lance_errors,
-    local_folder,
-    read_rows,
-    resolve_uri,
-)
+from .table.addresses import ASSETS, MEMORY, REJECTED, TABLES, local_folder, resolve_uri
+from .table.datasets import create_table, find_table
+from .table.deletions import checked, open_checked
+from .table.failures import check_process, lance_errors
+from .table.rows import RowTaker, read_rows
 
 META_ASSET = "meta"
 

@@ -19,9 +19,9 @@ from pisco_index import (
     recode,
 )
 from pisco_index.configs import CorpusConfig
+from pisco_index.corpus import open_corpus
 from pisco_index.errors import BuildIncompleteError, without_credentials
-from pisco_index.pipeline.corpus import open_corpus
-from pisco_index.store.tables import lance_errors
+from pisco_index.store.table.failures import lance_errors
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKIAFROMTHEENVIRONMENT",

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..configs import CompressionConfig
 from ..configs.training import CONTINUED
 from ..errors import TrainingError
-from ..model.checkpoint import Checkpoint
+from ..model.families.pisco import Checkpoint
 from ..model.passages import AUTOENCODING_TOKEN, MEMORY_TOKEN, PassageTokenizer, TokenizedDocument, clean_text
 from ..model.prompt import prompt_text
 from ..model.trainable import IGNORED

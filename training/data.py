@@ -10,8 +10,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..configs import CorpusConfig
+from ..corpus import open_corpus
 from ..errors import TrainingError
-from ..pipeline.corpus import open_corpus
 
 BATCH_RECORDS = 1024
 NonEmpty = Field(min_length=1, pattern=r"\S")

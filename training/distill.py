@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ..configs import CompressionConfig, CorpusConfig
+from ..corpus import Document, open_corpus
 from ..errors import PromptError, TrainingError, some
-from ..model.checkpoint import load_model, load_tokenizer
 from ..model.device import choose_device
+from ..model.families.pisco import load_model, load_tokenizer
 from ..model.prompt import prompt_text
-from ..pipeline.corpus import Document, open_corpus
 from ..reader.questions import Question, read_questions
 
 _Item = TypeVar("_Item")

@@ -28,7 +28,7 @@ from transformers.trainer_utils import set_seed
 
 from ..configs import FinetuningConfig, PretrainingConfig, TrainingConfig
 from ..errors import ConfigError, InputError, TrainingError, TrainingInterruptedError
-from ..model.checkpoint import Checkpoint, local_folder
+from ..model.families.pisco import Checkpoint, local_folder
 from ..model.trainable import TrainableModel
 from ..pipeline.interrupt import SIGNALS, Interrupt
 from .ahead import Ahead

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from ...errors import CorruptStoreError
-from ..calibration import Calibration
+from .calibration import Calibration
 
 # Rows that are worked on together: 64 of width 1024 are 256 KiB, which stay in a core's cache from step to step.
 _CHUNK_VALUES = 1 << 16

@@ -6,7 +6,7 @@ import numpy as np
 import zstandard
 
 from ...errors import CorruptStoreError
-from ..calibration import Calibration
+from .calibration import Calibration
 from .codec import chunks, join
 
 # No matches but for long repeats: what is left is zstd's Huffman coder, which is all that exponents gain from.

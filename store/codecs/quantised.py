@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..calibration import Calibration, fit_channels, fit_rotation, fit_transform
+from .bits import pack, packed_bytes, unpack
+from .calibration import Calibration, fit_channels, fit_rotation, fit_transform
 from .codec import chunks, error_of_documents, join
-from .packing import pack, packed_bytes, unpack
 from .rotation import rotate, rotate_back
 
 REFERENCE_BYTES = 4

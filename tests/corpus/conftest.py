@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pisco_index.configs.corpus import CorpusConfig
+from pisco_index.corpus import open_corpus, open_source
 from pisco_index.errors import CorpusError
-from pisco_index.pipeline.corpus import open_corpus, open_source
 
 
 @pytest.fixture

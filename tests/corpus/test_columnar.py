@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pisco_index.pipeline.corpus import Document
+from pisco_index.corpus import Document
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import zstandard
 from mwparserfromhell.parser.tokenizer import Tokenizer
 
 import pisco_index
-from pisco_index.pipeline.corpus import streams
-from pisco_index.pipeline.corpus.wikitext import prose
+from pisco_index.corpus import streams
+from pisco_index.corpus.formats.wikitext import prose
 
 from .test_fuzz import COMPRESS, HEADER, as_export, as_jsonl, as_quoted_tsv, as_tsv, page, read
 
@@ -65,8 +65,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 from pisco_index.configs.corpus import CorpusConfig
-from pisco_index.pipeline.corpus import open_corpus
-from pisco_index.pipeline.plan import plan_corpus
+from pisco_index.corpus import open_corpus
+from pisco_index.pipeline.planning.plan import plan_corpus
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) >> 10

@@ -10,8 +10,8 @@ from xml.sax.saxutils import escape
 import pytest
 
 import pisco_index
-from pisco_index.pipeline.corpus import streams
-from pisco_index.pipeline.corpus.wikitext import lowered, prose
+from pisco_index.corpus import streams
+from pisco_index.corpus.formats.wikitext import lowered, prose
 
 DUMP = Path(pisco_index.__file__).parent.parent / "shared/data/enwiki-sample.xml.bz2"
 needs_dump = pytest.mark.skipif(not DUMP.exists(), reason=f"no real dump at {DUMP}")

@@ -11,8 +11,8 @@ import pytest
 import zstandard
 
 from pisco_index.configs.corpus import CorpusConfig
+from pisco_index.corpus import open_corpus, open_source
 from pisco_index.errors import CorpusError
-from pisco_index.pipeline.corpus import open_corpus, open_source
 
 RECORD = '{"id": "a", "text": "t"}\n'
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pisco_index.pipeline.corpus import Document, streams
+from pisco_index.corpus import Document, streams
 
 
 @pytest.mark.parametrize(

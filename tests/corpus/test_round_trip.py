@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pisco_index.configs.corpus import CorpusConfig
+from pisco_index.corpus import Document, open_corpus, streams
 from pisco_index.errors import CorpusError
-from pisco_index.pipeline.corpus import Document, open_corpus, streams
 
 COMPRESS = {"none": lambda data: data, "gzip": gzip.compress, "bz2": bz2.compress, "zstd": zstandard.compress}
 ENCODE = {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pisco_index.pipeline.corpus import Document
-from pisco_index.pipeline.corpus.split import split_document, split_text
+from pisco_index.corpus import Document
+from pisco_index.corpus.split import split_document, split_text
 
 
 @given(st.text(), st.integers(10, 20))

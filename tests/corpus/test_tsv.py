@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pisco_index.pipeline.corpus import Document
+from pisco_index.corpus import Document
 
 
 def test_dpr_has_a_header_and_csv_quotes(write, documents):

@@ -188,4 +188,4 @@ class Spoiler(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 sys.meta_path.insert(0, Spoiler("pisco_index.pipeline.worker", spoil_worker))
-sys.meta_path.insert(0, Spoiler("pisco_index.store.swap", spoil_commits))
+sys.meta_path.insert(0, Spoiler("pisco_index.store.table.swap", spoil_commits))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from pisco_index import Checkpoint, CheckpointError, Compressor, Decoder, new_checkpoint
-from pisco_index.model.checkpoint import load_model
+from pisco_index.model.families.pisco import load_model
 
 
 def edit_json(path, **values):

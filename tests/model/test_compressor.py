@@ -11,10 +11,10 @@ from torch._dynamo.utils import counters
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, Qwen2MoeConfig, Qwen3Config
 
 from pisco_index import Checkpoint, Compressor, Connector, PassageTokenizer
-from pisco_index.model import packed
-from pisco_index.model.budget import KnownBudgets
-from pisco_index.model.foreign import PackedModel, PaddedModel
-from pisco_index.model.packing import Passages
+from pisco_index.model.forward import packed
+from pisco_index.model.forward.budget import KnownBudgets
+from pisco_index.model.forward.other_models import PackedModel, PaddedModel
+from pisco_index.model.forward.packing import Passages
 
 TEXTS = ["", "a", "hello world", "<MEM>", "é" * 9, "x y z " * 21, "the end"]
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from pisco_index import Checkpoint, CheckpointError, Compressor, Decoder, new_checkpoint, new_tiny_checkpoint
-from pisco_index.model.checkpoint import load_tensors
 from pisco_index.model.create import save_checkpoint
+from pisco_index.model.families.pisco import load_tensors
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle" / "ckpt"
 

@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 from transformers import AutoModel, Qwen3Config
 
 from pisco_index import Compressor, Connector
-from pisco_index.model.attention import choose_attention, padded_attention
+from pisco_index.model.forward.attention import choose_attention, padded_attention
 
 MEMORY = 499
 

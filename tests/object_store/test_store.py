@@ -17,18 +17,9 @@ import pytest
 
 from pisco_index import Reader
 from pisco_index.errors import CorruptStoreError, StoreError
-from pisco_index.store import (
-    Store,
-    commit,
-    compact,
-    delete,
-    describe,
-    done_shards,
-    idcache,
-    remove_orphans,
-    verify_written,
-    write_fragment,
-)
+from pisco_index.store import Store, commit, describe, done_shards, remove_orphans, verify_written, write_fragment
+from pisco_index.store.lookup import idcache
+from pisco_index.store import compact, delete
 
 
 @pytest.fixture

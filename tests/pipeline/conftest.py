@@ -5,7 +5,7 @@ import torch
 import xxhash
 
 from pisco_index import BuildConfig, Compressor, new_tiny_checkpoint
-from pisco_index.pipeline.pool import InProcessPool
+from pisco_index.pipeline.pools.pool import InProcessPool
 from pisco_index.pipeline.worker import ShardWorker
 
 

@@ -39,10 +39,11 @@ from pisco_index import (
     recode,
 )
 from pisco_index.pipeline import build as build_module
-from pisco_index.pipeline.progress import BuildProgress
+from pisco_index.pipeline.pools.crashes import CrashLog
+from pisco_index.pipeline.watch.progress import BuildProgress
 from pisco_index.pipeline.worker import ShardWorker
-from pisco_index.store import CrashLog, Store, build_lock, text_hash
-from pisco_index.store.prediction import normalised_error_db
+from pisco_index.store import Store, build_lock, text_hash
+from pisco_index.store.codecs.prediction import normalised_error_db
 
 from .conftest import fail_on
 

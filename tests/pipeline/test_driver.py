@@ -11,13 +11,13 @@ from pisco_index import CorpusError, RunConfig, StoreError
 from pisco_index.errors import BuildHungError, StoreUnreachableError
 from pisco_index.pipeline.driver import Driven, Driver, FailedShard
 from pisco_index.pipeline.interrupt import Interrupt
-from pisco_index.pipeline.plan import Shard
-from pisco_index.pipeline.pool import Outcome
-from pisco_index.pipeline.progress import BuildProgress, WorkerState
-from pisco_index.pipeline.watchdog import WorkerDiedError
+from pisco_index.pipeline.planning.plan import Shard
+from pisco_index.pipeline.pools.crashes import CrashLog
+from pisco_index.pipeline.pools.pool import Outcome
+from pisco_index.pipeline.pools.watchdog import WorkerDiedError
+from pisco_index.pipeline.watch.progress import BuildProgress, WorkerState
 from pisco_index.pipeline.worker import Quarantined, ShardResult
 from pisco_index.store import (
-    CrashLog,
     Fingerprint,
     Store,
     StoreMeta,

@@ -404,7 +404,7 @@ class TestProblems:
             verify(store, checkpoint=tmp_path)
 
     def test_more_problems_than_are_listed(self, store, monkeypatch):
-        monkeypatch.setattr("pisco_index.store.verify.LISTED", 5)
+        monkeypatch.setattr("pisco_index.store.upkeep.verify.LISTED", 5)
         table(store).update({"tokens_fed": "-1"})
         report = verify(store)
         assert (len(report.problems), report.problem_count) == (5, 24)

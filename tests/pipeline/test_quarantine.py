@@ -3,9 +3,9 @@
 import pytest
 
 from pisco_index import CorpusError
-from pisco_index.pipeline.plan import Shard
+from pisco_index.pipeline.planning.plan import Shard
+from pisco_index.pipeline.pools.watchdog import WorkerDiedError
 from pisco_index.pipeline.quarantine import PIECE, TooManyFailuresError, find_poison
-from pisco_index.pipeline.watchdog import WorkerDiedError
 
 SHARD = Shard(7, (), 1000, 10)
 

@@ -19,7 +19,7 @@ from pisco_index import (
     verify,
 )
 from pisco_index.cli import app
-from pisco_index.pipeline import plan as planning
+from pisco_index.pipeline.planning import plan as planning
 from pisco_index.store import compact
 
 from .conftest import fail_on
@@ -203,7 +203,7 @@ def test_too_many_repeated_ids_are_refused(checkpoint, skipping, tmp_path, monke
 
 
 def test_wikitext_that_cannot_be_parsed(checkpoint, small, tmp_path, monkeypatch):
-    from pisco_index.pipeline.corpus import mediawiki
+    from pisco_index.corpus import mediawiki
 
     prose = mediawiki.prose
 

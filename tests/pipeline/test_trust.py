@@ -18,8 +18,8 @@ from pisco_index import (
     save_memory,
     verify,
 )
-from pisco_index.pipeline.plan import Plan
-from pisco_index.pipeline.status import PLAN_ASSET
+from pisco_index.pipeline.planning.plan import Plan
+from pisco_index.pipeline.watch.totals import PLAN_ASSET
 from pisco_index.store import Store
 
 IDS = [

@@ -38,9 +38,9 @@ from pisco_index import (
     verify,
 )
 from pisco_index.pipeline import build as build_module
-from pisco_index.pipeline import update as update_module
-from pisco_index.pipeline.plan import Plan, open_sources, read_shard
-from pisco_index.pipeline.status import current_plan
+from pisco_index.pipeline.planning import update as update_module
+from pisco_index.pipeline.planning.plan import Plan, open_sources, read_shard
+from pisco_index.pipeline.watch.totals import current_plan
 from pisco_index.pipeline.worker import ShardWorker
 from pisco_index.store import Store, done_shards
 

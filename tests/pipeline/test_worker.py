@@ -3,7 +3,7 @@ from contextlib import ExitStack
 
 from pisco_index import Reader, build
 from pisco_index.model.compressor import Compressor, Launched
-from pisco_index.pipeline.plan import Shard
+from pisco_index.pipeline.planning.plan import Shard
 from pisco_index.pipeline.worker import ShardWorker, _Steps
 from pisco_index.store.codecs.quantised import Int8
 

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pisco_index.errors import CorruptStoreError, MissingDocumentsError, PiscoIndexError, StoreError
-from pisco_index.store import Rows, Store, codec_by_name, commit, decode, direct, encode, memory_rows, write_fragment
+from pisco_index.store import Rows, Store, codec_by_name, commit, decode, encode, memory_rows, write_fragment
+from pisco_index.store.table import direct
 
 from .conftest import DIM
 
@@ -297,7 +298,7 @@ def open_data_files(store: Store) -> list[str]:
 
 
 def test_threads_that_fetch_first_make_one_map(filled, memory_of, monkeypatch):
-    from pisco_index.store import fetch as module
+    from pisco_index.store.lookup import row_reader as module
 
     made = []
     real = module.open_map

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pisco_index.store import CODECS, Store, commit, write_fragment
-from pisco_index.store.payload import HEADER_BYTES
+from pisco_index.store.codecs.payload import HEADER_BYTES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 

@@ -16,8 +16,9 @@ from safetensors.torch import load as load_tensors
 
 from pisco_index import CorruptStoreError, Reader, StoreError, StoreLockedError
 from pisco_index.model.connector import Connector, digest_tensors
-from pisco_index.store import Store, StoreMeta, build_lock, commit, compact, decode, delete, write_fragment
-from pisco_index.store.calibration import (
+from pisco_index.store import Store, StoreMeta, build_lock, commit, decode, write_fragment
+from pisco_index.store.codecs import codec_by_name
+from pisco_index.store.codecs.calibration import (
     Calibration,
     asset_name,
     fit_channels,
@@ -25,9 +26,9 @@ from pisco_index.store.calibration import (
     fit_transform,
     reference_of,
 )
-from pisco_index.store.codecs import codec_by_name
+from pisco_index.store.codecs.payload import encode
 from pisco_index.store.lock import HOLDER_NAME, LOCK_NAME
-from pisco_index.store.payload import encode
+from pisco_index.store import compact, delete
 
 
 def snapshot(folder):

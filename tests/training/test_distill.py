@@ -10,7 +10,7 @@ import torch
 
 from pisco_index import CheckpointError, CorpusConfig, PromptError, QuestionAnswering, QuestionsError, TrainingError
 from pisco_index.configs import CompressionConfig
-from pisco_index.model.checkpoint import load_model, load_tokenizer
+from pisco_index.model.families.pisco import load_model, load_tokenizer
 from pisco_index.model.prompt import prompt_text
 from pisco_index.training import distill as module
 from pisco_index.training.data import conversations

@@ -1,0 +1,1 @@
+"""The commands of ``pisco-index``, one file a group of them."""

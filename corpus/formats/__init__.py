@@ -1,0 +1,1 @@
+"""One file a corpus format: from its bytes to records and documents."""

@@ -1,0 +1,1 @@
+"""Scores answers: measures, and the comparison of what can stand for a document in the prompt."""

@@ -1,0 +1,1 @@
+"""The compressor's forward pass over packed passages."""

@@ -1,0 +1,1 @@
+"""From a corpus to shards: the plan of a fresh build or of an update."""

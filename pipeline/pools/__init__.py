@@ -1,0 +1,1 @@
+"""Where shards are computed: in this process, in a child process, or on Ray."""

@@ -1,0 +1,140 @@
+"""A worker in a child process, which may die or hang without harm."""
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ..interrupt import SIGNALS
+from ..worker import Pulse, ShardWorker, WorkerSpec
+from .watchdog import Watchdog, WorkerDiedError, WorkerHungError
+
+PULSE_S = 0.5
+# Time to load the model.
+START_S = 600.0
+_END_S = 5.0
+# Of Linux's prctl: the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildWorker:
+    """A ``ShardWorker`` in a process of its own, which does one thing at a time.
+
+    Args:
+        spec: what the worker needs.
+        hang_s: for how long it may take no step.
+
+    Raises:
+        WorkerDiedError: its process ends before it is ready.
+        Exception: what keeps the worker from starting.
+    """
+
+    def __init__(self, spec: WorkerSpec, *, hang_s: float):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, spec), name="worker", daemon=True)
+        self._hang_s = hang_s
+        self._pulse = Pulse("waiting", None, 0, 0, 0)
+        self._process.start()
+        theirs.close()
+        try:
+            self._answer(max(hang_s, START_S))
+        except BaseException:
+            self.end()
+            raise
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the worker, and wait for what it returns.
+
+        Raises:
+            WorkerHungError: it took no step for too long.
+            WorkerDiedError: its process ended.
+            Exception: what the method raises.
+        """
+        try:
+            self._connection.send((method, arguments))
+        except OSError:
+            raise self._died() from None
+        return self._answer(self._hang_s)
+
+    def pulse(self) -> Pulse:
+        """What it did last."""
+        return self._pulse
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.join(_END_S)
+        self._connection.close()
+
+    def _answer(self, limit_s: float) -> Any:
+        watchdog = Watchdog(limit_s)
+        while True:
+            heard: tuple[str, Any] | None = None
+            try:
+                if self._connection.poll(PULSE_S):
+                    heard = self._connection.recv()
+            except (EOFError, ConnectionError):
+                raise self._died() from None
+            if heard is not None:
+                kind, value = heard
+                if kind == "returned":
+                    return value
+                if kind == "raised":
+                    raise value
+                self._pulse = value
+            if watchdog.is_hung(self._pulse.steps, busy=True):
+                raise WorkerHungError(f"the worker took no step for {limit_s:.0f} s and was ended")
+
+    def _died(self) -> WorkerDiedError:
+        self._process.join(_END_S)
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            return WorkerDiedError(f"the worker died of {signal.Signals(-code).name}")
+        return WorkerDiedError(f"the worker ended with exit code {code}")
+
+
+def _serve(connection: Connection, spec: WorkerSpec) -> None:
+    """The child's side: ready, then one call after another until the parent is gone."""
+    for number in SIGNALS:
+        # A terminal signals all processes of a command; the parent decides what becomes of this one.
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # One that hangs, or was stopped, would not notice that the parent was killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    sending = threading.Lock()
+
+    def send(kind: str, value: Any) -> None:
+        with sending:
+            connection.send((kind, value))
+
+    try:
+        worker = ShardWorker(spec)
+    except Exception as error:  # noqa: BLE001  the parent raises it
+        send("raised", error)
+        return
+    send("returned", None)
+    idle = threading.Event()
+
+    def beat() -> None:
+        while not idle.wait(PULSE_S):
+            send("pulse", worker.pulse())
+
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        idle.clear()
+        beating = threading.Thread(target=beat, daemon=True)
+        beating.start()
+        try:
+            kind, value = "returned", getattr(worker, method)(*arguments)
+        except Exception as error:  # noqa: BLE001  the parent raises it
+            kind, value = "raised", error
+        idle.set()
+        beating.join()
+        send(kind, value)

@@ -1,0 +1,1 @@
+"""Everything that only looks at a build: progress, pace, events, Prometheus, status."""

@@ -1,0 +1,1 @@
+"""What knows Lance's tables and files: addresses, pages, fragments, commits."""

@@ -1,0 +1,87 @@
+"""Open, create and append to the store's tables."""
+
+from collections.abc import Mapping
+
+import lance
+import pyarrow as pa
+from lance.file import LanceFileReader
+from lance.fragment import FragmentMetadata
+
+from ..schema import ASSETS_SCHEMA, DATA_STORAGE_VERSION
+from .addresses import ASSETS, local_folder, storage_options, table_uri
+from .failures import check_process, lance_errors
+
+
+def open_table(uri: str, table: str, version: int | None = None) -> lance.LanceDataset:
+    """Open a table at a version, the latest by default.
+
+    Raises:
+        StoreError: there is no such table or version, or it cannot be read.
+    """
+    check_process()
+    with lance_errors(f"cannot open table {table!r} of the store at {uri}"):
+        return lance.dataset(table_uri(uri, table), version=version, storage_options=storage_options(uri))
+
+
+def fragments_of(dataset: lance.LanceDataset) -> list[FragmentMetadata]:
+    """All fragments of a version."""
+    return [fragment.metadata for fragment in dataset.get_fragments()]
+
+
+def find_table(uri: str, table: str) -> lance.LanceDataset | None:
+    """Open a table at its latest version, or None if it was never created, that is, has no version.
+
+    Raises:
+        StoreError: it is there but cannot be read.
+    """
+    check_process()
+    folder = local_folder(uri)
+    if folder is not None and not folder.is_dir():
+        return None
+    with lance_errors(f"cannot open table {table!r} of the store at {uri}"):
+        try:
+            return lance.dataset(table_uri(uri, table), storage_options=storage_options(uri))
+        except ValueError as error:
+            if "not found" not in str(error):
+                raise
+            return None
+
+
+def create_table(uri: str, table: str, rows: pa.Table) -> None:
+    """Create a table with its first rows, in one atomic commit.
+
+    Raises:
+        StoreError: the table exists, or cannot be written.
+    """
+    check_process()
+    with lance_errors(f"cannot create table {table!r} of the store at {uri}"):
+        lance.write_dataset(
+            rows,
+            table_uri(uri, table),
+            mode="create",
+            data_storage_version=DATA_STORAGE_VERSION,
+            storage_options=storage_options(uri),
+        )
+
+
+def append_assets(uri: str, assets: Mapping[str, bytes]) -> None:
+    """Add named values to ``assets``, in one atomic commit.
+
+    Raises:
+        OSError, ValueError, RuntimeError: Lance failed.
+    """
+    lance.write_dataset(
+        pa.table([list(assets), list(assets.values())], schema=ASSETS_SCHEMA),
+        table_uri(uri, ASSETS),
+        mode="append",
+        storage_options=storage_options(uri),
+    )
+
+
+def open_data_file(address: str, columns: list[str] | None = None) -> LanceFileReader:
+    """Open one data file, for all columns or some.
+
+    Raises:
+        OSError, ValueError, RuntimeError: Lance failed.
+    """
+    return LanceFileReader(address, storage_options=storage_options(address), columns=columns)

@@ -1,0 +1,107 @@
+"""Read the rows of a table in order or by number."""
+
+from collections.abc import Iterator, Sequence
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from ...errors import CorruptStoreError
+from .addresses import MEMORY, data_file_uri
+from .failures import check_process, lance_errors
+from .pages import row_index_problem
+
+
+def read_rows(
+    dataset: lance.LanceDataset,
+    columns: Sequence[str],
+    *,
+    fragments: Sequence[int] | None = None,
+    batch_rows: int = 65_536,
+) -> Iterator[tuple[lance.LanceFragment, pa.RecordBatch]]:
+    """The rows of a table in order, or of some of its fragments, a batch at a time, each with its fragment.
+
+    It takes rows by number in place of scanning. Lance hands a scan over as an Arrow C stream, where a damaged file
+    whose error message has a zero byte, or on which Lance panics, ends the process; here it raises. It is as fast, for
+    payloads faster.
+
+    Raises:
+        StoreError: a file is missing or cannot be read; names it.
+    """
+    check_process()
+    wanted = None if fragments is None else set(fragments)
+    for fragment in dataset.get_fragments():
+        if wanted is not None and fragment.fragment_id not in wanted:
+            continue
+        with lance_errors(f"cannot read {fragment_name(fragment)} of {dataset.uri}"):
+            rows = fragment.count_rows()
+            for start in range(0, rows, batch_rows):
+                taken = fragment.take(range(start, min(start + batch_rows, rows)), columns=list(columns))
+                yield fragment, taken.combine_chunks().to_batches()[0]
+
+
+def live_rows(fragment: lance.LanceFragment) -> np.ndarray:
+    """Which rows of a fragment's data files are not deleted, ``(k,)`` uint64, ascending.
+
+    Raises:
+        StoreError: the list of deleted rows cannot be read.
+    """
+    if fragment.metadata.deletion_file is None:
+        return np.arange(fragment.physical_rows, dtype=np.uint64)
+    with lance_errors(f"cannot read which rows of {fragment_name(fragment)} are deleted"):
+        # A scan, but of nothing except that list.
+        addresses = fragment.to_table(columns=[], with_row_address=True).column("_rowaddr").to_numpy()
+    return addresses & np.uint64(0xFFFFFFFF)
+
+
+def read_addressed(dataset: lance.LanceDataset, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """The rows of a table in order, a batch of one fragment at a time, each with its addresses, ``(k,)`` uint64.
+
+    Raises:
+        StoreError: a file is missing or cannot be read; names it.
+    """
+    current, begin, addresses = None, 0, np.empty(0, np.uint64)
+    for fragment, batch in read_rows(dataset, columns):
+        if fragment.fragment_id != current:
+            current, begin = fragment.fragment_id, 0
+            addresses = live_rows(fragment) | np.uint64(current << 32)
+        begin, start = begin + batch.num_rows, begin
+        yield addresses[start:begin], batch
+
+
+class RowTaker:
+    """Takes rows of a version of ``memory`` by number, after a look at their files. Threads may share it.
+
+    Args:
+        uri: of the store.
+        dataset: the table.
+    """
+
+    def __init__(self, uri: str, dataset: lance.LanceDataset):
+        self._uri = uri
+        self._dataset = dataset
+        with lance_errors(f"cannot read the store at {uri}"):
+            self._fragments = dataset.get_fragments()
+            self._ends = np.cumsum([fragment.count_rows() for fragment in self._fragments])
+        self._checked: set[int] = set()
+
+    def take(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Rows in the order of their numbers among the rows of the table that are not deleted, from 0.
+
+        Raises:
+            CorruptStoreError: a file has damaged offsets of values.
+            StoreError: a file is missing or cannot be read.
+        """
+        for at in set(np.searchsorted(self._ends, numbers, side="right").tolist()) - self._checked:
+            for file in self._fragments[at].metadata.files:
+                address = data_file_uri(self._uri, MEMORY, file.path)
+                if problem := row_index_problem(address):
+                    raise CorruptStoreError(f"{address} {problem}. See: pisco-index verify {self._uri}")
+            self._checked.add(at)
+        with lance_errors(f"cannot read {len(numbers)} documents of the store at {self._uri}"):
+            return self._dataset.take(pa.array(numbers), columns=list(columns))
+
+
+def fragment_name(fragment: lance.LanceFragment) -> str:
+    """The file that a fragment's rows lie in, within its table's folder."""
+    return f"data/{fragment.metadata.files[0].path}" if fragment.metadata.files else f"fragment {fragment.fragment_id}"

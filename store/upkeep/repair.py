@@ -1,0 +1,107 @@
+"""Mending a store: what is damaged goes, in one commit, and the store says of itself that a build has to fill it up."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Container
+from dataclasses import dataclass, replace
+
+import lance
+import numpy as np
+
+from ...errors import StoreError
+from ..ledger import record_empty
+from ..plans import marked
+from ..store import Store
+from ..table.addresses import MEMORY, REJECTED
+from ..table.datasets import fragments_of
+from ..table.rows import live_rows
+from ..table.swap import Proposal, swap, swap_at, without_rows
+from .compact import remove_orphans
+from .verify import Damage, Findings
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What a repair takes out of a store.
+
+    Attributes:
+        rows: damaged rows of files that stay.
+        files: data files that could not be read, named with their tables.
+        bytes_freed: of files that no version refers to afterwards; None before they are deleted.
+    """
+
+    rows: int
+    files: tuple[str, ...]
+    bytes_freed: int | None = None
+
+
+def damage_to_drop(damage: Damage) -> Dropped:
+    """What a repair of this damage takes out."""
+    return Dropped(
+        rows=sum(map(len, damage.rows.values())),
+        files=(
+            *(f"{MEMORY}/{name}" for _, name in sorted(damage.lost.items())),
+            *(f"{REJECTED}/{name}" for _, name in sorted(damage.lost_rejected.items())),
+        ),
+    )
+
+
+def drop_damage(findings: Findings, planned: Collection[int]) -> Dropped:
+    """Take what is damaged out of a store, whose build lock is held, and delete what nobody refers to.
+
+    It goes as documents that are deleted by id do: the store is altered from then on, so that the next build compares
+    all of it with the corpus and writes what is not there. A commit that comes between, as it can in an object store,
+    which has no lock, is noticed, and nothing of ``memory`` is dropped.
+
+    Args:
+        findings: of a check.
+        planned: shards of the plan in force.
+
+    Raises:
+        StoreError: ``memory`` was changed since it was checked, or a table cannot be written.
+    """
+    damage, uri = findings.damage, findings.uri
+    _drop_rejected(uri, damage.lost_rejected)
+    version = findings.version
+    if (damage.lost or damage.rows or damage.is_incomplete) and not findings.is_altered:
+        version = _step(uri, version, marked)
+    if damage.lost or damage.rows:
+        record_empty(uri, _emptied(damage, planned))
+        _step(uri, version, lambda dataset: _without_damage(dataset, damage))
+    return replace(damage_to_drop(damage), bytes_freed=remove_orphans(Store.open(uri)))
+
+
+def _emptied(damage: Damage, planned: Collection[int]) -> set[int]:
+    """Shards to note as done without a row, since the next build compares all documents whichever shards are done.
+
+    A file that cannot be read does not tell whether it held a shard of which there is no row.
+    """
+    dropped = Counter(shard for rows in damage.rows.values() for shard in rows.values()) + damage.held_lost
+    candidates = planned if damage.lost else dropped.keys() & planned
+    return {shard for shard in candidates if damage.held[shard] == dropped[shard]}
+
+
+def _step(uri: str, version: int | None, propose: Callable[[lance.LanceDataset], Proposal]) -> int:
+    assert version is not None
+    following = swap_at(uri, version, propose, f"cannot drop what is damaged from the store at {uri}")
+    if following is None:
+        raise StoreError(f"the store at {uri} was changed while it was checked. Run the repair again.")
+    return following
+
+
+def _without_damage(dataset: lance.LanceDataset, damage: Damage) -> Proposal:
+    addresses = [
+        live_rows(fragment)[sorted(rows)] | np.uint64(fragment.fragment_id << 32)
+        for fragment in dataset.get_fragments()
+        if (rows := damage.rows.get(fragment.fragment_id))
+    ]
+    kept = without_rows(dataset, np.concatenate([np.empty(0, np.uint64), *addresses]))
+    return Proposal([fragment for fragment in kept if fragment.id not in damage.lost])
+
+
+def _drop_rejected(uri: str, lost: Container[int]) -> None:
+    def propose(dataset: lance.LanceDataset) -> Proposal | None:
+        fragments = fragments_of(dataset)
+        kept = [fragment for fragment in fragments if fragment.id not in lost]
+        return None if len(kept) == len(fragments) else Proposal(kept)
+
+    swap(uri, REJECTED, propose, f"cannot drop what is damaged from the store at {uri}")

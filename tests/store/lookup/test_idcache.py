@@ -1,0 +1,268 @@
+"""Id maps are kept beside the store, made anew when they are not whole, and never in the way."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lance
+import lancedb
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pisco_index.errors import MissingDocumentsError
+from pisco_index.store import Store, commit, write_fragment
+from pisco_index.store.lookup import idcache
+
+ASKED = ["0-1", "1-4", "0-0"]
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def filled(store, shard_rows) -> Store:
+    """Two shards, ten documents."""
+    commit(store, [write_fragment(store.uri, shard, shard_rows(shard)) for shard in (0, 1)])
+    return store.refresh()
+
+
+@pytest.fixture
+def hashed(monkeypatch) -> list[int]:
+    """How many ids were hashed for maps, each time."""
+    counts = []
+    real = idcache.hashes_of
+
+    def count(doc_ids):
+        counts.append(len(doc_ids))
+        return real(doc_ids)
+
+    monkeypatch.setattr(idcache, "hashes_of", count)
+    return counts
+
+
+def maps(folder: Path | str) -> list[Path]:
+    return sorted(Path(folder).rglob("*.idmap"))
+
+
+def test_a_map_is_made_once(filled, hashed):
+    assert filled.fetch(ASKED).doc_ids == tuple(ASKED)
+    assert sum(hashed) == 10
+    assert [path.parent for path in maps(filled.uri)] == [Path(filled.uri) / ".pisco-index"]
+    assert Store.open(filled.uri).fetch(ASKED).doc_ids == tuple(ASKED)
+    assert sum(hashed) == 10
+
+
+def test_a_map_is_in_nobodys_way(filled, tmp_path, meta):
+    filled.fetch(ASKED)
+    database = lancedb.connect(filled.uri)
+    assert set(database.list_tables().tables) == {"memory", "rejected", "assets"}
+    assert database.open_table("memory").count_rows() == 10
+    (tmp_path / "new").mkdir()
+    shutil.copytree(Path(filled.uri) / ".pisco-index", tmp_path / "new" / ".pisco-index")
+    Store.require_free(tmp_path / "new")
+    new = Store.create(tmp_path / "new", meta=meta, assets={})
+    assert len(new.fetch(ASKED, missing="skip")) == 0
+
+
+def test_appending_hashes_only_what_is_new(filled, shard_rows, hashed):
+    filled.fetch(ASKED)
+    commit(filled, [write_fragment(filled.uri, 2, shard_rows(2, documents=3))])
+    later = filled.refresh()
+    assert later.fetch(["2-2", *ASKED]).doc_ids == ("2-2", *ASKED)
+    assert sum(hashed) == 13
+    with pytest.raises(MissingDocumentsError):
+        filled.fetch(["2-2"])
+
+
+def test_deleting_needs_no_new_map_and_older_versions_keep_their_rows(filled, hashed):
+    lance.dataset(f"{filled.uri}/memory.lance").delete("doc_id in ('0-1', '1-4')")
+    later = filled.refresh()
+    assert later.fetch([*ASKED, "1-3"], missing="skip").doc_ids == ("0-0", "1-3")
+    assert Store.open(filled.uri, filled.version).fetch(ASKED).doc_ids == tuple(ASKED)
+    assert sum(hashed) == 10
+    assert len(maps(filled.uri)) == 1
+
+
+def test_compaction_drops_the_files_that_are_no_more(filled, shard_rows, hashed):
+    filled.fetch(ASKED)
+    lance.dataset(f"{filled.uri}/memory.lance").optimize.compact_files()
+    compacted = filled.refresh()
+    assert compacted.fetch(ASKED).doc_ids == tuple(ASKED)
+    commit(compacted, [write_fragment(compacted.uri, 2, shard_rows(2))])
+    assert compacted.refresh().fetch(["2-1", *ASKED]).doc_ids == ("2-1", *ASKED)
+    assert sum(hashed) == 10 + 10 + 5
+
+
+def test_maps_of_older_versions_and_abandoned_files_are_deleted(filled, shard_rows):
+    folder = Path(filled.uri) / ".pisco-index"
+    folder.mkdir()
+    abandoned, fresh = folder / "a.idmap.1.tmp", folder / "b.idmap.2.tmp"
+    for path in (abandoned, fresh):
+        path.write_bytes(b"half")
+    os.utime(abandoned, times=(time.time() - 7200,) * 2)
+    for shard in range(2, 6):
+        commit(filled, [write_fragment(filled.uri, shard, shard_rows(shard))])
+        filled.refresh().fetch([f"{shard}-0", *ASKED])
+    assert len(maps(folder)) == 2
+    assert fresh.exists()
+    assert not abandoned.exists()
+
+
+def damage(path: Path, kind: str) -> None:
+    content = path.read_bytes()
+    damaged = {
+        "empty": b"",
+        "short": content[:-1],
+        "long": content + bytes(8),
+        "other": b"a song of ice and fire " * 100,
+        "magic": b"X" + content[1:],
+        "version": content[:8] + b"\xff" + content[9:],
+        "header": content[:40] + bytes([content[40] ^ 1]) + content[41:],
+        "last row": content[:-8] + bytes([content[-8] ^ 1]) + content[-7:],
+        "zeros": bytes(len(content)),
+    }
+    path.write_bytes(damaged[kind])
+
+
+KINDS = ["empty", "short", "long", "other", "magic", "version", "header", "last row", "zeros"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_map_is_made_anew(filled, hashed, kind):
+    filled.fetch(ASKED)
+    (path,) = maps(filled.uri)
+    whole = path.read_bytes()
+    damage(path, kind)
+    everything = sorted(filled.ids())
+    store = Store.open(filled.uri)
+    assert store.fetch(everything).doc_ids == tuple(everything)
+    assert sum(hashed) == 20
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_map_is_no_base_for_the_next(filled, shard_rows, kind):
+    filled.fetch(ASKED)
+    (path,) = maps(filled.uri)
+    damage(path, kind)
+    commit(filled, [write_fragment(filled.uri, 2, shard_rows(2))])
+    later = filled.refresh()
+    everything = sorted(later.ids())
+    assert later.fetch(everything).doc_ids == tuple(everything)
+
+
+def test_the_map_of_another_store_is_not_trusted(filled, tmp_path, meta, rows_of):
+    filled.fetch(ASKED)
+    (path,) = maps(filled.uri)
+    other = Store.create(tmp_path / "other", meta=meta, assets={})
+    commit(other, [write_fragment(other.uri, 0, rows_of(["x", "y"]))])
+    other = other.refresh()
+    other.fetch(["x"])
+    (others,) = maps(other.uri)
+    shutil.copy(path, others)
+    assert Store.open(other.uri).fetch(["y", "x"]).doc_ids == ("y", "x")
+    with pytest.raises(MissingDocumentsError):
+        Store.open(other.uri).fetch(["0-1"])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_no_change_of_a_map_changes_an_answer(filled, memory_of, data):
+    filled.fetch(ASKED)
+    (path,) = maps(filled.uri)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    rows = Store.open(filled.uri).fetch([*ASKED, "absent"], missing="skip")
+    assert rows.doc_ids == tuple(ASKED)
+    np.testing.assert_array_equal(rows.memory()[0], np.concatenate([memory_of(doc_id) for doc_id in ASKED]))
+
+
+def test_a_store_that_cannot_be_written_has_its_map_in_the_users_cache(filled, user_cache, hashed):
+    (Path(filled.uri) / ".pisco-index").write_text("no folder can be made here")
+    for _ in range(2):
+        assert Store.open(filled.uri).fetch(ASKED).doc_ids == tuple(ASKED)
+    assert len(maps(user_cache)) == 1
+    assert sum(hashed) == 10
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_the_permission_to_write(filled, user_cache):
+    Path(filled.uri).chmod(0o500)
+    try:
+        assert filled.fetch(ASKED).doc_ids == tuple(ASKED)
+    finally:
+        Path(filled.uri).chmod(0o700)
+    assert len(maps(user_cache)) == 1
+
+
+FETCH = """
+import sys
+from pisco_index.store import Store
+sys.stdin.read()
+assert Store.open(sys.argv[1]).fetch(["0-1", "1-4"]).doc_ids == ("0-1", "1-4")
+"""
+
+
+MOUNT = """
+mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77
+exec "$2" -c "$3" "$1"
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare")
+def test_a_store_on_a_disk_that_cannot_be_written(filled, user_cache):
+    command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", filled.uri, sys.executable, FETCH]
+    finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if finished.returncode in (1, 77) and "Traceback" not in finished.stderr:
+        pytest.skip(f"nothing can be mounted here: {finished.stderr}")
+    assert finished.returncode == 0, finished.stderr
+    assert len(maps(user_cache)) == 1
+    assert not maps(filled.uri)
+
+
+def test_where_nothing_can_be_written_the_map_is_in_memory(filled, user_cache, hashed):
+    (Path(filled.uri) / ".pisco-index").write_text("no folder can be made here")
+    user_cache.write_text("nor here")
+    for _ in range(2):
+        assert Store.open(filled.uri).fetch(ASKED).doc_ids == tuple(ASKED)
+    assert sum(hashed) == 20
+
+
+def test_a_full_disk_leaves_nothing_behind(filled, user_cache, monkeypatch):
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert filled.fetch(ASKED).doc_ids == tuple(ASKED)
+    for folder in (Path(filled.uri) / ".pisco-index", user_cache):
+        assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_store_that_was_deleted_does_not_come_back(filled, user_cache):
+    filled.fetch(ASKED)
+    pieces = [(Path(filled.uri) / ".pisco-index" / maps(filled.uri)[0].name).read_bytes()]
+    shutil.rmtree(filled.uri)
+    assert idcache._keep(filled.uri, "x.idmap", pieces) is None
+    assert not Path(filled.uri).exists()
+    assert not user_cache.exists()
+
+
+def test_processes_that_open_a_store_at_once_leave_one_whole_map(filled, hashed):
+    processes = [subprocess.Popen([sys.executable, "-c", FETCH, filled.uri], stdin=subprocess.PIPE) for _ in range(4)]
+    for process in processes:
+        process.stdin.close()
+    assert [process.wait() for process in processes] == [0] * 4
+    folder = Path(filled.uri) / ".pisco-index"
+    assert [path.suffix for path in folder.iterdir()] == [".idmap"]
+    assert filled.fetch(ASKED).doc_ids == tuple(ASKED)
+    assert not hashed
