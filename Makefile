@@ -1,4 +1,4 @@
-# What a developer does here. `make help` lists it.
+# Developer commands. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,11 +11,11 @@ DEV_STAMP := $(VENV)/.installed-dev
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-# pip comes last, so that an environment that was interrupted is made again.
+# The target is pip, which venv installs last. So an interrupted environment is made again.
 $(BIN)/pip:
 	$(PYTHON) -m venv --clear $(VENV)
 
-# torch first and pinned: any other order may pull another build of several gigabytes.
+# torch is installed first and pinned. In any other order pip may download another build of several gigabytes.
 $(STAMP): setup.cfg constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
@@ -25,45 +25,45 @@ $(DEV_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
 	@touch $@
 
-install: $(STAMP)  ## Make .venv/ with the command pisco-index in it
+install: $(STAMP)  ## Install the command pisco-index in .venv/
 
-demo: install  ## Build an index of invented articles and answer questions from stored memory
+demo: install  ## Build an index of invented articles, and answer questions from the stored memory
 	$(BIN)/python examples/demo.py
 
-tiny-checkpoint: $(DEV_STAMP)  ## Train the demonstration's checkpoint anew, in tiny-checkpoint/: some hours on two cores
+tiny-checkpoint: $(DEV_STAMP)  ## Train the demonstration's checkpoint again, in tiny-checkpoint/; takes hours on two cores
 	$(BIN)/python examples/tiny_checkpoint.py
 
 test: $(DEV_STAMP)  ## Run the tests
 	$(BIN)/python -m pytest
 
-torture-short: $(DEV_STAMP)  ## Build under random faults, 2 seeds of them
+torture-short: $(DEV_STAMP)  ## Run the slow fault tests, with builds under random faults from 2 seeds
 	PISCO_INDEX_TORTURE=1 $(BIN)/python -m pytest tests/test_torture.py tests/pipeline/test_faults.py tests/pipeline/pools/test_ray_pool.py
 
-torture: $(DEV_STAMP)  ## Build under random faults, 20 seeds of them
+torture: $(DEV_STAMP)  ## Run builds under random faults from 20 seeds; writes torture.json
 	$(BIN)/python tests/torture.py --seeds 0-19 --json torture.json
 
-lint: $(DEV_STAMP)  ## Check lint, format and import order
+lint: $(DEV_STAMP)  ## Check lint rules, format and import order
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 typecheck: $(DEV_STAMP)  ## Check the types
 	$(BIN)/pyrefly check
 
-format: $(DEV_STAMP)  ## Rewrite the code in the project's format
+format: $(DEV_STAMP)  ## Fix lint and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install  ## Run the benchmarks at a size for this machine
+bench: install  ## Run four benchmarks: compressor, build, answers, fetch
 	$(BIN)/python benchmarks/compress.py
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/answers.py
 	$(BIN)/python benchmarks/fetch.py --documents 20000
 
-bench-gpu: install  ## Measure the compressor and the decoder on this GPU, some minutes; writes gpu.json
+bench-gpu: install  ## Measure compressor and decoder on this GPU, in some minutes; writes gpu.json
 	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
 docs: $(DEV_STAMP)  ## Check the documentation against the code
 	$(BIN)/python -m pytest tests/test_docs.py
 
-clean:  ## Remove what the other targets made, but for tiny-checkpoint/
+clean:  ## Remove .venv/, builds, caches and the demonstration's index
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo-index

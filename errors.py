@@ -1,4 +1,4 @@
-"""Every exception this package raises on purpose.
+"""Every exception that this package raises on purpose.
 
 ::
 
@@ -12,68 +12,53 @@
     │   ├── TrainingError             training data or a training state that cannot be used
     │   ├── PlanMismatchError         a corpus that changed since the build was planned
     │   └── StoreError                a store's folder, table or version
-    │       ├── FingerprintMismatchError   memory made by another compressor or setting
+    │       ├── FingerprintMismatchError   memory made by another compressor or with other settings
     │       ├── MissingDocumentsError      ids that the store does not hold
     │       ├── StoreUnreachableError      a disk or object store that does not answer now
     │       └── CorruptStoreError          bytes that fail their checks
     ├── BuildIncompleteError          the build ended with failed shards or documents; exit code 3
-    │   └── BuildHungError            the worker of this process hangs; exit code 3
+    │   └── BuildHungError            the worker in this process hangs; exit code 3
     ├── StoreLockedError              another build writes this store; exit code 75
-    ├── BuildInterruptedError         stopped by a signal, everything finished is committed; exit code 130
+    ├── BuildInterruptedError         stopped by a signal, finished shards are committed; exit code 130
     └── TrainingInterruptedError      stopped by a signal, the state is saved; exit code 130
 
-A message is one paragraph: what is wrong, where (file, line or id), and what to do. Credentials are cut out of it,
-since it may repeat an address or another library's words, and ends in logs.
+A message is one paragraph: what is wrong, where (file, line or id), and what to do. Credentials are removed from it,
+because it may quote an address or another library's message, and is often logged.
 """
 
-import os
-import re
 from collections.abc import Sequence
-from urllib.parse import quote
 
-_SHOWN = 10
+from .redaction import without_credentials
 
-# Of an address: what stands before the host, with a colon (and no port) or without; and parameters of signed requests.
-_USER = re.compile(r"(?<!abfss)(:/{1,2})(?:[^\s'\"/@:]*:(?!\d+(?:/|$))[^\s'\"@]+|[^\s'\"/@:]+)@")
-_PARAMETER = re.compile(
-    r"(?i)([?&](?:sig|signature|x-amz-[a-z-]+|\w*(?:access_?key|secret|token|password)\w*)=)[^&\s'\")<]+"
-)
-# What S3 answers when a signature is wrong.
-_ANSWERED = re.compile(
-    r"<(AWSAccessKeyId|AccessKeyId|StringToSign|StringToSignBytes|CanonicalRequest|CanonicalRequestBytes|"
-    r"SignatureProvided|Token-0)>.*?</\1>",
-    re.DOTALL,
-)
-_NAMES_A_SECRET = re.compile(
-    r"(?:AWS|AMAZON|AZURE|GOOGLE|HF|HUGGING\w*)_(?:\w*_)?(?:\w*KEY|SECRET|TOKEN|PASSWORD|SAS)(?:_\w+)?"
-)
-_SHORTEST_SECRET = 8
+SUMMARY_CHARACTERS = 500
+"""Limit of an error's summary that is stored in a row, because an error may quote megabytes."""
 
 
-def some(values: Sequence[object]) -> str:
-    """The first ten of many values, for a message."""
-    shown = ", ".join(map(repr, values[:_SHOWN]))
-    return shown if len(values) <= _SHOWN else f"{shown} and {len(values) - _SHOWN:,} more"
+def some(values: Sequence[object], most: int = 10) -> str:
+    """Return the first values as text, and the number of the remaining ones, so that a message stays one paragraph."""
+    shown = ", ".join(map(repr, values[:most]))
+    return shown if len(values) <= most else f"{shown} and {len(values) - most:,} more"
 
 
-def without_credentials(text: str) -> str:
-    """A text less what may be a credential: in addresses, in answers of object stores, or by the environment."""
-    text = _USER.sub(r"\1…@", text)
-    text = _PARAMETER.sub(r"\1…", text)
-    text = _ANSWERED.sub(r"<\1>…</\1>", text)
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and _NAMES_A_SECRET.fullmatch(name) and not name.endswith("_FILE"):
-            text = text.replace(value, "…").replace(quote(value, safe=""), "…")
-    return text
+def error_summary(error: BaseException, limit: int | None = None) -> str:
+    """Return an error's class and message, without credentials.
 
-
-def is_address(place: object) -> bool:
-    """Whether the name of a folder or file is the address of something elsewhere, also as a path made of one."""
-    return re.match(r"[A-Za-z][\w+.-]+:/", str(place)) is not None
+    Args:
+        error: error to summarise.
+        limit: largest number of characters; with a limit, only the first line of the message is kept.
+    """
+    message = str(error)
+    if limit is not None:
+        message = next(iter(message.strip().splitlines()), "")
+    return f"{type(error).__name__}: {without_credentials(message)}"[:limit]
 
 
 class PiscoIndexError(Exception):
-    """Base of all errors of this package; ``exit_code`` is what the command line exits with."""
+    """Base of all errors of this package.
+
+    Attributes:
+        exit_code: exit code of the command line.
+    """
 
     exit_code = 1
 
@@ -92,27 +77,27 @@ class ConfigError(InputError):
 
 
 class CorpusError(InputError):
-    """A corpus cannot be read: which file, which line or row, which id."""
+    """A corpus cannot be read. The message names the file, the line or row, and the id."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint folder lacks a file, or a tensor in it does not fit."""
+    """A checkpoint folder lacks a file, or one of its tensors does not fit."""
 
 
 class QuestionsError(InputError):
-    """A file of questions or a retriever's run cannot be read: which file, which line, which id."""
+    """A file of questions or a retriever's run cannot be read. The message names the file, the line and the id."""
 
 
 class PromptError(InputError):
-    """A question with its documents does not fit the decoder."""
+    """A question and its documents do not fit the decoder."""
 
 
 class TrainingError(InputError):
-    """Training data, or the state of a training that was begun, cannot be used; or the loss is no number."""
+    """Training data or the state of an unfinished training cannot be used, or the loss is not a number."""
 
 
 class PlanMismatchError(InputError):
-    """The corpus is not the one that the store's build was planned for."""
+    """The corpus differs from the one that the store's build was planned for."""
 
 
 class StoreError(InputError):
@@ -124,10 +109,10 @@ class FingerprintMismatchError(StoreError):
 
 
 class MissingDocumentsError(StoreError):
-    """Ids that the store does not hold.
+    """The store does not hold some of the requested ids.
 
     Attributes:
-        doc_ids: the missing ids, in request order.
+        doc_ids: missing ids, in request order.
     """
 
     def __init__(self, message: str, doc_ids: Sequence[str]):
@@ -139,7 +124,7 @@ class MissingDocumentsError(StoreError):
 
 
 class StoreUnreachableError(StoreError):
-    """The disk or object store that a store is on does not answer, which may pass."""
+    """The disk or object store that holds the store does not answer. A later attempt may succeed."""
 
 
 class CorruptStoreError(StoreError):
@@ -153,10 +138,10 @@ class BuildIncompleteError(PiscoIndexError):
 
 
 class BuildHungError(BuildIncompleteError):
-    """The worker of this process hangs, in a thread that cannot be ended without the process.
+    """The worker in this process hangs, in a thread that ends only with the process.
 
     Attributes:
-        shard: the number of the shard that it hangs at.
+        shard: number of the shard that hangs.
     """
 
     def __init__(self, message: str, shard: int):
@@ -171,12 +156,12 @@ class StoreLockedError(PiscoIndexError):
 
 
 class BuildInterruptedError(PiscoIndexError):
-    """A signal stopped the build; what was finished is committed and a rerun resumes."""
+    """A signal stopped the build. Finished shards are committed, and the same command resumes it."""
 
     exit_code = 130
 
 
 class TrainingInterruptedError(PiscoIndexError):
-    """A signal stopped the training; its state is saved and the same command goes on."""
+    """A signal stopped the training. Its state is saved, and the same command resumes it."""
 
     exit_code = 130

@@ -1,45 +1,23 @@
-"""Our compressor against the naive way, on the same passages, in one process.
+"""Compare our compressor with the naive way, on the same passages in one process.
 
-Naive: ``AutoModelForCausalLM`` with all hidden states, logits and cache, left padding, passages in arrival order.
-Qwen3-0.6B's width and vocabulary, random weights.
+The naive way runs ``AutoModelForCausalLM`` with all hidden states, logits and cache, on left-padded passages as they
+come. Both have the width and vocabulary of Qwen3-0.6B and random weights.
 
-    python benchmarks/compress.py [--layers 4] [--passages 64] [--dtype bfloat16] [--json]
+    python benchmarks/compress.py --layers 4 --passages 64 --dtype bfloat16
 """
 
 import argparse
 import statistics
-import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import HelpFormatter, PeakMemory, positive, report
-from transformers import AutoModel, AutoModelForCausalLM, Qwen3Config
+from measure import PeakMemory, options, positive, report, seconds
+from qwen import MEMORY, PAD, make_passages, qwen_config
+from transformers import AutoModel, AutoModelForCausalLM
 
 from pisco_index.model.compressor import Compressor
 from pisco_index.model.connector import Connector
-
-RATE, VOCABULARY = 16, 151_670
-MEMORY, PAD = VOCABULARY - 1, 0
-
-
-def config(layers: int) -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=layers,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-    )
-
-
-def make_passages(count: int, seed: int = 0) -> list[list[int]]:
-    """Passages of about 125 tokens, spread as paragraphs of prose are, memory tokens behind them."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.empty(count).log_normal_(4.75, 0.4, generator=generator).clamp(16, 512).int().tolist()
-    return [torch.randint(1, MEMORY, (n,), generator=generator).tolist() + [MEMORY] * (n // RATE + 1) for n in lengths]
 
 
 @torch.no_grad()
@@ -55,61 +33,66 @@ def compress_naively(model: Any, passages: list[list[int]], batch: int) -> torch
     return torch.cat(memory)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--layers", type=positive, default=4)
-    parser.add_argument("--passages", type=positive, default=64)
-    parser.add_argument("--batch", type=positive, default=32, help="passages in a batch of the naive way")
-    parser.add_argument("--token-budget", type=positive, help="tokens in a batch of ours")
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--repeats", type=positive, default=3)
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    args = parser.parse_args()
-
-    dtype = getattr(torch, args.dtype)
+def load(args: argparse.Namespace) -> tuple[Compressor, Any]:
+    """Return our compressor and the naive model, with equal weights."""
+    dtype, shape = getattr(torch, args.dtype), qwen_config(args.layers)
     torch.manual_seed(0)
-    naive = AutoModelForCausalLM.from_config(config(args.layers), dtype=dtype, attn_implementation="sdpa").eval()
-    ours = AutoModel.from_config(config(args.layers), dtype=dtype, attn_implementation="sdpa").eval()
-    ours.load_state_dict(naive.model.state_dict())
-    compressor = Compressor(ours, Connector(1024, 8, 8), memory_token_id=MEMORY, token_budget=args.token_budget)
+    naive = AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation="sdpa").eval()
+    base = AutoModel.from_config(shape, dtype=dtype, attn_implementation="sdpa").eval()
+    base.load_state_dict(naive.model.state_dict())
+    return Compressor(base, Connector(1024, 8, 8), memory_token_id=MEMORY, token_budget=args.token_budget), naive
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    compressor, naive = load(args)
     passages = make_passages(args.passages)
-    # Warms up the kernels, with too little to fill the allocator.
+    # Warm up the kernels with one passage, which is too little to fill the allocator.
     compressor.compress(passages[:1])
     compress_naively(naive, passages[:1], 1)
 
-    seconds: dict[str, list[float]] = {"naive": [], "ours": []}
-    peaks: dict[str, float] = {}
     results: dict[str, torch.Tensor] = {}
+    # Ours comes first: memory that the naive way leaves with the allocator would hide our peak.
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: results.update(ours=compressor.compress(passages).values),
+        "naive": lambda: results.update(naive=compress_naively(naive, passages, args.batch)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, float] = {}
     for _ in range(args.repeats):
-        # Ours first: memory that the other way leaves with the allocator would hide our peak.
-        for name, run in (
-            ("ours", lambda: compressor.compress(passages).values),
-            ("naive", lambda: compress_naively(naive, passages, args.batch)),
-        ):
+        for name, way in ways.items():
             with PeakMemory() as peak:
-                began = time.perf_counter()
-                results[name] = run()
-                seconds[name].append(time.perf_counter() - began)
+                times[name].append(seconds(way))
             peaks.setdefault(name, peak.mib)
-    middle = {name: statistics.median(times) for name, times in seconds.items()}
-    cosine = torch.cosine_similarity(results["naive"].float(), results["ours"].float()).min()
-    report(
-        {
-            "baseline": "AutoModelForCausalLM, all hidden states, left padding, arrival order",
-            "layers": args.layers,
-            "dtype": args.dtype,
-            "passages": args.passages,
-            "tokens": sum(map(len, passages)),
-            "naive_passages_per_s": args.passages / middle["naive"],
-            "passages_per_s": args.passages / middle["ours"],
-            "ratio": middle["naive"] / middle["ours"],
-            "naive_peak_mib": peaks["naive"],
-            "peak_mib": peaks["ours"],
-            "peak_ratio": peaks["naive"] / max(peaks["ours"], 1e-9),
-            "min_cosine": float(cosine),
-        },
-        args.json,
-    )
+    middle = {name: statistics.median(each) for name, each in times.items()}
+    return {
+        "tokens": sum(map(len, passages)),
+        "naive_passages_per_s": args.passages / middle["naive"],
+        "passages_per_s": args.passages / middle["ours"],
+        "ratio": middle["naive"] / middle["ours"],
+        "naive_peak_mib": peaks["naive"],
+        "peak_mib": peaks["ours"],
+        "peak_ratio": peaks["naive"] / max(peaks["ours"], 1e-9),
+        "min_cosine": float(torch.cosine_similarity(results["naive"].float(), results["ours"].float()).min()),
+    }
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--layers", type=positive, default=4, help="number of layers")
+    parser.add_argument("--passages", type=positive, default=64, help="number of passages")
+    parser.add_argument("--batch", type=positive, default=32, help="number of passages in a naive batch")
+    parser.add_argument("--token-budget", type=positive, help="largest number of tokens in a batch of ours")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="dtype of the weights")
+    parser.add_argument("--repeats", type=positive, default=3, help="number of runs; the median counts")
+    args = parser.parse_args()
+
+    settings = {
+        "baseline": "AutoModelForCausalLM, all hidden states, left padding, arrival order",
+        "layers": args.layers,
+        "dtype": args.dtype,
+        "passages": args.passages,
+    }
+    report(settings | compare(args), args.json)
 
 
 if __name__ == "__main__":

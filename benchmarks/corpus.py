@@ -1,30 +1,30 @@
-"""Planning and reading a corpus: scan speed by format, and a one-stream compressed file read by 100 shards.
+"""Measure how fast a corpus is planned and read, for each compression, and what it saves to read shards forward.
 
-A file that is one compressed stream cannot be entered in the middle. Read forward, a source keeps its place between
-shards; the baseline opens the file afresh for each shard, and decompresses all that lies before it.
+A file that is one compressed stream cannot be entered in the middle. A source that reads forward keeps its place
+between two of the 100 shards. The baseline opens the file afresh for each shard, and decompresses everything before it.
 
-    python benchmarks/corpus.py [--records 100000] [--json]
+    python benchmarks/corpus.py --records 100000
 """
 
-import argparse
 import bz2
 import gzip
 import json
 import random
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import zstandard
-from measure import report
+from measure import options, report, seconds
 
-from pisco_index import CorpusConfig
-from pisco_index.corpus import open_corpus, open_source
+from pisco_index.configs import CorpusConfig
+from pisco_index.corpus import Source, open_corpus, open_source
 
 SHARDS = 100
-# Of the shards read afresh, which cost the more the later they are, every tenth is read and counted ten times.
+# Every tenth shard is read afresh and counts ten times. Later shards cost more, and all of them would take minutes.
 SAMPLED = 10
+
+Range = tuple[int, int | None]
 
 
 def make_records(count: int, seed: int = 0) -> bytes:
@@ -34,10 +34,51 @@ def make_records(count: int, seed: int = 0) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
+def open_file(path: Path) -> Source:
+    (source,) = open_corpus([path], CorpusConfig()).sources
+    return source
+
+
+def shards_of(positions: list[int]) -> list[Range]:
+    """Return the beginning and the end of each shard."""
+    starts = positions[:: -(-len(positions) // SHARDS)]
+    return list(zip(starts, [*starts[1:], None], strict=True))
+
+
+def read_forward(source: Source, ranges: list[Range], records: int) -> None:
+    assert sum(len(list(source.read(*part))) for part in ranges) == records
+
+
+def restart_s(path: Path, ranges: list[Range]) -> float:
+    """Return the seconds of reading each shard with a source that opens the file afresh."""
+    total = 0.0
+    for number, part in enumerate(ranges):
+        if number % SAMPLED == SAMPLED // 2:
+            # Under another name the file shares no stream with what was read before.
+            renamed = path.with_name(f"{number}-{path.name}")
+            path.rename(renamed)
+            source = open_file(renamed)
+            total += SAMPLED * seconds(lambda source=source, part=part: list(source.read(*part)))
+            renamed.rename(path)
+    return total
+
+
+def measure(path: Path, megabytes: float, records: int) -> dict[str, float]:
+    """Return the figures of one file, by name."""
+    source, positions = open_file(path), list[int]()
+    took = seconds(lambda: positions.extend(record.position for record in source.scan(Counter())))
+    result = {"scan_mb_per_s": megabytes / took}
+    if path.suffix != ".jsonl":
+        ranges, source = shards_of(positions), open_source(source.spec)
+        result["forward_s"] = seconds(lambda: read_forward(source, ranges, records))
+        result["restart_s"] = restart_s(path, ranges)
+        result["ratio"] = result["restart_s"] / result["forward_s"]
+    return result
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=100_000)
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = options(__doc__)
+    parser.add_argument("--records", type=int, default=100_000, help="number of records in the corpus")
     args = parser.parse_args()
 
     raw = make_records(args.records)
@@ -52,32 +93,7 @@ def main() -> None:
         for kind, content in packed.items():
             path = Path(scratch) / f"corpus.{kind}"
             path.write_bytes(content)
-            (source,) = open_corpus([path], CorpusConfig()).sources
-            began = time.perf_counter()
-            positions = [record.position for record in source.scan(Counter())]
-            result[f"{kind}_scan_mb_per_s"] = len(raw) / 1e6 / (time.perf_counter() - began)
-            if kind == "jsonl":
-                continue
-            starts = positions[:: -(-len(positions) // SHARDS)]
-            ranges = list(zip(starts, [*starts[1:], None], strict=True))
-            source = open_source(source.spec)
-            began = time.perf_counter()
-            forward = sum(len(list(source.read(*part))) for part in ranges)
-            result[f"{kind}_forward_s"] = time.perf_counter() - began
-            assert forward == args.records
-            seconds = 0.0
-            for number, part in enumerate(ranges):
-                if number % SAMPLED == SAMPLED // 2:
-                    # A copy under another name shares no stream with what was read before.
-                    afresh = path.with_name(f"{number}.{kind}")
-                    path.rename(afresh)
-                    (other,) = open_corpus([afresh], CorpusConfig()).sources
-                    began = time.perf_counter()
-                    list(other.read(*part))
-                    seconds += SAMPLED * (time.perf_counter() - began)
-                    afresh.rename(path)
-            result[f"{kind}_restart_s"] = seconds
-            result[f"{kind}_ratio"] = seconds / result[f"{kind}_forward_s"]  # type: ignore[operator]
+            result |= {f"{kind}_{name}": value for name, value in measure(path, len(raw) / 1e6, args.records).items()}
     report(result, args.json)
 
 

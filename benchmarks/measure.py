@@ -1,30 +1,48 @@
-"""What the benchmarks share: memory peaks, and the one JSON object that ``--json`` prints last."""
+"""Tools that the benchmarks share: options, times, peaks of memory, and the report."""
 
 import argparse
 import json
 import platform
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+# The checkpoint that comes with the repository.
+CHECKPOINT = Path(__file__).parents[1] / "examples" / "tinypedia-checkpoint"
+# Bytes of a page in /proc/self/statm.
 PAGE = 4096
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """The text as it is, and the default of every option."""
+    """Prints the description as it is written, and the default of each option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that has the option ``--json``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, in the last line")
+    return parser
 
 
 def positive(text: str) -> int:
-    """An option that is a number from 1."""
+    """Return the value of an option that must be a whole number of at least 1."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not from 1")
+        raise argparse.ArgumentTypeError(f"{value} is too small: give a number of at least 1")
     return value
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 def resident_bytes() -> int:
@@ -32,7 +50,7 @@ def resident_bytes() -> int:
 
 
 class PeakMemory:
-    """Highest resident memory while it is entered, above what was resident on entering."""
+    """Measures the highest resident memory inside the context, above the memory that was resident before it."""
 
     def __enter__(self) -> "PeakMemory":
         self._base = self._peak = resident_bytes()
@@ -55,6 +73,7 @@ class PeakMemory:
 
 
 def machine() -> dict[str, Any]:
+    """Return the processor, the number of torch's threads, and the versions of the libraries."""
     import torch
 
     return {
@@ -65,7 +84,12 @@ def machine() -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print each figure in a line, and after them all figures and the machine as JSON, if that is asked for."""
     for key, value in result.items():
         print(f"{key:24} {value:.3f}" if isinstance(value, float) else f"{key:24} {value}")
     if as_json:
-        print(json.dumps({**result, **machine()}))
+        print_json(result)
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    print(json.dumps({**result, **machine()}))

@@ -1,17 +1,18 @@
-"""A build around a device of a given speed: which part of the time the device computes, and how many cores that takes.
+"""Measure a build around a device of a given speed: the share of the time that the device is busy, and the cores used.
 
-The compressor is replaced by a clock: a batch takes as long as on a device that computes so many passages of 125
-tokens a second, one batch runs while the next is packed, and memory is random numbers. All else is a build as it is:
-JSON lines are read, tokenized with a byte-level BPE of 32,000 tokens, encoded as int8, written and committed.
+A simulated device stands in for the compressor. A batch takes as long as on a device that computes a given number of
+passages of 125 tokens a second, one batch runs while the next is packed, and memory is random numbers. The rest of the
+build is real: JSON lines are read, tokenized with a byte-level BPE of 32,000 tokens, encoded as int8, written and
+committed.
 
-A machine has too few cores for the fastest device, or it would not be asked how many that needs. So with
-``--tokenizer-cores`` the tokenizer, which is most of the work and knows no Python, is a clock, too: texts were
-tokenized before, and their ids come after the time that so many cores would have taken. What is left is computed.
+This machine may have too few cores to keep a fast device busy. ``--tokenizer-cores N`` simulates N more cores for the
+tokenizer, which is most of the work and runs outside Python. Texts are tokenized in advance, and their ids are returned
+after the time that N cores would take. The remaining work is real.
 
-    python benchmarks/pipeline.py [--speeds 1000,2000,4000,8000] [--documents 40000] [--tokenizer-cores N] [--json]
+    python benchmarks/pipeline.py --speeds 1000,2000,4000,8000 --documents 40000
+    python benchmarks/pipeline.py --speeds 4000,8000,16000 --tokenizer-cores 8
 """
 
-import argparse
 import json
 import os
 import random
@@ -25,25 +26,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import HelpFormatter, positive, report
+from measure import options, positive, report
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from pisco_index import BuildConfig, build, new_checkpoint
-from pisco_index.model.create import new_tiny_checkpoint
+from pisco_index import BuildConfig, Memory, build, new_checkpoint, new_tiny_checkpoint
 from pisco_index.model.forward.packing import Passages, offsets, pack
-from pisco_index.model.memory import Memory
-from pisco_index.pipeline import pool, worker
+from pisco_index.pipeline import worker
+from pisco_index.pipeline.pools import in_process
 
+# A passage has 125 tokens and 8 memory tokens.
 DIM, PASSAGE_TOKENS, TOKEN_BUDGET = 1024, 133, 65_536
-# How Qwen's tokenizers split a text.
+# Pattern by which Qwen's tokenizers split a text.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 class Device:
-    """What stands in for the compressor, and the clock of the device it would run on."""
+    """A simulated compressor, which computes nothing and takes the time of a device of a given speed.
+
+    Attributes:
+        speed: passages of 125 tokens per second.
+        token_budget: largest number of tokens in a batch.
+        busy: seconds of all batches.
+        in_shard: False while the sample for the codec is taken, which is not measured.
+    """
 
     speed = 0.0
     token_budget = TOKEN_BUDGET
@@ -52,17 +60,18 @@ class Device:
         self._memory_token_id = memory_token_id
         self._numbers = torch.randn(TOKEN_BUDGET, DIM).to(torch.bfloat16)
         self.busy = self._free_at = 0.0
-        self.began: float | None = None
+        self._began: float | None = None
         self.in_shard = False
 
     def launch(
         self, passages: Passages | Sequence[Sequence[int]], *, on_batch: Callable[[int, int], None], **_: Any
-    ) -> "Launched":
+    ) -> "PendingBatches":
+        """Pack passages into batches, and start them one after the other."""
         passages = Passages.of(passages)
         lengths = np.diff(offsets(passages.ids == self._memory_token_id)[offsets(passages.lengths)])
         memory = Memory(self._numbers[: int(lengths.sum())], tuple(lengths.tolist()), "hidden", "")
-        launched = Launched(memory, on_batch)
-        # Not the sample that a codec is fitted to.
+        launched = PendingBatches(memory, on_batch)
+        # The sample that a codec is fitted to takes no time.
         ends, start = offsets(passages.lengths), 0 if self.in_shard else len(passages)
         while start < len(passages):
             stop = max(start + 1, int(np.searchsorted(ends, ends[start] + TOKEN_BUDGET, "right")) - 1)
@@ -74,20 +83,20 @@ class Device:
 
     def _launch(self, tokens: int) -> float:
         now = time.perf_counter()
-        self.began = self.began or now
+        self._began = self._began or now
         seconds = tokens / PASSAGE_TOKENS / self.speed
         self.busy += seconds
         self._free_at = max(self._free_at, now) + seconds
         return self._free_at
 
-    def busy_part(self) -> float:
-        """Since the first batch of the first shard was given to it, until the last was done."""
-        assert self.began is not None
-        return self.busy / (self._free_at - self.began)
+    def busy_share(self) -> float:
+        """Return the share of the time between the start of the first batch and the end of the last."""
+        assert self._began is not None
+        return self.busy / (self._free_at - self._began)
 
 
-class Launched:
-    """What the device computes until some time; one batch runs while the next is packed."""
+class PendingBatches:
+    """Batches that the device computes, each until a given time. One batch runs while the next is packed."""
 
     def __init__(self, memory: Memory, on_batch: Callable[[int, int], None]):
         self._memory = memory
@@ -96,21 +105,22 @@ class Launched:
 
     def add(self, until: float, passages: int, tokens: int) -> None:
         self._running.append((until, passages, tokens))
-        self._wait(1)
+        self._wait(running=1)
 
     def finish(self) -> Memory:
-        self._wait(0)
+        self._wait(running=0)
         return self._memory
 
-    def _wait(self, but: int) -> None:
-        while len(self._running) > but:
+    def _wait(self, running: int) -> None:
+        """Wait until at most some batches are running."""
+        while len(self._running) > running:
             until, passages, tokens = self._running.popleft()
             time.sleep(max(until - time.perf_counter(), 0.0))
             self._on_batch(passages, tokens)
 
 
 def make_words(seed: int = 0) -> Callable[[int], list[str]]:
-    """Words of a language that is none, some common and most rare."""
+    """Return a function that draws words of an invented language, of which a few are common and most are rare."""
     chance = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(chance.choices(letters, range(26, 0, -1), k=chance.randint(1, 11))) for _ in range(60_000)]
@@ -119,14 +129,15 @@ def make_words(seed: int = 0) -> Callable[[int], list[str]]:
 
 
 def make_corpus(path: Path, documents: int, words: Callable[[int], list[str]]) -> None:
-    """Passages as of Wikipedia, a hundred words each."""
+    """Write documents of 100 words with titles, each of which is one passage."""
     with path.open("w") as file:
         for number in range(documents):
             text = " ".join(words(100)).capitalize() + "."
             file.write(json.dumps({"id": f"doc-{number}", "title": " ".join(words(2)), "text": text}) + "\n")
 
 
-def make_checkpoint(folder: Path, words: Callable[[int], list[str]]) -> Path:
+def make_tokenizer(words: Callable[[int], list[str]]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of 32,000 tokens that splits texts as Qwen's tokenizers do."""
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -140,7 +151,11 @@ def make_checkpoint(folder: Path, words: Callable[[int], list[str]]) -> Path:
         vocab_size=32_000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     backend.train_from_iterator((" ".join(words(1000)) for _ in range(500)), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
+
+
+def make_checkpoint(folder: Path, words: Callable[[int], list[str]]) -> Path:
+    tokenizer = make_tokenizer(words)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=DIM,
@@ -156,38 +171,38 @@ def make_checkpoint(folder: Path, words: Callable[[int], list[str]]) -> Path:
     return new_checkpoint(folder / "checkpoint", folder / "base", tiny.path / "base_decoder").path
 
 
-class Ids:
-    """What the tokenizer gave for a text."""
+class Encoding:
+    """The token ids of a text. They are copied, as a tokenizer copies them."""
 
     def __init__(self, ids: list[int]):
-        # A copy, as the tokenizer gives one.
         self.ids = list(ids)
 
 
-class TokenizerOfManyCores:
-    """What stands in for a tokenizer that has more cores than there are."""
+class SimulatedTokenizer:
+    """Returns token ids that were computed in advance, after the time that a number of cores would take."""
 
     def __init__(self, backend: Any, texts: list[str], cores: int):
-        with ThreadPoolExecutor(1) as one:
+        with ThreadPoolExecutor(1) as thread:
             cpu_began = time.process_time()
-            encodings = one.submit(backend.encode_batch_fast, texts).result()
+            encodings = thread.submit(backend.encode_batch_fast, texts).result()
             seconds = time.process_time() - cpu_began
         self._ids = {text: each.ids for text, each in zip(texts, encodings, strict=True)}
         self._seconds = seconds / len(texts) / cores
 
-    def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[Ids]:
+    def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
         assert add_special_tokens
         time.sleep(len(texts) * self._seconds)
-        return [Ids(self._ids[text]) for text in texts]
+        return [Encoding(self._ids[text]) for text in texts]
 
 
 def measure(
     speed: float, corpus: Path, checkpoint: Path, store: Path, config: BuildConfig, tokenizer_cores: int | None = None
 ) -> dict[str, Any]:
+    """Run a build with a simulated device, and return the share of time it is busy and the processor seconds."""
     device: list[Device] = []
     cpu_began: list[float] = []
 
-    class Clock:
+    class SimulatedCompressor:
         @staticmethod
         def load(opened: Any, **_: Any) -> Device:
             device.append(Device(opened.compressor_tokenizer.convert_tokens_to_ids("<MEM>")))
@@ -200,21 +215,21 @@ def measure(
                 texts = [
                     self._spec.compression.input_text(record["text"], record["title"]) for record in records(corpus)
                 ]
-                self._tokenizer._fast = TokenizerOfManyCores(self._tokenizer._fast, texts, tokenizer_cores)
+                self._tokenizer._fast = SimulatedTokenizer(self._tokenizer._fast, texts, tokenizer_cores)
 
         def run(self, *arguments: Any) -> worker.ShardResult:
             device[-1].in_shard = True
             cpu_began.append(time.process_time())
             return super().run(*arguments)
 
-    kept = worker.Compressor, pool.ShardWorker
-    worker.Compressor, pool.ShardWorker = Clock, Worker  # type: ignore[misc,assignment]
+    kept = worker.Compressor, in_process.ShardWorker
+    worker.Compressor, in_process.ShardWorker = SimulatedCompressor, Worker  # type: ignore[misc,assignment]
     Device.speed = speed
     try:
         build([corpus], checkpoint, store, config)
     finally:
-        worker.Compressor, pool.ShardWorker = kept  # type: ignore[misc]
-    return {"busy": device[-1].busy_part(), "cpu_s": time.process_time() - cpu_began[0]}
+        worker.Compressor, in_process.ShardWorker = kept  # type: ignore[misc]
+    return {"busy": device[-1].busy_share(), "cpu_s": time.process_time() - cpu_began[0]}
 
 
 def records(corpus: Path) -> list[dict[str, str]]:
@@ -222,16 +237,18 @@ def records(corpus: Path) -> list[dict[str, str]]:
 
 
 def speeds(text: str) -> list[int]:
+    """Return the numbers of an option, which commas separate."""
     return [positive(each) for each in text.split(",")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--speeds", type=speeds, default="1000,2000,4000,8000", help="passages a second, of 125 tokens")
-    parser.add_argument("--documents", type=positive, default=40_000, help="in the corpus, one passage each")
-    parser.add_argument("--shard-documents", type=positive, default=4096, help="in a shard")
-    parser.add_argument("--tokenizer-cores", type=positive, help="let the tokenizer be a clock, of so many cores")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = options(__doc__)
+    parser.add_argument(
+        "--speeds", type=speeds, default="1000,2000,4000,8000", help="speeds of the device, in passages per second"
+    )
+    parser.add_argument("--documents", type=positive, default=40_000, help="number of documents, one passage each")
+    parser.add_argument("--shard-documents", type=positive, default=4096, help="number of documents in a shard")
+    parser.add_argument("--tokenizer-cores", type=positive, help="simulate this number of cores for the tokenizer")
     args = parser.parse_args()
 
     words = make_words()

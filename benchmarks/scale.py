@@ -1,10 +1,10 @@
-"""What a driver needs for a large corpus: memory to plan it, and time for each shard it commits.
+"""Measure what the driver needs for a large corpus: memory to plan it, and time for each shard that it commits.
 
-    python benchmarks/scale.py [--documents 1000000 10000000] [--shards 3000] [--json]
+Each corpus of small JSON lines is planned in a process of its own. Its figure is the peak of resident memory, less that
+of a process that plans a thousand documents. Then shards of one row, which are already written, go through the driver
+and are committed as in a build. The time per shard is measured for each third of the shards.
 
-Each corpus of small JSON lines is planned in a process of its own, whose highest resident memory is what is told,
-less that of one that plans a thousand documents. Then shards of one row, written before, go through the driver in its
-usual commits; the time of the driver and its commits is told for each third of them, and their ratio.
+    python benchmarks/scale.py --documents 1000000 10000000 --shards 3000
 """
 
 import argparse
@@ -13,56 +13,59 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from measure import PeakMemory, report
+from measure import PeakMemory, options, report
 
 BASE_DOCUMENTS = 1000
+# With fewer shards, a third would have no commit of its own.
 FEWEST_SHARDS = 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--shards", type=int, default=3000)
-    parser.add_argument("--json", action="store_true")
+    parser = options(__doc__)
+    parser.add_argument(
+        "--documents", type=int, nargs="+", default=[1_000_000, 10_000_000], help="sizes of the corpora to plan"
+    )
+    parser.add_argument("--shards", type=int, default=3000, help="number of shards to commit")
     parser.add_argument("--plan", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.shards < FEWEST_SHARDS:
-        parser.error(f"--shards must be {FEWEST_SHARDS} at least, or a third has no commit of its own")
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.plan is not None:
-            plan(Path(folder), arguments.plan)
+    args = parser.parse_args()
+    if args.shards < FEWEST_SHARDS:
+        parser.error(f"--shards {args.shards} is too small: give at least {FEWEST_SHARDS}")
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.plan is not None:
+            plan(Path(scratch), args.plan)
             return
-        result = planning([BASE_DOCUMENTS, *arguments.documents]) | driving(Path(folder), arguments.shards)
-    report(result, arguments.json)
+        result = planning(args.documents) | driving(Path(scratch), args.shards)
+    report(result, args.json)
 
 
 def planning(counts: list[int]) -> dict[str, float]:
-    """Peak memory and time of planning so many documents, the first as the base of the others."""
+    """Return the peak memory, the time and the number of shards for each size of a corpus."""
+    base_mib, _, _ = plan_in_process(BASE_DOCUMENTS)
     result: dict[str, float] = {}
-    base = 0.0
     for count in counts:
-        command = [sys.executable, __file__, "--plan", str(count)]
-        finished = subprocess.run(command, check=True, capture_output=True, text=True)
-        peak, seconds, shards = map(float, finished.stdout.split())
-        if count == counts[0]:
-            base = peak
-        else:
-            result[f"plan_{count}_mib"] = peak - base
-            result[f"plan_{count}_seconds"] = seconds
-            result[f"plan_{count}_shards"] = shards
-    result["plan_process_mib"] = base
+        mib, result[f"plan_{count}_seconds"], result[f"plan_{count}_shards"] = plan_in_process(count)
+        result[f"plan_{count}_mib"] = mib - base_mib
+    result["plan_process_mib"] = base_mib
     return result
 
 
+def plan_in_process(count: int) -> list[float]:
+    """Return what ``plan`` prints in a process of its own."""
+    command = [sys.executable, __file__, "--plan", str(count)]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [float(word) for word in finished.stdout.split()]
+
+
 def plan(folder: Path, count: int) -> None:
-    """Plan a corpus of so many documents, in a process that ends after."""
+    """Plan a corpus of a size, and print the process's peak memory in MiB, the seconds, and the number of shards."""
+    # Imported here: the process that drives needs none of it.
     from pisco_index.configs import CorpusConfig
     from pisco_index.corpus import open_corpus
-    from pisco_index.pipeline.planning.plan import plan_corpus
+    from pisco_index.pipeline.planning.planner import plan_corpus
 
     path = folder / "corpus.jsonl"
     with path.open("w") as file:
@@ -77,62 +80,17 @@ def plan(folder: Path, count: int) -> None:
 
 
 def driving(folder: Path, count: int) -> dict[str, float]:
-    """Milliseconds of the driver for each shard, by thirds, and the memory it takes."""
+    """Return the driver's milliseconds per shard, by thirds, and the memory that it takes."""
+    # Imported here: in a process that plans, torch would hide the plan's memory.
     from pisco_index.configs import RunConfig
+    from pisco_index.interrupt import Interrupt
     from pisco_index.pipeline.driver import Driver
-    from pisco_index.pipeline.interrupt import Interrupt
     from pisco_index.pipeline.planning.plan import Shard
-    from pisco_index.pipeline.pools.pool import Outcome
+    from pisco_index.pipeline.pools.fake import FakePool
     from pisco_index.pipeline.watch.progress import BuildProgress
-    from pisco_index.pipeline.worker import ShardResult
-    from pisco_index.store import (
-        Fingerprint,
-        Store,
-        StoreMeta,
-        codec_by_name,
-        encode,
-        memory_rows,
-        text_hash,
-        write_fragment,
-    )
-
-    meta = StoreMeta(
-        fingerprint=Fingerprint({}), stage="hidden", dim=4, codec="fp32", checkpoint={}, package_version="0"
-    )
-    store = Store.create(folder / "store", meta=meta, assets={})
-
-    def written(number: int) -> ShardResult:
-        doc_id = f"doc-{number}"
-        payload = encode(doc_id, np.zeros((1, 4), np.float32), codec_by_name("fp32"))
-        rows = memory_rows(
-            doc_ids=[doc_id],
-            tokens_total=[1],
-            tokens_fed=[1],
-            payloads=[payload],
-            text_hashes=[text_hash("")],
-            errors=[None],
-        )
-        return ShardResult(write_fragment(store.uri, number, rows))
-
-    class Ready:
-        """A pool whose shards are done when they are submitted."""
-
-        description = "ready"
-        capacity = 3
-
-        def __init__(self) -> None:
-            self.queue: deque[Shard] = deque()
-            self.submit = self.queue.append
-
-        def wait(self, _timeout_s: float) -> list[Outcome]:
-            shard = self.queue.popleft()
-            return [Outcome(shard, results[shard.number])]
-
-        def workers(self) -> list:
-            return []
 
     class Thirds(BuildProgress):
-        """Notes when the first commit reaches each third of the shards."""
+        """Notes the time of the first commit in each third of the shards, and the number of shards done by then."""
 
         done = 0
 
@@ -140,11 +98,12 @@ def driving(folder: Path, count: int) -> dict[str, float]:
             self.done += shards
             ends.setdefault(3 * self.done // count, (time.perf_counter(), self.done))
 
-    results = {number: written(number) for number in range(count)}
+    store, results = write_shards(folder / "store", count)
     with PeakMemory() as memory:
         ends = {0: (time.perf_counter(), 0)}
         shards = [Shard(number, (), 1, 10) for number in range(count)]
-        Driver(store, Ready(), RunConfig(), Thirds()).drive(shards, Interrupt())
+        pool = FakePool(lambda shard, _: results[shard.number])
+        Driver(store, pool, RunConfig(), Thirds()).drive(shards, Interrupt())
     times = {}
     for number, name in enumerate(("first", "second", "third")):
         (began, before), (ended, after) = ends[number], ends[number + 1]
@@ -154,6 +113,19 @@ def driving(folder: Path, count: int) -> dict[str, float]:
         "driver_third_to_first": times["third"] / times["first"],
         "driver_mib": memory.mib,
     }
+
+
+def write_shards(uri: Path, count: int) -> tuple[Any, list[Any]]:
+    """Write shards of one row, and return the store and what a worker would report of each shard."""
+    from random_store import create_store, rows_of
+
+    from pisco_index.pipeline.worker import ShardResult
+    from pisco_index.store import write_fragment
+
+    store = create_store(uri, dim=4, codec="fp32")
+    memory = np.zeros((1, 1, 4), np.float32)
+    rows = (rows_of([f"doc-{number}"], memory, "fp32") for number in range(count))
+    return store, [ShardResult(write_fragment(store.uri, number, each)) for number, each in enumerate(rows)]
 
 
 if __name__ == "__main__":

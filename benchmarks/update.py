@@ -1,14 +1,13 @@
-"""What it costs to update, delete and compact, as a store grows: 100 documents in stores of several sizes.
+"""Measure what it costs to update, delete and compact as a store grows: 100 documents in stores of several sizes.
 
-Stores of small payloads are made with the store's own writer, and updated with the library's own planning and commits;
-there is no compressor. Printed for each size: seconds of reading the store's ids and hashes, of reading and comparing
-the corpus, and of committing, by the processor's clock and by the wall's; what each wrote; and the ratio to the
-smallest store.
+The stores have small payloads. The update plans and commits as a build does, but compresses nothing. For each size the
+script prints the processor time and the wall time of each step, its peak memory, the bytes that it wrote, and the ratio
+to the first size. The steps are: read the store's ids and hashes, read the corpus and compare it, commit, delete,
+compact.
 
-    python benchmarks/update.py [--sizes 10000 100000 1000000] [--documents 100] [--json]
+    python benchmarks/update.py --sizes 10000 100000 1000000 --documents 100
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -19,18 +18,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from measure import PeakMemory, report
+from measure import PeakMemory, options, report
+from random_store import create_store
 
 from pisco_index.configs import CompressionConfig, CorpusConfig
 from pisco_index.corpus import open_corpus
-from pisco_index.pipeline.planning.plan import open_sources, read_shard
-from pisco_index.pipeline.planning.update import plan_update
-from pisco_index.pipeline.watch.totals import PLAN_ASSET
+from pisco_index.pipeline.planning.comparison import Comparison
+from pisco_index.pipeline.planning.planner import plan_corpus
+from pisco_index.pipeline.planning.reading import open_sources, read_shard
+from pisco_index.pipeline.planning.stored import PLAN_ASSET
 from pisco_index.store import (
     Contents,
-    Fingerprint,
     Store,
-    StoreMeta,
     begin_update,
     codec_by_name,
     commit,
@@ -43,20 +42,23 @@ from pisco_index.store import (
 )
 
 SHARD = 4096
+# Shards in a commit, as many as in a build.
 COMMIT_SHARDS = 16
-PAYLOAD = encode("any", np.zeros((2, 64), np.float32), codec_by_name("bf16"))
+DIM = 64
+# All rows share one payload, because the payloads are not read.
+PAYLOAD = encode("any", np.zeros((2, DIM), np.float32), codec_by_name("bf16"))
 COMPRESSION = CompressionConfig()
 
 
-class Stages:
-    """Processor and wall seconds, peak memory and bytes written of each stage."""
+class Steps:
+    """Measures steps: processor and wall seconds, peak memory, and bytes written to a folder."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self.figures: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def step(self, name: str) -> Iterator[None]:
         size = self._size()
         with PeakMemory() as memory:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -70,8 +72,8 @@ class Stages:
         return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
 
 
-def text_of(number: int, turn: int = 0) -> str:
-    return f"text {number}" if not turn else f"text {number}, turn {turn}"
+def text_of(number: int, is_changed: bool = False) -> str:
+    return f"text {number}, changed" if is_changed else f"text {number}"
 
 
 def rows_of(doc_ids: list[str], texts: list[str]) -> pa.Table:
@@ -90,15 +92,7 @@ def rows_of(doc_ids: list[str], texts: list[str]) -> pa.Table:
 
 
 def make_store(uri: Path, size: int) -> Store:
-    meta = StoreMeta(
-        fingerprint=Fingerprint({"none": "none"}),
-        stage="hidden",
-        dim=64,
-        codec="bf16",
-        checkpoint={},
-        package_version="benchmark",
-    )
-    store = Store.create(uri, meta=meta, assets={PLAN_ASSET: b"{}"})
+    store = create_store(uri, dim=DIM, assets={PLAN_ASSET: b"{}"})
     written = []
     for shard, begin in enumerate(range(0, size, SHARD)):
         numbers = range(begin, min(begin + SHARD, size))
@@ -113,31 +107,29 @@ def make_store(uri: Path, size: int) -> Store:
 def write_corpus(path: Path, size: int, changed: set[int]) -> None:
     with path.open("w") as file:
         for n in range(size):
-            file.write(json.dumps({"id": f"doc-{n}", "text": text_of(n, int(n in changed))}) + "\n")
+            file.write(json.dumps({"id": f"doc-{n}", "text": text_of(n, n in changed)}) + "\n")
 
 
 def measure(folder: Path, size: int, documents: int) -> dict[str, float]:
+    """Make a store of a size, change and delete some of its documents, compact it, and return the figures by name."""
     uri, corpus = folder / f"store-{size}", folder / f"{size}.jsonl"
     store = make_store(uri, size)
     changed = set(np.linspace(0, size - 2, documents, dtype=int).tolist())
     write_corpus(corpus, size, changed)
-    stages = Stages(uri)
+    steps = Steps(uri)
     found = open_corpus([corpus], CorpusConfig())
-    with stages.stage("read_store"):
+    with steps.step("read_store"):
         contents = Contents.of(store)
-    with stages.stage("read_corpus"):
-        plan = plan_update(
+    with steps.step("read_corpus"):
+        plan = plan_corpus(
             found,
-            contents,
-            COMPRESSION,
-            keeps_title=False,
-            prune=False,
-            first=-(-size // SHARD),
             shard_documents=SHARD,
+            first=-(-size // SHARD),
+            comparison=Comparison(contents, COMPRESSION, keeps_title=False, prune=False),
         )
     assert plan.changes is not None
     assert plan.changes.changed == len(changed)
-    with stages.stage("commit"):
+    with steps.step("commit"):
         assert begin_update(store, plan.to_json(), np.empty(0, np.uint64))
         name = plan_in_force(store.refresh().table)
         sources = open_sources(plan.sources)
@@ -145,20 +137,21 @@ def measure(folder: Path, size: int, documents: int) -> dict[str, float]:
             wanted = list(read_shard(shard, sources))
             rows = rows_of([d.doc_id for d in wanted], [d.text for d in wanted])
             commit(store, [write_fragment(uri, shard.number, rows)], name)
-    with stages.stage("delete"):
+    with steps.step("delete"):
         delete(uri, [f"doc-{n + 1}" for n in changed])
-    with stages.stage("compact"):
+    with steps.step("compact"):
         compaction = compact(uri, older_than_hours=0)
     final = store.refresh()
     assert final.count == size - documents
-    return {**stages.figures, "fragments_compacted": compaction.fragments_before - compaction.fragments}
+    return {**steps.figures, "fragments_compacted": compaction.fragments_before - compaction.fragments}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--documents", type=int, default=100)
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = options(__doc__)
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="sizes of the stores, in documents"
+    )
+    parser.add_argument("--documents", type=int, default=100, help="number of documents to change, and to delete")
     args = parser.parse_args()
 
     result: dict[str, Any] = {
@@ -166,7 +159,7 @@ def main() -> None:
         "documents": args.documents,
     }
     with tempfile.TemporaryDirectory() as scratch:
-        # The first use of a library costs what no later one does.
+        # Loads the libraries, and is not measured.
         measure(Path(scratch), args.documents * 10, args.documents)
         found = {size: measure(Path(scratch), size, args.documents) for size in args.sizes}
     for size, figures in found.items():

@@ -1,43 +1,36 @@
-"""A build as its user sees it: bars on a terminal, plain lines elsewhere."""
+"""The progress of a build on the terminal that started it: live bars, or plain lines for a log."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
 
 from rich.console import Console, RenderableType
-from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from ..pipeline.watch.progress import BuildProgress, WorkerState, described
+from ..errors import error_summary
+from ..pipeline.watch.progress import BuildProgress, WorkerState
 from ..pipeline.watch.tally import Tally
 from ..store import Prediction
+from .console import count, describe_prediction, duration, say, size
 
+# Shortest time between two lines of a log about the same stage: a build of a day then writes at most 8,640 of them.
 LINE_SECONDS = 10.0
 
-# Of more workers than these only how many do what is shown.
+# Largest number of workers with a line each below the bar. With more workers, their number per activity is shown
+# instead, to fit the screen.
 SHOWN_WORKERS = 8
 
-# A worker's own speed is that of so many looks at it.
-LOOKS = 20
+WARNING = "yellow"  # style of messages about failures
+
+# Number of states, one per second, that a worker's speed is averaged over.
+SPEED_STATES = 20
 
 
 def progress_on(console: Console) -> BuildProgress:
-    """Bars on a terminal, lines elsewhere."""
+    """Return a listener that draws bars on a terminal, and prints lines elsewhere."""
     return BarProgress(console) if console.is_terminal else LineProgress(console)
-
-
-def describe_prediction(prediction: Prediction) -> str:
-    """What a codec is expected to cost and to lose, in one line."""
-    if prediction.error_db is None:
-        loss = "its loss cannot be told from so small a sample" if prediction.lossy else "nothing is lost"
-    else:
-        loss = f"normalised error {prediction.error_db:.1f} dB"
-    divergence = f", KL about {prediction.kl[0]:.1g} to {prediction.kl[1]:.1g} (an estimate)" if prediction.kl else ""
-    others = f"; {prediction.fallbacks:.1%} of documents need a better codec" if prediction.fallbacks else ""
-    return f"codec {prediction.codec}: {prediction.bits_per_value:.2f} bits a value, {loss}{divergence}{others}"
 
 
 def _loading(device: str, compiled: bool | None) -> str:
@@ -47,147 +40,136 @@ def _loading(device: str, compiled: bool | None) -> str:
 
 
 class _Screen(Tally):
-    """What bars and lines have in common: the words."""
-
-    def calibrated(self, prediction: Prediction) -> None:
-        """Say what is to be expected."""
-        self._say(describe_prediction(prediction))
-
-    def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
-        """Say what begins."""
-        super().started(shards, done, characters, where)
-        self._say(f"compressing {shards - done:,} of {_count(shards, 'shard')} in {where}")
-
-    def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
-        """Say what happened."""
-        super().failed_shard(number, error, attempt, final)
-        what = "given up" if final else "tried again"
-        self._warn(f"shard {number} failed ({attempt}), {what}: {described(error)}")
-
-    def lost_worker(self, name: str, reason: str) -> None:
-        """Say what happened."""
-        super().lost_worker(name, reason)
-        self._warn(f"worker {name} was lost: {reason}")
-
-    def alone(self, number: int) -> None:
-        """Say what is done."""
-        self._warn(f"shard {number} failed too often: each of its documents is tried alone")
-
-    def quarantined(self, number: int, doc_id: str, error: str) -> None:
-        """Say what happened."""
-        super().quarantined(number, doc_id, error)
-        self._warn(f"document {doc_id!r} of shard {number} cannot be compressed: {error}")
-
-    def waiting_for_store(self, error: Exception, seconds: float) -> None:
-        """Say what is the matter."""
-        super().waiting_for_store(error, seconds)
-        self._warn(f"the store cannot be reached, tried again in {seconds:,.0f} s: {described(error)}")
-
-    def lost_listener(self, name: str, error: Exception) -> None:
-        """Say what is missing from now on."""
-        self._warn(f"{name} failed, and tells nothing more of this build, which goes on: {described(error)}")
-
-    def _say(self, text: str) -> None:
-        raise NotImplementedError
-
-    def _warn(self, text: str) -> None:
-        self._say(text)
-
-    @property
-    def _rates(self) -> str:
-        return f"{self.pace.documents:,} documents now · {self.tokens_per_s:,.0f} tokens/s · {self._written}"
-
-    @property
-    def _written(self) -> str:
-        lost = {
-            "failed try": (self.failures, "failed tries"),
-            "document quarantined": (self.quarantined_documents, "documents quarantined"),
-            "worker lost": (self.lost_workers, "workers lost"),
-        }
-        shown = [f"{n:,} {name if n == 1 else several}" for name, (n, several) in lost.items() if n]
-        return " · ".join([decimal(self.size), *shown])
-
-    @property
-    def _left(self) -> str:
-        """The time left in words, rounded to what can be known; nothing before there is a speed."""
-        seconds = self.pace.remaining_s
-        return "" if seconds is None else f"about {timedelta(seconds=round(seconds))} left"
-
-    @property
-    def _doing(self) -> str:
-        return ", ".join(f"{count:,} {doing}" for doing, count in self.doing.items())
-
-
-class LineProgress(_Screen):
-    """A line now and then, for logs."""
+    """The messages that bars and lines have in common."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         super().__init__(clock)
         self._console = console
+
+    def calibrated(self, prediction: Prediction) -> None:
+        self._say(describe_prediction(prediction))
+
+    def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
+        super().started(shards, done, characters, where)
+        self._say(f"compressing {shards - done:,} of {count(shards, 'shard')} in {where}")
+
+    def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
+        super().finished_shard(number, documents, tokens, size)
+        self._show()
+
+    def workers(self, states: Sequence[WorkerState]) -> None:
+        super().workers(states)
+        self._show()
+
+    def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
+        super().failed_shard(number, error, attempt, final)
+        what = "given up" if final else "tried again"
+        self._say(f"shard {number} failed ({attempt}), {what}: {error_summary(error)}", WARNING)
+
+    def lost_worker(self, name: str, reason: str) -> None:
+        super().lost_worker(name, reason)
+        self._say(f"worker {name} was lost: {reason}", WARNING)
+
+    def alone(self, number: int) -> None:
+        self._say(f"shard {number} failed too often: its documents are tried one by one", WARNING)
+
+    def quarantined(self, number: int, doc_id: str, error: str) -> None:
+        super().quarantined(number, doc_id, error)
+        self._say(f"document {doc_id!r} of shard {number} cannot be compressed: {error}", WARNING)
+
+    def waiting_for_store(self, error: Exception, seconds: float) -> None:
+        super().waiting_for_store(error, seconds)
+        self._say(
+            f"the store cannot be reached and is tried again in {seconds:,.0f} s: {error_summary(error)}", WARNING
+        )
+
+    def lost_listener(self, name: str, error: Exception) -> None:
+        self._say(f"{name} failed and reports nothing more; the build continues: {error_summary(error)}", WARNING)
+
+    def _show(self) -> None:
+        raise NotImplementedError
+
+    def _say(self, text: str, style: str = "") -> None:
+        say(text, style, self._console)
+
+    @property
+    def _rates(self) -> str:
+        return f"{self.pace.documents:,} documents in this run · {self.tokens_per_s:,.0f} tokens/s · {self._written}"
+
+    @property
+    def _written(self) -> str:
+        failures = {
+            count(self.failures, "failed attempt"): self.failures,
+            f"{count(self.quarantined_documents, 'document')} quarantined": self.quarantined_documents,
+            f"{count(self.lost_workers, 'worker')} lost": self.lost_workers,
+        }
+        return " · ".join([size(self.size), *(text for text, number in failures.items() if number)])
+
+    @property
+    def _left(self) -> str:
+        seconds = self.pace.remaining_s
+        return "" if seconds is None else f"about {duration(seconds)} left"
+
+    @property
+    def _doing(self) -> str:
+        return ", ".join(f"{number:,} {doing}" for doing, number in self.doing.items())
+
+
+class LineProgress(_Screen):
+    """Prints each event on a line with its time, and the progress every ten seconds."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        super().__init__(console, clock)
         self._last = clock()
 
     def planning(self, files: int) -> None:
-        """Say what begins."""
-        self._say(f"reading and checking the whole corpus to plan its shards ({_count(files, 'file')})")
+        """Print the number of files."""
+        self._say(f"reading and checking the whole corpus to plan its shards ({count(files, 'file')})")
 
     def planned_records(self, count: int) -> None:
-        """Say so at most every ten seconds."""
+        """Print the number of records, if a line is due."""
         if self._is_due():
             self._say(f"planning: {count:,} records read")
 
     def loading(self, device: str, compiled: bool | None) -> None:
-        """Say what begins."""
+        """Print the device."""
         self._say(_loading(device, compiled))
 
     def calibrating(self, codec: str) -> None:
-        """Say what begins."""
+        """Print the codec."""
         self._say(f"compressing a sample of the corpus, to fit codec {codec} to it")
 
-    def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
-        """Say so at most every ten seconds."""
-        super().finished_shard(number, documents, tokens, size)
-        self._say_if_due()
-
-    def workers(self, states: Sequence[WorkerState]) -> None:
-        """Say how far they are, every ten seconds."""
-        super().workers(states)
-        self._say_if_due()
-
     def stopping(self) -> None:
-        """Say what happens now."""
+        """Print that the build stops, and how to stop it at once."""
         super().stopping()
-        self._say("stopping: what is in hand is finished and committed (Ctrl-C now exits at once)")
+        self._say("stopping: shards in flight are finished and committed (Ctrl-C now exits at once)")
 
     def ended(self) -> None:
-        """Say the totals."""
+        """Print the totals."""
         if self.shards:
-            speed = self.written_tokens / self.elapsed_s
             self._say(
-                f"{self.done:,}/{self.shards:,} shards · {self.written_documents:,} documents now · "
-                f"{speed:,.0f} tokens/s · {self._written}"
+                f"{self.done:,}/{self.shards:,} shards · {self.written_documents:,} documents in this run · "
+                f"{self.written_tokens / self.elapsed_s:,.0f} tokens/s · {self._written}"
             )
 
-    def _say_if_due(self) -> None:
+    def _show(self) -> None:
         if self.done < self.shards and self._is_due():
             parts = [f"{self.done:,}/{self.shards:,} shards", self._rates, self._doing, self._left]
             self._say(" · ".join(filter(None, parts)))
 
     def _is_due(self) -> bool:
-        is_due = self._clock() - self._last >= LINE_SECONDS
-        if is_due:
+        if is_due := self._clock() - self._last >= LINE_SECONDS:
             self._last = self._clock()
         return is_due
 
-    def _say(self, text: str) -> None:
-        self._console.print(f"{time.strftime('%H:%M:%S')} {text}", highlight=False, markup=False, soft_wrap=True)
+    def _say(self, text: str, style: str = "") -> None:
+        super()._say(f"{time.strftime('%H:%M:%S')} {text}", style)
 
 
 class _Bars(Progress):
-    """A bar with further lines below it."""
+    """A progress bar with further lines below it."""
 
-    def __init__(self, *columns: TextColumn | BarColumn | MofNCompleteColumn | SpinnerColumn, console: Console):
-        self.below: Sequence[RenderableType] = ()
-        super().__init__(*columns, console=console)
+    below: Sequence[RenderableType] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
@@ -195,73 +177,59 @@ class _Bars(Progress):
 
 
 class BarProgress(_Screen):
-    """A live bar, with numbers and workers below it, for a terminal."""
+    """Draws a live bar on a terminal, with rates and workers below it, and prints warnings above it."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
-        super().__init__(clock)
-        self._console = console
-        self._looks: dict[str, deque[tuple[float, int]]] = {}
-        self._bars = _Bars(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-        )
+        super().__init__(console, clock)
+        self._recent: dict[str, deque[tuple[float, int]]] = {}
+        columns = SpinnerColumn(), "{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[left]}"
+        self._bars = _Bars(*columns, console=console)
         self._task = self._bars.add_task("planning", total=None, left="")
         self._bars.start()
 
     def planning(self, files: int) -> None:
-        """Say how many files are read."""
-        self._bars.update(self._task, description=f"reading {_count(files, 'file')} to plan")
+        """Show the number of files."""
+        self._bars.update(self._task, description=f"reading {count(files, 'file')} to plan")
 
     def planned_records(self, count: int) -> None:
-        """Count the records."""
+        """Show the number of records."""
         self._bars.update(self._task, completed=count, left="records")
 
     def loading(self, device: str, compiled: bool | None) -> None:
-        """Say what is done."""
+        """Show the device."""
         self._bars.update(self._task, description=_loading(device, compiled), total=None, left="")
 
     def calibrating(self, codec: str) -> None:
-        """Say what is done."""
+        """Show the codec."""
         self._bars.update(self._task, description=f"sampling for codec {codec}", total=None, left="")
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
-        """Begin the bar of shards."""
+        """Start the bar of shards."""
         super().started(shards, done, characters, where)
-        self._looks.clear()
+        self._recent.clear()
         self._bars.remove_task(self._task)
         self._task = self._bars.add_task("shards", total=shards, completed=done, left="")
 
-    def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
-        """Move the bar."""
-        super().finished_shard(number, documents, tokens, size)
-        self._show()
-
     def workers(self, states: Sequence[WorkerState]) -> None:
-        """Show what they do."""
-        super().workers(states)
+        """Show the workers' states and speeds."""
         now = self._clock()
-        known = {state.name: self._looks.get(state.name, deque(maxlen=LOOKS)) for state in states}
-        for state in states:
-            known[state.name].append((now, state.tokens))
-        self._looks = known
-        self._show()
+        self._recent = {each.name: self._recent.get(each.name, deque(maxlen=SPEED_STATES)) for each in states}
+        for each in states:
+            self._recent[each.name].append((now, each.tokens))
+        super().workers(states)
 
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
-        """Say so above the bar, and count it below."""
+        """Print a warning, and count the failure below the bar."""
         super().failed_shard(number, error, attempt, final)
         self._show()
 
     def stopping(self) -> None:
-        """Say what happens now."""
+        """Show that the build stops, and how to stop it at once."""
         super().stopping()
         self._bars.update(self._task, description="stopping (again to exit at once)")
 
     def ended(self) -> None:
-        """Leave the bar as it stands, without the workers."""
+        """Leave the bar and the rates on the screen, without the workers."""
         self._bars.below = self._bars.below[:1]
         self._bars.stop()
 
@@ -275,24 +243,12 @@ class BarProgress(_Screen):
         if len(self.states) > SHOWN_WORKERS:
             return [Text(f"workers: {self._doing}", no_wrap=True, overflow="ellipsis")]
         table = Table.grid(padding=(0, 2))
-        for _ in range(3):
-            table.add_column(no_wrap=True, overflow="ellipsis")
-        for _ in range(2):
-            table.add_column(justify="right", no_wrap=True)
+        for justify in ("left", "left", "left", "right", "right"):
+            table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
         for state in self.states:
-            (begin, before), (end, after) = self._looks[state.name][0], self._looks[state.name][-1]
+            (begin, before), (end, after) = self._recent[state.name][0], self._recent[state.name][-1]
             speed = (after - before) / (end - begin) if end > begin else 0
             part = "" if state.part is None else f", {state.part:.0%}"
             shard = "" if state.shard is None else f"shard {state.shard}{part}"
             table.add_row(state.name, state.doing, shard, f"{state.documents:,} documents", f"{speed:,.0f} tokens/s")
         return [table]
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def _warn(self, text: str) -> None:
-        self._console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Typed, frozen configuration and the YAML presets that people start from."""
+"""Typed, frozen configurations, and the YAML presets to start from."""
 
 from .base import Config
 from .build import BuildConfig, CompressionConfig, RunConfig, StoreConfig

@@ -1,15 +1,39 @@
-"""What all configurations share: frozen, typed, and unknown keys are errors that name the nearest valid one."""
+"""Base of the configuration models: frozen, typed, closed to unknown keys, and marked for the command line."""
 
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import ConfigError
 
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A key's flag on the command line. It stands in the ``Annotated`` type of keys whose flag is not just ``--key``.
+
+    Attributes:
+        names: names of the flag; empty for ``--key``, and ``--key/--no-key`` if the key is a boolean.
+        metavar: word for the value in the help pages; None for its type.
+        empty: value that stands for an empty list, which repeating a flag cannot express; None if there is none.
+        is_hidden: True if the key has no flag, and is set in a YAML file or in Python only.
+    """
+
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+    empty: str | None = None
+    is_hidden: bool = False
+
+
+FileOnly = Annotated[_Value, Flag(is_hidden=True)]
+"""Type of a key that has no flag: ``attempts: FileOnly[int]``."""
+
 
 class Config(BaseModel):
-    """Base of the configuration models: immutable, and closed to unknown keys."""
+    """Base of the configuration models. They are immutable and reject unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -18,11 +42,11 @@ class Config(BaseModel):
         """Validate plain values.
 
         Args:
-            values: nested keys and values, as YAML gives them.
-            origin: where they come from, for messages.
+            values: nested keys and values, as read from YAML.
+            origin: source of the values, for messages.
 
         Raises:
-            ConfigError: naming each wrong key or value, and for an unknown key the nearest valid one.
+            ConfigError: for wrong keys or values. It names each of them, and the nearest valid key to an unknown one.
         """
         try:
             return cls.model_validate(values)
@@ -36,7 +60,7 @@ def _explain(root: type[BaseModel], detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] != "extra_forbidden":
         message = detail["msg"].removeprefix("Value error, ")
-        # Rules over several keys have no one value to show.
+        # A rule about several keys has no single value to show.
         return (
             f"{key}: {message}" if isinstance(detail["input"], dict) else f"{key}: {message}, not {detail['input']!r}"
         )

@@ -1,32 +1,31 @@
-"""What a build does: corpus, compression, storage and the machines it runs on."""
+"""Configuration of a build: the corpus, its compression, the store, and the machines that the build runs on."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Config
+from .base import Config, FileOnly, Flag
 from .corpus import CorpusConfig
+from .names import CodecName, Dtype, Keep, Stage
 
 
 class CompressionConfig(Config):
-    """Everything that, beside the checkpoint, determines a document's memory. All of it is in the fingerprint."""
+    """Settings that determine a document's memory, together with the checkpoint. The fingerprint holds all of them."""
 
-    max_length: int = Field(512, ge=1, description="Most tokens of a passage, memory tokens not counted.")
+    max_length: int = Field(512, ge=1, description="Largest number of tokens in a passage, not counting memory tokens.")
     on_long: Literal["chunk", "truncate"] = Field(
-        "chunk", description="A longer document is cut into passages (chunk) or loses its end (truncate)."
+        "chunk", description="Treatment of longer documents: chunk splits them into passages, truncate drops the end."
     )
-    overlap: int = Field(0, ge=0, description="Tokens that each further chunk repeats from the one before it.")
+    overlap: int = Field(0, ge=0, description="Number of tokens that each chunk repeats from the chunk before it.")
     template: str = Field(
-        "{title}\n{text}", description="What is compressed of a document with a title; one without gives its text."
+        "{title}\n{text}",
+        description="Text to compress for a document with a title. A document without a title is compressed as it is.",
     )
-    repeat_title: bool = Field(
-        False,
-        description="Begin each passage of a chunked document, not its first alone, with what the template puts before "
-        "its text.",
+    repeat_title: Annotated[bool, Flag(names=("--repeat-title/--title-once",))] = Field(
+        False, description="Repeat the document's title before every passage, not only the first."
     )
-    dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16",
-        description="Dtype of the compressor's weights and memory; on a CPU arithmetic may be float32 all the same.",
+    dtype: Dtype = Field(
+        "bfloat16", description="Dtype of the compressor's weights and of memory. A CPU may compute in float32 anyway."
     )
 
     @model_validator(mode="after")
@@ -41,82 +40,91 @@ class CompressionConfig(Config):
 
     @property
     def components(self) -> dict[str, str]:
-        """The settings by name, as they are part of a store's fingerprint."""
+        """Return the settings by name, as a store's fingerprint holds them."""
         settings = {key: str(value) for key, value in self.model_dump().items()}
         if not self.repeat_title:
-            # Not in the fingerprints of stores from before there was this setting.
+            # Fingerprints of stores that are older than this setting do not have it.
             del settings["repeat_title"]
         return settings
 
     def input_text(self, text: str, title: str | None) -> str:
-        """The string that is compressed."""
+        """Return the text that is compressed for a document."""
         if not title:
             return text
         after = self.template.partition("{text}")[2]
         return self._heading(title) + text + after.replace("{title}", title)
 
-    def repeated(self, title: str | None) -> str:
-        """What each further passage of a document begins with; mostly nothing."""
+    def repeated_heading(self, title: str | None) -> str:
+        """Return the text that the second and later passages of a document begin with; empty by default."""
         return self._heading(title) if self.repeat_title and title else ""
 
     def _heading(self, title: str) -> str:
-        # Not str.format: a title may itself hold braces.
+        # str.format would read braces in a title as fields.
         return self.template.partition("{text}")[0].replace("{title}", title)
 
 
 class StoreConfig(Config):
-    """How memory is stored."""
+    """Settings of the stored memory. They are fixed when the store is made."""
 
-    stage: Literal["auto", "hidden", "embedding"] = Field(
+    stage: Literal["auto", Stage] = Field(
         "auto",
-        description="Store vectors before the connector (hidden) or after it (embedding); "
-        "auto takes hidden where the connector widens.",
+        description="Vectors to store: before the connector (hidden) or after it (embedding); "
+        "auto is hidden if the connector widens them.",
     )
-    codec: Literal["fp32", "bf16", "bf16z", "int8", "int4", "klt3", "klt2"] = Field(
-        "int8", description="How vectors become bytes, from the largest to the smallest; fp32 is for tests."
+    codec: CodecName = Field(
+        "int8",
+        description="Codec that turns vectors into bytes: fp32 stores the most, klt2 the least; fp32 is for tests.",
     )
-    keep: tuple[Literal["title", "text"], ...] = Field(
-        ("title",),
-        description="Fields of the document stored beside its memory: title, text; on the command line also nothing.",
+    keep: Annotated[tuple[Keep, ...], Flag(empty="nothing")] = Field(
+        ("title",), description="Fields of a document to store with its memory: title, text."
     )
 
 
 class RunConfig(Config):
-    """Where and how a build runs. Nothing here changes what is stored."""
+    """Settings of where and how a build runs. None of them changes what is stored, except for rounding."""
 
-    device: str = Field("auto", description="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")
-    workers: int | None = Field(
-        None, ge=1, description="Compressing processes; default: one a GPU, or this process alone."
+    device: str = Field(
+        "auto", description="Device to compute on: cpu, cuda, cuda:1, …; auto uses a GPU if there is one."
     )
-    ray: str | None = Field(
-        None, description="Run on Ray: local, auto (the cluster this node is in) or a cluster's address."
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Number of compressing processes; default: one per GPU, or this process if there is at most one.",
+    )
+    ray: Annotated[str | None, Flag(metavar="ADDRESS")] = Field(
+        None, description="Run on Ray: local, auto (the cluster that this machine is in) or a cluster's address."
     )
     token_budget: int | None = Field(
         None,
         ge=1,
-        description="Most tokens in a batch; default: 2,048 on a CPU, on a GPU what fits. Changes rounding only.",
+        description="Largest number of tokens in a batch; default: 2,048 on a CPU, on a GPU as many as fit. "
+        "It changes rounding only.",
     )
     compiled: bool | None = Field(
-        None, description="Compile the compressor's layers; default: on a GPU. Changes rounding only."
+        None, description="Compile the compressor's layers; default: on a GPU only. It changes rounding only."
     )
     shard_documents: int = Field(
         4096,
         ge=1,
-        description="Documents of about 1,000 characters in a shard; a store that was begun keeps its shards.",
+        description="Size of a shard, in documents of about 1,000 characters. An existing store keeps its shards.",
     )
-    commit_shards: int = Field(16, ge=1, description="Commit after this many finished shards …")
-    commit_seconds: float = Field(30.0, gt=0, description="… or this many seconds, whichever comes first.")
-    attempts: int = Field(2, ge=1, description="Tries of a shard that fails before its documents are tried one by one.")
-    hang_seconds: float = Field(
-        600.0, gt=0, description="A worker that takes no step for so long has hung, and is ended."
+    commit_shards: FileOnly[int] = Field(16, ge=1, description="Number of finished shards that triggers a commit.")
+    commit_seconds: FileOnly[float] = Field(
+        30.0, gt=0, description="Seconds after which finished shards are committed even if there are fewer."
     )
-    store_patience_seconds: float = Field(
-        3600.0, ge=0, description="Wait so long for a store that cannot be reached before the build ends."
+    attempts: FileOnly[int] = Field(
+        2, ge=1, description="Number of attempts at a failing shard before its documents are tried one by one."
+    )
+    hang_seconds: FileOnly[float] = Field(
+        600.0, gt=0, description="Time without progress after which a worker counts as hung and is ended."
+    )
+    store_patience_seconds: FileOnly[float] = Field(
+        3600.0, ge=0, description="Time to wait for a store that cannot be reached before the build ends."
     )
 
 
 class BuildConfig(Config):
-    """A whole build, as a YAML file gives it."""
+    """Configuration of a build: the four sections of its YAML file."""
 
     corpus: CorpusConfig = CorpusConfig()
     compression: CompressionConfig = CompressionConfig()

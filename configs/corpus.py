@@ -1,39 +1,48 @@
-"""How a corpus is read."""
+"""Configuration of a corpus: its format, its fields, and its records that cannot be used."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from .base import Config
+from .base import Config, FileOnly
+from .names import CorpusFormat
+
+OnError = Literal["fail", "skip"]
+"""Treatment of records that cannot be used: the first one is an error, or each is left out and counted."""
 
 
 class CorpusConfig(Config):
-    """Which records a corpus has and which of their fields are used.
+    """The format of a corpus, the fields of its records, and the treatment of records that cannot be used.
 
-    Field names left out are recognised: ``_id``, ``id``, ``docid``, ``text``, ``contents``, ``title`` and the like.
+    A field that is not configured is recognised by its name: ``_id``, ``id``, ``docid``, ``text``, ``contents``,
+    ``title`` and the like.
     """
 
-    format: Literal["auto", "jsonl", "json", "parquet", "arrow", "tsv", "mediawiki"] = Field(
-        "auto", description="File format; auto tells it from the first bytes, whatever a file is called."
+    format: CorpusFormat = Field(
+        "auto", description="File format; auto recognises it from the first bytes, whatever the file is called."
     )
     id_field: str | None = Field(None, description="Field or column that holds the document id.")
     text_field: str | None = Field(None, description="Field or column that holds the text.")
-    title_field: str | None = Field(None, description="Field or column that holds the title; a record may lack it.")
-    columns: tuple[str, ...] | None = Field(
+    title_field: str | None = Field(None, description="Field or column that holds the title; records may lack it.")
+    columns: FileOnly[tuple[str, ...] | None] = Field(
         None, description="Column names of a TSV file without a header, e.g. [id, url, text]."
     )
-    quoting: Literal["auto", "csv", "none"] = Field(
+    quoting: FileOnly[Literal["auto", "csv", "none"]] = Field(
         "auto",
-        description="TSV quoting: csv as in DPR's psgs_w100.tsv, none as in MS MARCO; auto: csv if there is a header.",
+        description="TSV quoting: csv as in DPR's psgs_w100.tsv, none as in MS MARCO; auto is csv if there is a "
+        "header, otherwise none.",
     )
-    namespaces: tuple[int, ...] = Field((0,), description="MediaWiki namespaces to keep; 0 is articles.")
-    on_error: Literal["fail", "skip"] = Field(
+    namespaces: FileOnly[tuple[int, ...]] = Field(
+        (0,), description="MediaWiki namespaces to keep; 0 holds the articles."
+    )
+    on_error: OnError = Field(
         "fail",
-        description="A record that cannot be used ends the build before it starts (fail), or is left out, counted and "
-        "kept in the store's table rejected (skip).",
+        description="Treatment of a record that cannot be used: fail ends the build before it starts; skip leaves "
+        "the record out, counts it, and keeps it in the store's table rejected.",
     )
     passage_words: int | None = Field(
         None,
         ge=10,
-        description="Cut each text into documents of this many words, with ids ID#0, ID#1, …; mediawiki: 100 if unset.",
+        description="Cut each text into documents of this many words, with ids ID#0, ID#1, …; mediawiki uses 100 if "
+        "this is unset.",
     )

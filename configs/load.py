@@ -1,4 +1,4 @@
-"""Reading configuration: a preset or YAML file, with the command line's values laid over it."""
+"""Load configurations: a preset or a YAML file, overridden by the values of the command line."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -18,7 +18,7 @@ _FOLDERS: dict[Kind, str] = {"build": "", "pretrain": "pretrain", "finetune": "f
 
 
 def presets(kind: Kind = "build") -> dict[str, str]:
-    """Names of the shipped presets, each with the first line of its file."""
+    """Return the names of the shipped presets, each with its description: the first line of its file."""
     files = sorted(_folder(kind).iterdir(), key=lambda file: file.name.removesuffix(".yaml"))
     return {
         file.name.removesuffix(".yaml"): file.read_text("utf-8").splitlines()[0].lstrip("# ")
@@ -28,25 +28,25 @@ def presets(kind: Kind = "build") -> dict[str, str]:
 
 
 def load_config(name: str | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> BuildConfig:
-    """Read a build's configuration.
+    """Load a build's configuration.
 
     Args:
-        name: a preset's name or a YAML file's path; None starts from the defaults.
-        overrides: section → key → value; a value of None leaves the key as it is.
+        name: name of a preset, or path of a YAML file; None starts from the defaults.
+        overrides: section → key → value; a value of None overrides nothing.
 
     Raises:
-        ConfigError: if there is no such file, it is not YAML, or a key or value is not valid.
+        ConfigError: if there is no such preset or file, it is not YAML, or a key or value is not valid.
     """
     return _load(BuildConfig, "build", name, overrides or {})
 
 
 def load_pretraining(name: str | None = None, overrides: Mapping[str, Any] | None = None) -> PretrainingConfig:
-    """Read the configuration of a pretraining; as ``load_config``, but for keys, which have no section."""
+    """Load a pretraining's configuration, like ``load_config``; overrides may also be keys outside a section."""
     return _load(PretrainingConfig, "pretrain", name, overrides or {})
 
 
 def load_finetuning(name: str | None = None, overrides: Mapping[str, Any] | None = None) -> FinetuningConfig:
-    """Read the configuration of a fine-tuning; arguments and errors as for ``load_pretraining``."""
+    """Load a fine-tuning's configuration, with the arguments and errors of ``load_pretraining``."""
     return _load(FinetuningConfig, "finetune", name, overrides or {})
 
 
@@ -64,7 +64,8 @@ def _load(model: type[_Config], kind: Kind, name: str | None, overrides: Mapping
 
 
 def _folder(kind: Kind) -> Any:
-    return resources.files(f"{__package__}.presets").joinpath(_FOLDERS[kind])
+    # Not resources.files() of the folder: it would import it, and put the module in the place of configs.presets().
+    return resources.files(__package__ or "").joinpath("presets", _FOLDERS[kind])
 
 
 def _read_yaml(kind: Kind, name: str) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""A corpus of text: recognised, validated, and read as documents from any record on.
+"""Read a corpus: files → documents → passages of N words.
 
-``open_corpus`` gives the sources of some paths; a source's ``scan`` yields the records to plan with, its ``read`` the
-documents of a range of them, and ``open_source`` opens it again from its ``spec`` in another process.
+``open_corpus`` opens each data file as a ``Source``. The source's ``scan`` yields the records to plan with, and its
+``read`` yields the documents of any range of records. ``open_source`` opens the source again in another process.
 """
 
-from .document import REPEATED, Document, OnRejected, Record, RejectedRecord, Source
-from .opening import Corpus, open_corpus, open_source, relocate
+from .document import Document, Record, Source
+from .opening import Corpus, find_documents, open_corpus, open_source
+from .rejected import REPEATED, OnRejected, RejectedRecord
+from .spec import is_cut, reading_options, relocate, with_repeated
 
 __all__ = [
     "REPEATED",
@@ -15,7 +17,11 @@ __all__ = [
     "Record",
     "RejectedRecord",
     "Source",
+    "find_documents",
+    "is_cut",
     "open_corpus",
     "open_source",
+    "reading_options",
     "relocate",
+    "with_repeated",
 ]

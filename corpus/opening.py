@@ -1,25 +1,23 @@
-"""From paths to the sources of a corpus, and from a spec back to its source."""
+"""Open the files of a corpus as sources, and a source again from its ``spec``."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ..configs.corpus import CorpusConfig
+from ..configs.corpus import CorpusConfig, OnError
 from ..errors import CorpusError
-from .document import RecordError, Source, Tolerance, UnreadableError
-from .fields import Fields, choose_fields
+from .document import Document, Source
+from .files import DataFile, find_files
 from .formats.columnar import ColumnarSource
-from .formats.jsonl import JsonLinesSource, JsonObjectsSource, objects, parse_object
+from .formats.json_objects import JsonObjectsSource
+from .formats.jsonl import JsonLinesSource
 from .formats.mediawiki import MediaWikiSource
 from .formats.tsv import TsvSource
 from .formats.unrecognised import UnrecognisedSource
-from .recognise import CorpusFile, Recognised, find_files, recognise
-from .streams import ByteStream, TextFile, lines, stream_at, too_long
+from .recognise import Recognised, recognise
+from .rejected import UnreadableError
 
-# Records that a file's fields are looked for in, where the first ones cannot be used.
-_LOOKED_AT = 1000
 _LINE_FORMATS = ("jsonl", "json", "tsv")
 _SOURCES: dict[str, Any] = {
     "jsonl": JsonLinesSource,
@@ -34,27 +32,27 @@ _SOURCES: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """An ordered stream of documents: the sources, one after another.
+    """An ordered stream of documents: those of each source, one source after another.
 
     Attributes:
-        sources: in order.
-        on_error: what they do about records that cannot be used.
+        sources: sources in reading order.
+        on_error: treatment of records that cannot be used.
     """
 
     sources: tuple[Source, ...]
-    on_error: Literal["fail", "skip"] = "fail"
+    on_error: OnError = "fail"
 
 
 def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
-    """Recognise the files of a corpus and resolve their fields; nothing is read but their beginnings.
+    """Recognise the files of a corpus and choose their fields. Only the beginning of each file is read.
 
     Args:
-        paths: files and folders, read in this order, and in a folder by name.
-        config: how they are read.
+        paths: files and folders in reading order; the files of a folder are read by name.
+        config: format, fields and treatment of errors.
 
     Raises:
-        CorpusError: for a missing path or field, a file that is no corpus, and files of different formats. Where errors
-            are skipped, a file that is no corpus or lacks a field is a source of one rejected record.
+        CorpusError: if a path or field is missing, a file is not a corpus, or the files have different formats. If
+            errors are skipped, a file that is not a corpus or lacks a field becomes a source of one rejected record.
     """
     sources: list[Source] = []
     formats: dict[str, str] = {}
@@ -62,7 +60,7 @@ def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
     for path in paths:
         for file in find_files(path):
             if file.path in seen:
-                raise CorpusError(f"{file.name}: given twice; every document must be read once.")
+                raise CorpusError(f"{file.name}: the file is given twice. Name each file, or its folder, once.")
             seen.add(file.path)
             source = _open(file, config)
             if source is None:
@@ -70,38 +68,56 @@ def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
             sources.append(source)
             if isinstance(source, UnrecognisedSource):
                 continue
-            # An object a file may stand on one line here and on several there.
+            # In a folder with one JSON object per file, some objects may stand on one line and look like JSONL.
             formats.setdefault("json" if source.spec["format"] == "jsonl" else source.spec["format"], file.name)
             if len(formats) > 1:
                 both = " and ".join(f"{name} ({kind})" for kind, name in formats.items())
-                raise CorpusError(f"{path}: files of different formats, {both}; name the files or the folder of one.")
+                raise CorpusError(
+                    f"{path}: the files have different formats: {both}. Name only the files, or the folder, of one."
+                )
     return Corpus(tuple(sources), config.on_error)
 
 
-def relocate(spec: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The ``spec`` of the same file at another path."""
-    if "file" in spec:
-        return {**spec, "file": {**spec["file"], "path": path}}
-    return {**spec, "path": path}
+def find_documents(paths: Sequence[str | Path], config: CorpusConfig, wanted: Collection[str]) -> Iterator[Document]:
+    """Yield documents of a corpus by id, in its order, reading no further than the last of them.
+
+    Args:
+        paths: files and folders of the corpus.
+        config: format, fields and treatment of errors.
+        wanted: ids of the documents. Ids that the corpus does not hold are ignored.
+
+    Raises:
+        CorpusError: if the corpus cannot be read.
+    """
+    remaining = set(wanted)
+    for source in open_corpus(paths, config).sources:
+        for document in source.read(0, None) if remaining else ():
+            if document.doc_id in remaining:
+                remaining.remove(document.doc_id)
+                yield document
+                if not remaining:
+                    return
 
 
 def open_source(spec: Mapping[str, Any]) -> Source:
     """Rebuild a source from its ``spec``, in this process or another.
 
     Raises:
-        CorpusError: when the spec names a format that this version does not know.
+        CorpusError: if this version does not know the format in the spec.
     """
     source = _SOURCES.get(spec["format"])
     if source is None:
-        raise CorpusError(f"format {spec['format']!r} is unknown; the plan was made by another version.")
+        raise CorpusError(
+            f"the format {spec['format']!r} of the plan is unknown. Resume the build with the version that planned it."
+        )
     return source.from_spec(spec)
 
 
-def _open(file: CorpusFile, config: CorpusConfig) -> Source | None:
-    """Open a file; None for one with nothing in it."""
+def _open(file: DataFile, config: CorpusConfig) -> Source | None:
+    """Open a file; return None if there is nothing in it."""
     try:
-        found = _settle_format(file, recognise(file, config.on_error), config)
-        return None if found.format == "empty" else _begin(file, found, config)
+        found = _settle_format(recognise(file, config.on_error), config)
+        return None if found.format == "empty" else _SOURCES[found.format].begin(found, config)
     except UnreadableError:
         raise
     except CorpusError as error:
@@ -110,82 +126,22 @@ def _open(file: CorpusFile, config: CorpusConfig) -> Source | None:
         return UnrecognisedSource(str(file.path), file.name, str(error).removeprefix(file.name).lstrip(":, "))
 
 
-def _settle_format(file: CorpusFile, found: Recognised, config: CorpusConfig) -> Recognised:
-    """Check the configured format against the bytes; lines of text are taken as the configuration says."""
+def _settle_format(found: Recognised, config: CorpusConfig) -> Recognised:
+    """Check the configured format against the recognised one, and prefer it for lines of text."""
     if found.format == "text" and config.format not in _LINE_FORMATS:
         raise CorpusError(
-            f"{file.name}: plain text that begins {found.first_line[:40]!r}, neither JSON nor tab-separated."
-            " A corpus has records with ids; write it as JSONL with the fields id and text."
+            f"{found.file.name}: the file is plain text that begins {found.first_line[:40]!r}, neither JSON nor"
+            " tab-separated. A corpus has records with ids: write it as JSONL with the fields id and text."
         )
     if config.format in ("auto", found.format) or found.format == "empty":
         return found
-    # The first line, by which they are told, may be one that cannot be used.
+    # JSONL and TSV are distinguished by the first line, which may be a broken record.
     if config.on_error == "skip" and {config.format, found.format} <= {"jsonl", "tsv"}:
-        return Recognised(config.format, found.text, found.first_line)
-    # Objects of a file each may stand on one line, and lines that look like prose may be a table of one column.
+        return replace(found, format=config.format)
+    # A file of one JSON object may have one line, and lines that look like prose may be a table of one column.
     if found.format == "text" or (config.format, found.format) == ("json", "jsonl"):
-        return Recognised(config.format, found.text, found.first_line)
+        return replace(found, format=config.format)
     raise CorpusError(
-        f"{file.name}: {found.format}, but the format is set to {config.format} (by a preset, a file or --format). "
-        "Choose the preset that fits, or --format auto."
+        f"{found.file.name}: the format of the file is {found.format}, but it is set to {config.format} (by a preset, a"
+        " configuration file or --format). Choose the preset that fits, or --format auto."
     )
-
-
-def _begin(file: CorpusFile, found: Recognised, config: CorpusConfig) -> Source:
-    match found.format, found.text:
-        case (("parquet" | "arrow" as kind), _):
-            return ColumnarSource.begin(str(file.path), file.name, kind, config)
-        case "mediawiki", TextFile() as text:
-            return MediaWikiSource.begin(text, config)
-        case "tsv", TextFile() as text:
-            return TsvSource.begin(text, found.first_line, config)
-        case _, TextFile() as text:
-            return _begin_json(text, found, config)
-    raise AssertionError(found.format)
-
-
-def _begin_json(text: TextFile, found: Recognised, config: CorpusConfig) -> Source:
-    is_array = found.first_line.startswith("[")
-    fields = _json_fields(text, found, config)
-    if found.format == "jsonl":
-        return JsonLinesSource(text, fields, config.passage_words, Tolerance(config.on_error))
-    return JsonObjectsSource(text, fields, config.passage_words, Tolerance(config.on_error), is_array=is_array)
-
-
-def _json_fields(text: TextFile, found: Recognised, config: CorpusConfig) -> Fields:
-    """The fields of the first record; where errors are skipped, of the first one that can be used."""
-    looked_at = islice(_first_records(text, found, config), _LOOKED_AT if config.on_error == "skip" else 1)
-    for record, where in looked_at:
-        try:
-            return choose_fields(tuple(record), config, where)
-        except CorpusError:
-            if config.on_error == "fail":
-                raise
-    return Fields(config.id_field or "id", config.text_field or "text", config.title_field)
-
-
-def _first_records(text: TextFile, found: Recognised, config: CorpusConfig) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the first records that can be parsed, and where they are."""
-    try:
-        with stream_at(text, 0) as stream:
-            for number, raw in _first_raw(stream, found):
-                where = f"{text.name}, line {number}"
-                try:
-                    if raw is None:
-                        raise too_long(where)
-                    yield parse_object(raw, text.name, number), where
-                except RecordError:
-                    if config.on_error == "fail":
-                        raise
-    except UnreadableError:
-        raise
-    except CorpusError:
-        # Reading meets the damage again, and says so.
-        if config.on_error == "fail":
-            raise
-
-
-def _first_raw(stream: ByteStream, found: Recognised) -> Iterator[tuple[int, bytes | None]]:
-    if found.format == "jsonl":
-        return ((number, line) for number, _, line in lines(stream, None) if line is None or line.strip())
-    return ((framed.line, framed.raw) for framed in objects(stream, None, found.first_line.startswith("[")))

@@ -1,7 +1,7 @@
-"""Cut long texts into documents of about so many words, as DPR and KILT cut Wikipedia.
+"""Cut long texts into documents of N words, as DPR and KILT cut Wikipedia.
 
-Words are what blanks separate. In scripts that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer,
-Burmese, Tibetan) two characters, with the marks on them, count as one word.
+Words are separated by blanks. In scripts without blanks (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) two
+characters, with the marks on them, count as one word.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import replace
 from .document import MAX_ID_BYTES, Document
 
 LONGEST_SUFFIX = "#9999999"
-"""Room that an id must leave for the number of its piece."""
+"""Longest number of a piece, for which the id of a record must leave room."""
 
 _UNSPACED = "".join(
     (
@@ -30,19 +30,19 @@ _MARKS = "".join(
     for code in block
     if unicodedata.category(chr(code)).startswith("M")
 )
-# A run of more than 64 characters without a blank is no word: it may be cut, so that no piece grows without bound.
+# A run of more than 64 characters without a blank is not a word. It may be cut, so that every piece is bounded.
 _WORD = re.compile(rf"(?:[{_UNSPACED}][{_MARKS}]*){{1,2}}|[^\s{_UNSPACED}]{{1,64}}")
 
 
 def max_id_bytes(words: int | None) -> int:
-    """Return how many bytes a record's id may have when its text is cut, or not where ``words`` is None."""
+    """Return the largest number of bytes of a record's id; fewer if its text is cut, since pieces are numbered."""
     return MAX_ID_BYTES if words is None else MAX_ID_BYTES - len(LONGEST_SUFFIX)
 
 
 def split_text(text: str, words: int) -> Iterator[str]:
-    """Yield the text in pieces of ``words`` words; the last one holds what is left.
+    """Yield the text in pieces of ``words`` words. The last piece holds the remaining words.
 
-    Nothing is lost but the blanks between pieces. A text without words is one piece.
+    Only the blanks between pieces are lost. A text without words is one piece.
     """
     begin: int | None = None
     end = count = 0
@@ -58,7 +58,7 @@ def split_text(text: str, words: int) -> Iterator[str]:
 
 
 def split_document(document: Document, words: int | None) -> Iterator[Document]:
-    """Yield the document itself where ``words`` is None, else its pieces as ``ID#0``, ``ID#1`` and so on."""
+    """Yield the document as it is if ``words`` is None, otherwise its pieces with the ids ``ID#0``, ``ID#1``, …."""
     if words is None:
         yield document
         return

@@ -1,1 +1,1 @@
-"""Scores answers: measures, and the comparison of what can stand for a document in the prompt."""
+"""Score answers: the measures, and the comparison of the conditions under which a question can be asked."""

@@ -1,4 +1,4 @@
-"""The conditions under which questions are asked: what stands in the prompt for their documents."""
+"""Conditions of an evaluation: each puts something else into the prompt for a question's documents."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from ..configs import CompressionConfig
+from ..configs.names import MissingIds, Stage
 from ..errors import StoreError
 from ..model.connector import Connector
-from ..model.families.pisco import Checkpoint
-from ..model.memory import Memory, Stage
-from ..reader.ask import require_checkpoint
+from ..model.families import Checkpoint
+from ..model.memory import Memory
+from ..reader.compatibility import require_checkpoint
 from ..reader.reader import Reader
 from ..store import (
     CODECS,
@@ -28,33 +29,32 @@ from ..store import (
     sample_memory,
 )
 
-Name = Literal["none", "text", "stored", "recoded"]
-
 
 @dataclass(frozen=True)
 class Condition:
-    """What stands for the documents.
+    """Names what stands in the prompt for a question's documents.
 
     Attributes:
-        name: ``none`` for no documents at all, ``text`` for their own text, ``stored`` for the store's memory as it
-            is, ``recoded`` for the reference's memory taken to another stage or codec and back.
-        stage: of memory.
-        codec: of memory.
+        name: ``none`` for nothing, ``text`` for the documents' text, ``stored`` for the store's own memory, ``recoded``
+            for the reference's memory after another stage or codec.
+        stage: stage of the memory; None for a condition without memory.
+        codec: codec of the memory; None for a condition without memory.
     """
 
-    name: Name
+    name: Literal["none", "text", "stored", "recoded"]
     stage: Stage | None = None
     codec: str | None = None
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Documents as they stand in a prompt under one condition; k of them.
+class ShownDocuments:
+    """k documents as they stand in a prompt under one condition.
 
     Attributes:
-        prompt: what ``Decoder.prompt_ids`` takes for each, k: memory tokens, or a text.
-        memory: of the documents, for those that have memory tokens.
-        sizes: bytes that each takes, k.
+        prompt: argument of ``Decoder.prompt_ids`` for each document: its number of memory tokens, or its text. Empty
+            if nothing stands in the prompt.
+        memory: memory of the documents; without documents if none has memory tokens.
+        sizes: size of each document in bytes, k.
     """
 
     prompt: tuple[int | str, ...]
@@ -62,20 +62,20 @@ class Documents:
     sizes: tuple[int, ...]
 
     def select(self, picks: Sequence[int]) -> tuple[tuple[int | str, ...], Memory]:
-        """What stands in the prompt for some of them, and its memory."""
+        """Return the prompt and the memory of some of the documents."""
         prompt = tuple(self.prompt[i] for i in picks) if self.prompt else ()
         return prompt, self.memory.select(picks if self.memory.lengths else ())
 
 
-class Source:
-    """A store that documents come from, and what can be made of them.
+class EvaluatedStore:
+    """A store whose documents are shown under different conditions.
 
     Args:
-        uri: the store.
-        checkpoint: what its memory must have been made with.
+        uri: folder or object-store URI of the store.
+        checkpoint: checkpoint that the store must have been built with.
 
     Raises:
-        FingerprintMismatchError: if it was another one.
+        FingerprintMismatchError: if the store was built with another checkpoint.
     """
 
     def __init__(self, uri: str | Path, checkpoint: Checkpoint):
@@ -85,56 +85,53 @@ class Source:
         self.uri = self._store.uri
         self.meta = self._store.meta
         self._connector: Connector = checkpoint.connector
-        self._keeps = self.meta.optional_columns
+        self._kept_columns = self.meta.optional_columns
         self._calibrations: dict[tuple[Stage, str], Calibration | None] = {}
         template = self.meta.fingerprint.components.get("template")
         self._compression = CompressionConfig() if template is None else CompressionConfig(template=template)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages at which its memory can be had."""
+        """Stages at which the store's memory is available: the stored one, and the one behind the connector."""
         return ("hidden", "embedding") if self.meta.stage == "hidden" else ("embedding",)
 
     @property
     def has_text(self) -> bool:
-        """Whether it keeps the documents' text."""
-        return "text" in self._keeps
+        """True if the store keeps the documents' text."""
+        return "text" in self._kept_columns
 
-    def fetch(self, doc_ids: Sequence[str], *, missing: Literal["error", "skip"] = "error") -> Rows:
-        """The rows of documents, in request order, with the text that is kept of them."""
-        return self._store.fetch(doc_ids, columns=self._keeps, missing=missing)
+    def fetch(self, doc_ids: Sequence[str], *, missing: MissingIds = "error") -> Rows:
+        """Return the rows of documents, in request order, with the title and text that the store keeps."""
+        return self._store.fetch(doc_ids, columns=self._kept_columns, missing=missing)
 
-    def documents(self, rows: Rows, condition: Condition) -> Documents:
-        """What stands for documents under a condition."""
-        memory = self._memory(rows)
-        if condition.name == "none":
-            return Documents((), memory.select(()), ())
-        if condition.name == "text":
-            titles = rows.columns.get("title", [None] * len(rows))
-            texts = [self._compression.input_text(*both) for both in zip(rows.columns["text"], titles, strict=True)]
-            return Documents(tuple(texts), memory.select(()), tuple(len(text.encode()) for text in texts))
-        if condition.name == "stored":
-            return Documents(memory.lengths, memory, tuple(map(len, rows.payloads)))
+    def show(self, rows: Rows, condition: Condition) -> ShownDocuments:
+        """Return the documents of rows as they stand in a prompt under a condition."""
+        memory = self._as_memory(*rows.memory(), rows.doc_ids)
+        match condition.name:
+            case "none":
+                return ShownDocuments((), memory.select(()), ())
+            case "text":
+                titles = rows.columns.get("title", [None] * len(rows))
+                texts = tuple(map(self._compression.input_text, rows.columns["text"], titles))
+                return ShownDocuments(texts, memory.select(()), tuple(len(text.encode()) for text in texts))
+            case "stored":
+                return ShownDocuments(memory.lengths, memory, tuple(map(len, rows.payloads)))
         assert condition.codec is not None
         if condition.stage == "embedding":
             memory = self._connector.connect(memory)
         codec = codec_by_name(condition.codec)
-        memory, sizes = _round_trip(memory, codec, self._calibration(codec, memory.stage))
-        return Documents(memory.lengths, memory, sizes)
-
-    def _memory(self, rows: Rows) -> Memory:
-        return self._as_memory(*rows.memory(), rows.doc_ids)
+        memory, sizes = _recode(memory, codec, self._calibration(codec, memory.stage))
+        return ShownDocuments(memory.lengths, memory, sizes)
 
     def _as_memory(self, values: np.ndarray, lengths: Iterable[int], doc_ids: tuple[str, ...] = ()) -> Memory:
         counts = tuple(int(n) for n in lengths)
         return Memory(torch.from_numpy(values), counts, self.meta.stage, self._connector.digest, doc_ids)
 
     def _calibration(self, codec: Codec, stage: Stage) -> Calibration | None:
-        """What a codec would know of this store's memory at a stage, fitted to a sample as recoding would."""
+        """Return a codec's calibration for this store's memory at a stage, fitted to a sample as ``recode`` does."""
         key = stage, codec.name
         if is_calibrated(codec) and key not in self._calibrations:
-            # The stages have different widths.
-            dim = self._connector.out_dim if stage == "embedding" else self.meta.dim
+            dim = self._connector.dim(stage)
             sample = self._as_memory(*sample_memory(self._store, codec.sample_vectors(dim)))
             if stage == "embedding":
                 sample = self._connector.connect(sample)
@@ -143,28 +140,38 @@ class Source:
 
 
 def conditions(
-    measured: Source, reference: Source, codecs: Sequence[str], stage: Stage | None, text: bool
+    measured: EvaluatedStore, reference: EvaluatedStore, codecs: Sequence[str], stage: Stage | None, text: bool
 ) -> list[Condition]:
-    """The rows of an evaluation, in their order: no documents, text, the store, and what else it could hold.
+    """Return the conditions of an evaluation, in the order of its rows.
+
+    They are: no documents, the text if it is kept and wanted, the store as it is, and every other codec and stage that
+    the reference's memory can be recoded to.
+
+    Args:
+        measured: the store to evaluate.
+        reference: the store whose memory is recoded.
+        codecs: codecs to recode to; all codecs if empty.
+        stage: stage to recode at; None for every available stage.
+        text: False to leave out the documents' text.
 
     Raises:
-        StoreError: for an unknown codec, or a stage that cannot be had any more.
+        StoreError: if a codec is unknown, or the reference cannot give the stage.
     """
     if stage is not None and stage not in reference.stages:
         raise StoreError(
-            f"the memory is stored at stage {reference.meta.stage!r}; stage {stage!r} cannot be had from it. "
-            "Give a reference that holds it."
+            f"{reference.uri}: the memory is stored at stage {reference.meta.stage!r}; stage {stage!r} cannot be "
+            "computed from it. Name a reference of that stage (--reference)."
         )
-    named = [codec_by_name(name).name for name in dict.fromkeys(codecs)] or [codec.name for codec in CODECS]
-    stored = Condition("stored", measured.meta.stage, measured.meta.codec)
+    names = [codec_by_name(name).name for name in dict.fromkeys(codecs)] or [codec.name for codec in CODECS]
     stages = reference.stages if stage is None else (stage,)
-    others = [Condition("recoded", each, name) for each in stages for name in named]
+    stored = Condition("stored", measured.meta.stage, measured.meta.codec)
     rows = [Condition("none"), *([Condition("text")] if text and measured.has_text else []), stored]
-    return rows + [each for each in others if (each.stage, each.codec) != (stored.stage, stored.codec)]
+    recoded = [Condition("recoded", each, name) for each in stages for name in names]
+    return rows + [each for each in recoded if (each.stage, each.codec) != (stored.stage, stored.codec)]
 
 
-def _round_trip(memory: Memory, codec: Codec, calibration: Calibration | None) -> tuple[Memory, tuple[int, ...]]:
-    """Memory as it comes back out of a store with that codec, and the bytes of each document in it."""
+def _recode(memory: Memory, codec: Codec, calibration: Calibration | None) -> tuple[Memory, tuple[int, ...]]:
+    """Encode and decode memory; return it with the size of each document's payload."""
     payloads = encode_batch(memory.doc_ids, memory.values.numpy(), memory.lengths, codec, calibration)
     values, _ = decode_batch(payloads, memory.doc_ids, None if calibration is None else lambda _: calibration)
     return replace(memory, values=torch.from_numpy(values)), tuple(map(len, payloads))

@@ -1,4 +1,4 @@
-"""Evaluating a store: answers from its memory, and from what other codecs and stages would make of it."""
+"""Evaluate a store: answer the same questions under every condition, and score the answers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,18 @@ from typing import TypeVar
 
 import torch
 
+from ..configs.names import Dtype, Stage
 from ..errors import MissingDocumentsError, PromptError, some
 from ..model.decoder import Decoder
 from ..model.device import choose_device
-from ..model.families.pisco import Checkpoint
-from ..model.memory import Memory, Stage
+from ..model.families import open_checkpoint
+from ..model.memory import Memory
 from ..reader.questions import Question, read_questions
-from .conditions import Condition, Documents, Source, conditions
+from .conditions import Condition, EvaluatedStore, ShownDocuments, conditions
 from .measures import divergence, score
-from .results import EvaluatedAnswer, Evaluation, row_of
+from .results import EvaluatedAnswer, Evaluation, summarise
 
+# Limits the documents that are in memory while all prompts are checked.
 _CHECKED_AT_ONCE = 256
 _STORED = Condition("stored")
 _Item = TypeVar("_Item")
@@ -34,70 +36,71 @@ def evaluate(
     stage: Stage | None = None,
     text: bool = True,
     decoder_base: str | None = None,
-    dtype: str = "bfloat16",
+    dtype: Dtype = "bfloat16",
     device: str = "auto",
     max_new_tokens: int = 128,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Answer questions from a store's memory and from what else could stand in its place, and score the answers.
+    """Answer questions from a store's memory and from everything that could stand in its place; score the answers.
 
     Args:
-        uri: the store.
-        checkpoint: what it was built with.
+        uri: folder or object-store URI of the store.
+        checkpoint: folder of the checkpoint that the store was built with.
         questions: file of questions, see ``read_questions``.
-        run: TREC run that names the documents of each question; without it the questions do.
-        documents: take the first so many of each question; by default 5 of a run, and all that a question names.
-        reference: store of the same checkpoint whose memory is uncompressed: KL is measured against it, and recoded
-            memory made from it. By default the store itself.
-        codecs: recode to these only; by default to all.
-        stage: recode at this stage only; by default at each that can be had.
-        text: ask with the documents' text too, if the store keeps it.
-        decoder_base: base decoder, in place of the name in the checkpoint.
-        dtype: the decoder's arithmetic.
-        device: where it computes.
-        max_new_tokens: longest answer.
-        batch_size: questions that are answered together.
-        progress: told how many of how many answers there are.
+        run: TREC run that names the documents of each question; by default the questions name them.
+        documents: number of documents to take of each question; by default 5 of a run, or all that a question names.
+        reference: store of the same checkpoint with uncompressed memory. KL is measured against its memory, and recoded
+            memory is made from it. By default the store itself.
+        codecs: codecs to recode to; by default all.
+        stage: stage to recode at; by default every available stage.
+        text: True to answer from the documents' text too, if the store keeps it.
+        decoder_base: base decoder to use in place of the one that the checkpoint names.
+        dtype: dtype of the decoder.
+        device: device of the decoder.
+        max_new_tokens: largest number of tokens of an answer.
+        batch_size: number of questions that are answered together.
+        progress: called with the number of answers so far and in all.
 
     Raises:
         QuestionsError: if the questions or the run cannot be read.
         FingerprintMismatchError: if a store was built with another checkpoint.
-        MissingDocumentsError: naming the documents a store does not hold.
-        PromptError: if a question with its documents does not fit the decoder, naming the question.
-        StoreError: if a store cannot be read, or a codec or stage cannot be had.
+        MissingDocumentsError: naming the documents that a store does not hold.
+        PromptError: naming a question that, with its documents, does not fit the decoder.
+        StoreError: if a store cannot be read, a codec is unknown, or a stage is not available.
     """
     read = read_questions(questions, run=run, documents=documents)
-    opened = Checkpoint(checkpoint, decoder_base=decoder_base)
-    measured = Source(uri, opened)
-    base = measured if reference is None else Source(reference, opened)
-    asked = _Asked(measured, base, conditions(measured, base, codecs, stage, text), max_new_tokens)
+    opened = open_checkpoint(checkpoint, decoder_base=decoder_base)
+    measured = EvaluatedStore(uri, opened)
+    compared = measured if reference is None else EvaluatedStore(reference, opened)
+    chosen = conditions(measured, compared, codecs, stage, text)
     decoder = Decoder.load(opened, dtype=getattr(torch, dtype), device=choose_device(device))
-    lengths = asked.check(decoder, read.asked)
-    order = sorted(range(len(read.asked)), key=lengths.__getitem__, reverse=True)
-    answers: dict[tuple[Condition, int], EvaluatedAnswer] = {}
-    sizes: dict[Condition, dict[str, int]] = {condition: {} for condition in asked.conditions}
-    for picks in _batches(order, batch_size):
-        for condition, found, of_documents in asked.answer(decoder, [read.asked[i] for i in picks]):
-            answers |= {(condition, i): answer for i, answer in zip(picks, found, strict=True)}
-            sizes[condition] |= of_documents
-            if progress is not None:
-                progress(len(answers), len(order) * len(asked.conditions))
-    by_condition = {c: [answers[c, i] for i in range(len(order))] for c in asked.conditions}
+    evaluator = _Evaluator(decoder, measured, compared, chosen, max_new_tokens)
+    answers, rows = [], []
+    for found, sizes in evaluator.run(read.asked, batch_size, progress):
+        answers += found
+        rows.append(summarise(found, sizes))
     return Evaluation(
         uri=measured.uri,
-        reference=base.uri,
-        questions=len(order),
-        documents=len({doc_id for question in read.asked for doc_id in question.doc_ids}),
+        reference=compared.uri,
+        questions=len(read.asked),
+        documents=len(_documents_of(read.asked)),
         ignored_queries=read.ignored_queries,
-        rows=tuple(row_of(found, sizes[condition].values()) for condition, found in by_condition.items()),
-        answers=tuple(answer for found in by_condition.values() for answer in found),
+        rows=tuple(rows),
+        answers=tuple(answers),
     )
 
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A question's prompt, open for generation and with its first reference answer, and the memory in both."""
+    """A question's prompts and the memory in them.
+
+    Attributes:
+        open: token ids of the prompt that is to be continued.
+        answered: token ids of the prompt with the first reference answer.
+        answer_tokens: number of tokens at the end of ``answered`` that are the answer.
+        memory: memory of the question's documents.
+    """
 
     open: list[int]
     answered: list[int]
@@ -106,94 +109,125 @@ class _Prompt:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The conditions under which questions are asked, and where their documents are."""
+class _Evaluator:
+    """Answers questions with one decoder under each of some conditions."""
 
-    measured: Source
-    reference: Source
+    decoder: Decoder
+    measured: EvaluatedStore
+    reference: EvaluatedStore
     conditions: list[Condition]
     max_new_tokens: int
 
-    def check(self, decoder: Decoder, questions: Sequence[Question]) -> list[int]:
-        """Look for every document and try every prompt before anything is computed.
+    def run(
+        self, questions: Sequence[Question], batch_size: int, progress: Callable[[int, int], None] | None
+    ) -> Iterator[tuple[list[EvaluatedAnswer], list[int]]]:
+        """Answer all questions; yield the answers and the sizes of the documents, condition by condition."""
+        lengths = self._check(questions)
+        # Prompts of similar length share a batch, so that little is padded. The longest come first, so that memory that
+        # does not suffice is noticed at once.
+        order = sorted(range(len(questions)), key=lengths.__getitem__, reverse=True)
+        answers: dict[tuple[Condition, int], EvaluatedAnswer] = {}
+        sizes: dict[Condition, dict[str, int]] = {condition: {} for condition in self.conditions}
+        for picks in _batches(order, batch_size):
+            for condition, found, of_documents in self._answer([questions[i] for i in picks]):
+                answers |= {(condition, i): answer for i, answer in zip(picks, found, strict=True)}
+                sizes[condition] |= of_documents
+                if progress is not None:
+                    progress(len(answers), len(questions) * len(self.conditions))
+        for condition in self.conditions:
+            yield [answers[condition, i] for i in range(len(questions))], list(sizes[condition].values())
+
+    def _check(self, questions: Sequence[Question]) -> list[int]:
+        """Find every document and try every prompt, before anything is computed.
 
         Returns:
-            Tokens of each question's prompt, memory standing for its documents.
+            Length of each question's prompt in tokens, with memory for its documents.
         """
         lengths: list[int] = []
-        shapes = [c for c in self.conditions if c.name != "recoded"]
-        missing: dict[Source, list[str]] = {self.measured: [], self.reference: []}
+        tried = [condition for condition in self.conditions if condition.name != "recoded"]
+        missing: dict[EvaluatedStore, list[str]] = {self.measured: [], self.reference: []}
         for chunk in _batches(questions, _CHECKED_AT_ONCE):
             ids = _documents_of(chunk)
-            rows = {source: source.fetch(ids, missing="skip") for source in missing}
-            for source, found in rows.items():
+            rows = {store: store.fetch(ids, missing="skip") for store in missing}
+            for store, found in rows.items():
                 held = set(found.doc_ids)
-                missing[source] += [doc_id for doc_id in ids if doc_id not in held]
+                missing[store] += [doc_id for doc_id in ids if doc_id not in held]
+            # Prompts need all documents. The remaining chunks are read to report every missing one.
             if any(missing.values()):
                 continue
-            for condition in shapes:
-                self._prompts(decoder, chunk, condition, self.measured.documents(rows[self.measured], condition), ids)
-            memory = self.reference.documents(rows[self.reference], _STORED)
-            lengths += [len(p.open) for p in self._prompts(decoder, chunk, _STORED, memory, ids)]
-        for source, absent in missing.items():
-            if absent:
-                raise _missing(source, list(dict.fromkeys(absent)))
+            for condition in tried:
+                self._prompts(chunk, condition, self.measured.show(rows[self.measured], condition), ids)
+            shown = self.reference.show(rows[self.reference], _STORED)
+            lengths += [len(prompt.open) for prompt in self._prompts(chunk, _STORED, shown, ids)]
+        for store, absent in missing.items():
+            if absent := list(dict.fromkeys(absent)):
+                raise MissingDocumentsError(
+                    f"the store at {store.uri} does not hold {len(absent):,} of the documents that the questions are "
+                    f"to be answered from: {some(absent)}.",
+                    absent,
+                )
         return lengths
 
-    def answer(
-        self, decoder: Decoder, questions: Sequence[Question]
+    def _answer(
+        self, questions: Sequence[Question]
     ) -> Iterator[tuple[Condition, list[EvaluatedAnswer], dict[str, int]]]:
-        """The answers to some questions under each condition, with the size of each document under it."""
+        """Yield each condition with the answers to some questions and the size of each document."""
+        decoder = self.decoder
         ids = _documents_of(questions)
-        rows = {source: source.fetch(ids) for source in {self.measured, self.reference}}
-        uncompressed = self.reference.documents(rows[self.reference], _STORED)
-        expected = _log_probs(decoder, self._prompts(decoder, questions, _STORED, uncompressed, ids))
+        rows = {store: store.fetch(ids) for store in {self.measured, self.reference}}
+        uncompressed = self.reference.show(rows[self.reference], _STORED)
+        expected = self._log_probs(self._prompts(questions, _STORED, uncompressed, ids))
         for condition in self.conditions:
-            source = self.reference if condition.name == "recoded" else self.measured
-            documents = source.documents(rows[source], condition)
-            prompts = self._prompts(decoder, questions, condition, documents, ids)
+            store = self.reference if condition.name == "recoded" else self.measured
+            shown = store.show(rows[store], condition)
+            prompts = self._prompts(questions, condition, shown, ids)
             is_reference = condition.name == "stored" and self.measured is self.reference
-            found = expected if is_reference else _log_probs(decoder, prompts)
+            found = expected if is_reference else self._log_probs(prompts)
             generated = decoder.generate(
                 [p.open for p in prompts], [p.memory for p in prompts], max_new_tokens=self.max_new_tokens
             )
             texts = [decoder.tokenizer.decode(each, skip_special_tokens=True).strip() for each in generated]
             scored = zip(questions, texts, prompts, expected, found, strict=True)
-            answers = [_evaluated(condition, *each) for each in scored]
-            yield condition, answers, dict(zip(ids, documents.sizes, strict=False))
+            yield condition, [_scored(condition, *each) for each in scored], dict(zip(ids, shown.sizes, strict=False))
 
     def _prompts(
-        self,
-        decoder: Decoder,
-        questions: Sequence[Question],
-        condition: Condition,
-        documents: Documents,
-        ids: list[str],
+        self, questions: Sequence[Question], condition: Condition, shown: ShownDocuments, ids: Sequence[str]
     ) -> list[_Prompt]:
+        """Return the questions' prompts under a condition.
+
+        Args:
+            questions: the questions.
+            condition: the condition, for messages.
+            shown: the documents of all questions under that condition.
+            ids: ids of these documents, in order.
+
+        Raises:
+            PromptError: naming the first question whose prompt does not fit the decoder.
+        """
+        decoder = self.decoder
         place = {doc_id: i for i, doc_id in enumerate(ids)}
-        made = []
+        prompts = []
         for question in questions:
-            shown, memory = documents.select([place[doc_id] for doc_id in question.doc_ids])
+            documents, memory = shown.select([place[doc_id] for doc_id in question.doc_ids])
             try:
-                prompt = decoder.prompt_ids(question.text, shown)
-                answered, count = decoder.answered_ids(question.text, shown, question.answers[0])
+                prompt = decoder.prompt_ids(question.text, documents)
+                answered, count = decoder.answered_ids(question.text, documents, question.answers[0])
                 decoder.require_fit([prompt], self.max_new_tokens)
                 decoder.require_fit([answered], 0)
             except PromptError as error:
                 where = f"Question {question.id!r}, condition {condition.name!r}: "
-                hint = " Or leave the documents' text out (--no-text)." if condition.name == "text" else ""
+                hint = " Or leave out the documents' text (--no-text)." if condition.name == "text" else ""
                 raise PromptError(f"{where}{error}{hint}") from None
-            made.append(_Prompt(prompt, answered, count, memory))
-        return made
+            prompts.append(_Prompt(prompt, answered, count, memory))
+        return prompts
+
+    def _log_probs(self, prompts: Sequence[_Prompt]) -> list[torch.Tensor]:
+        return self.decoder.answer_log_probs(
+            [p.answered for p in prompts], [p.answer_tokens for p in prompts], [p.memory for p in prompts]
+        )
 
 
-def _log_probs(decoder: Decoder, prompts: Sequence[_Prompt]) -> list[torch.Tensor]:
-    return decoder.answer_log_probs(
-        [p.answered for p in prompts], [p.answer_tokens for p in prompts], [p.memory for p in prompts]
-    )
-
-
-def _evaluated(
+def _scored(
     condition: Condition,
     question: Question,
     text: str,
@@ -217,14 +251,6 @@ def _evaluated(
         nll=-float(found.gather(1, labels[:, None]).double().mean()),
         kl=float(divergence(expected, found).mean()),
         answer_tokens=prompt.answer_tokens,
-    )
-
-
-def _missing(source: Source, absent: list[str]) -> MissingDocumentsError:
-    return MissingDocumentsError(
-        f"the store at {source.uri} does not hold {len(absent):,} of the documents that the questions are to be "
-        f"answered from: {some(absent)}.",
-        absent,
     )
 
 

@@ -1,4 +1,4 @@
-"""How good an answer is, and how far one distribution of answers is from another."""
+"""Measures of an answer against its references, and of one distribution of answers against another."""
 
 import re
 import string
@@ -14,11 +14,11 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Scores:
-    """An answer against its references, each 0 to 1, the best over the references.
+    """Scores of an answer from 0 to 1, each against the reference for which it is highest.
 
     Attributes:
-        match: a reference is contained in the answer, both normalised.
-        exact_match: the answer is a reference, both normalised.
+        match: 1 if the answer contains the reference, both normalised.
+        exact_match: 1 if the answer equals the reference, both normalised.
         f1: harmonic mean of precision and recall over the words of both, normalised.
     """
 
@@ -28,15 +28,15 @@ class Scores:
 
 
 def normalise(text: str) -> str:
-    """A text as SQuAD's evaluation compares it (Rajpurkar et al., 2016).
+    """Return a text as SQuAD's evaluation compares it (Rajpurkar et al., 2016).
 
-    In lower case, without ASCII punctuation and the articles a, an and the, one space between words.
+    It is in lower case, without ASCII punctuation and without the articles a, an and the; one space separates words.
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def score(answer: str, references: Sequence[str]) -> Scores:
-    """Score an answer against its references; exact match and F1 are torchmetrics'."""
+    """Score an answer against its references. torchmetrics computes exact match and F1."""
     percent = squad(
         {"prediction_text": answer, "id": ""},
         {"answers": {"answer_start": [0] * len(references), "text": list(references)}, "id": ""},
@@ -45,15 +45,15 @@ def score(answer: str, references: Sequence[str]) -> Scores:
 
 
 def _match(answer: str, references: Sequence[str]) -> float:
-    said = normalise(answer)
-    # Nothing is contained in everything: a reference of articles and punctuation alone asks for an equal answer.
-    return float(any(wanted in said if wanted else not said for wanted in map(normalise, references)))
+    given = normalise(answer)
+    # Every answer contains the empty string, so a reference that is only articles and punctuation requires equality.
+    return float(any(wanted in given if wanted else not given for wanted in map(normalise, references)))
 
 
 def divergence(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """``KL(reference ‖ other)`` in nats, of each row of log-probabilities: ``(n, vocabulary)`` twice to ``(n,)``.
+    """Return ``KL(reference ‖ other)`` in nats, ``(n,)``, for each row of log-probabilities ``(n, vocabulary)``.
 
-    Normalised anew in double precision, so that it is never negative by more than its rounding. Tokens that the
+    Both are normalised again in double precision, so that rounding alone can make a result negative. Tokens that the
     reference rules out (-inf) add nothing.
     """
     p, q = reference.double().log_softmax(-1), other.double().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""What an evaluation found: answers with their scores, and a row for each condition."""
+"""Results of an evaluation: each answer with its scores, and a row of means per condition."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -14,16 +14,18 @@ class EvaluationRow:
     """One condition over all questions.
 
     Attributes:
-        condition: ``none``, ``text``, ``stored`` or ``recoded``.
-        stage: of memory; None without memory.
-        codec: of memory; None without memory.
-        bytes_per_document: mean over the documents that were read: payloads, or UTF-8 of the text; None without any.
+        condition: name of the condition: ``none``, ``text``, ``stored`` or ``recoded``.
+        stage: stage of the memory; None for a condition without memory.
+        codec: codec of the memory; None for a condition without memory.
+        bytes_per_document: mean size of a document that was read: of its payload, or of its text in UTF-8. None for a
+            condition without documents.
         match: share of answers that contain a reference answer, 0 to 1.
-        exact_match: share of answers that are a reference answer, 0 to 1.
-        f1: mean of the words' F1, 0 to 1.
-        nll: the first reference answer's negative log-likelihood, in nats a token.
-        kl: divergence of the next token's distribution from the reference's along that answer, in nats a token.
-        questions: how many.
+        exact_match: share of answers that equal a reference answer, 0 to 1.
+        f1: mean F1 over words, 0 to 1.
+        nll: negative log-likelihood of the first reference answer, in nats per token.
+        kl: divergence of the distribution over the next token from the reference's along that answer, in nats per
+            token.
+        questions: number of questions.
     """
 
     condition: str
@@ -40,12 +42,12 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class EvaluatedAnswer:
-    """One question under one condition, with the scores that ``EvaluationRow`` has of all.
+    """The answer to one question under one condition, with its own values of the scores in ``EvaluationRow``.
 
     Attributes:
-        answer: the decoder's words.
+        answer: the decoder's answer.
         references: the reference answers.
-        answer_tokens: tokens of the first reference answer, which ``nll`` and ``kl`` are means over.
+        answer_tokens: number of tokens of the first reference answer; ``nll`` and ``kl`` are means over them.
     """
 
     id: str
@@ -65,16 +67,16 @@ class EvaluatedAnswer:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-        uri: the store.
-        reference: the store whose memory ``kl`` is measured against.
-        questions: how many were asked.
-        documents: how many different documents they were answered from.
-        ignored_queries: queries of the run that were not among the questions.
-        rows: one a condition.
-        answers: one a question and condition, by rows and then in the order of the questions.
+        uri: URI of the store.
+        reference: URI of the store whose memory ``kl`` is measured against.
+        questions: number of questions.
+        documents: number of different documents that they were answered from.
+        ignored_queries: number of queries of the run that are not among the questions.
+        rows: one row per condition.
+        answers: one answer per condition and question, in the order of the rows and then of the questions.
     """
 
     uri: str
@@ -86,7 +88,7 @@ class Evaluation:
     answers: tuple[EvaluatedAnswer, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the answers, as values that JSON knows."""
+        """Return everything but the answers, as values that JSON can hold."""
         return {name: value for name, value in asdict(self).items() if name != "answers"}
 
     def save_answers(self, path: str | Path) -> None:
@@ -99,11 +101,16 @@ class Evaluation:
         try:
             Path(path).write_text("".join(lines), "utf-8")
         except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}.") from error
+            raise InputError(f"{path}: the file cannot be written: {error.strerror or error}.") from error
 
 
-def row_of(answers: Sequence[EvaluatedAnswer], sizes: Collection[int]) -> EvaluationRow:
-    """Sum up one condition: its answers, at least one, and the bytes of each document under it."""
+def summarise(answers: Sequence[EvaluatedAnswer], sizes: Collection[int]) -> EvaluationRow:
+    """Return the row of one condition.
+
+    Args:
+        answers: all answers under the condition, at least one.
+        sizes: size of each document under the condition, in bytes.
+    """
     tokens = sum(answer.answer_tokens for answer in answers)
     first = answers[0]
     return EvaluationRow(

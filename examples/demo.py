@@ -1,12 +1,12 @@
 """Build an index of invented articles and answer questions about them from stored memory alone.
 
     make demo
-    python examples/demo.py [FOLDER]      (default: demo-index/, made anew each time)
+    python examples/demo.py [FOLDER]      (default: demo-index/, replaced each time)
 
-Nothing is downloaded. The checkpoint, examples/tinypedia-checkpoint, is a small one that was trained on Tinypedia, an
-encyclopedia of an invented world; the articles here are of its held-out part, whose people, places and works the
-training never named. So whatever is answered rightly was read from the memory in the store. The exit code is 1 if the
-store's memory is not the compressor's, or answers no better than no memory.
+Nothing is downloaded. The small checkpoint in examples/tinypedia-checkpoint was trained on Tinypedia, an encyclopedia
+of an invented world. The articles here belong to its held-out split, and training never named their people, places
+and works. So every right answer was read from the memory in the store. The exit code is 1 if the store's memory
+differs from the compressor's, or answers no more questions than no memory does.
 """
 
 import json
@@ -17,70 +17,64 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pisco_index import Checkpoint, Compressor, Memory, PassageTokenizer, Reader, load_config
+from pisco_index import Compressor, Memory, Reader, load_config, open_checkpoint
 
 CHECKPOINT = Path(os.path.relpath(Path(__file__).parent / "tinypedia-checkpoint"))
 COMMAND = Path(sys.executable).with_name("pisco-index")
+# Files and folders of an earlier run, which the next one removes.
 CONTENTS = {"encyclopedia", "store", "answers.jsonl"}
 ARTICLES = 60
+# Number of answers that are printed beside the truth.
 SHOWN = 12
 NEW_TOKENS = 16
 
 
 def main(folder: Path) -> int:
-    """Run the demonstration in a folder; returns the exit code."""
+    """Run the demonstration in a folder, and return the exit code."""
     make_room(folder)
     encyclopedia, store, answers = folder / "encyclopedia", folder / "store", folder / "answers.jsonl"
 
-    say(f"{ARTICLES} articles about people, places and works that the checkpoint was not trained on, and questions.")
+    say(f"Write {ARTICLES} articles about people, places and works that are new to the checkpoint, and questions.")
     pisco_index("train", "tinypedia", encyclopedia, "--split", "held-out", "--articles", ARTICLES)
     articles, questions = (read_lines(encyclopedia / name) for name in ("corpus.jsonl", "questions.jsonl"))
     print(f"\n{articles[0]['text']}")
 
     say("Compress them into a store.")
-    build = (
-        "build",
-        encyclopedia / "corpus.jsonl",
-        "--preset",
-        "tinypedia",
-        "--checkpoint",
-        CHECKPOINT,
-        "--out",
-        store,
-    )
+    corpus = encyclopedia / "corpus.jsonl"
+    build = ("build", corpus, "--preset", "tinypedia", "--checkpoint", CHECKPOINT, "--out", store)
     pisco_index(*build)
-    say("The same command again: it finds that everything is done. After a stop it would go on from there.")
+    say("Run the same command again. Everything is done; after a stop, it would resume.")
     pisco_index(*build)
-    say("What the store holds.")
+    say("Show what the store holds.")
     pisco_index("info", store)
-    say("The memory of a document, by id.")
+    say("Fetch the memory of a document by its id.")
     pisco_index("get", store, articles[0]["_id"])
-    say("An answer from stored memory: the decoder never sees the article's text.")
+    say("Answer a question from stored memory. The decoder never sees the article's text.")
     first = questions[0]
     pisco_index("ask", store, first["question"], "--doc", first["doc_ids"][0], "--checkpoint", CHECKPOINT)
-    say("All questions: from no article, from the article's text, and from its memory in the store.")
+    say("Answer all questions: without the article, from its text, and from its memory in the store.")
     length = ("--max-new-tokens", NEW_TOKENS)
     evaluate = ("eval", store, "--questions", encyclopedia / "questions.jsonl", "--checkpoint", CHECKPOINT, *length)
     only = ("--codec", "int8", "--stage", "hidden", "--answers", answers)
     pisco_index(*evaluate, *only)
-    right, alone = show(read_lines(answers))
-    return check(store, articles, right, alone)
+    right, without = show(read_lines(answers))
+    return check(store, articles, right, without)
 
 
 def show(answers: list[dict]) -> tuple[float, float]:
-    """Print some answers from memory beside the truth; returns the share of right ones, with memory and without."""
+    """Print some answers from memory beside the truth, and return the shares of right ones, with memory and without."""
     stored, none = ([a for a in answers if a["condition"] == name] for name in ("stored", "none"))
     print()
     for answer in stored[:SHOWN]:
         mark = "yes" if answer["exact_match"] else "NO "
         print(f"{mark}  {answer['question']}  {answer['answer']}  (true: {answer['references'][0]})")
-    right, alone = (sum(a["exact_match"] for a in each) / len(each) for each in (stored, none))
-    print(f"\nexactly right of {len(stored)}: {right:.1%} from memory, {alone:.1%} without it")
-    return right, alone
+    right, without = (sum(a["exact_match"] for a in each) / len(each) for each in (stored, none))
+    print(f"\nexactly right of {len(stored)}: {right:.1%} from memory, {without:.1%} without it")
+    return right, without
 
 
-def check(store: Path, articles: list[dict], right: float, alone: float) -> int:
-    """Compare the store's memory with what the compressor gives on the spot."""
+def check(store: Path, articles: list[dict], right: float, without: float) -> int:
+    """Print whether the store's memory is the compressor's and helps to answer, and return the exit code."""
     computed = compress(articles)
     with Reader(store) as reader:
         stored = reader.fetch(computed.doc_ids)
@@ -88,7 +82,7 @@ def check(store: Path, articles: list[dict], right: float, alone: float) -> int:
     error = float(((stored.values - exact).square() / exact.var(dim=0)).mean())
     checks = {
         f"memory of {len(computed)} documents, {len(exact)} vectors: error below 0.01% of the variance": error < 1e-4,
-        "memory answers more questions than none": right > alone,
+        "memory answers more questions than none": right > without,
     }
     for claim, holds in checks.items():
         print(f"{'yes' if holds else 'NO '}  {claim}")
@@ -96,13 +90,11 @@ def check(store: Path, articles: list[dict], right: float, alone: float) -> int:
 
 
 def compress(articles: list[dict]) -> Memory:
-    """The articles' memory without any store: read, tokenize, compress."""
-    checkpoint, compression = Checkpoint(CHECKPOINT), load_config("tinypedia").compression
-    tokenizer = PassageTokenizer(
-        checkpoint.compressor_tokenizer, rate=checkpoint.rate, max_length=compression.max_length
-    )
+    """Return the articles' memory, computed without a store: tokenize, then compress."""
+    checkpoint, compression = open_checkpoint(CHECKPOINT), load_config("tinypedia").compression
     texts = [compression.input_text(article["text"], article["title"]) for article in articles]
-    tokenized = list(tokenizer.tokenize(texts, [compression.repeated(article["title"]) for article in articles]))
+    headings = [compression.repeated_heading(article["title"]) for article in articles]
+    tokenized = list(checkpoint.passage_tokenizer(compression).tokenize(texts, headings))
     passages = [passage for document in tokenized for passage in document.passages]
     memory = Compressor.load(checkpoint).compress(passages, stage="hidden")
     lengths = tuple(document.n_mem for document in tokenized)
@@ -110,19 +102,19 @@ def compress(articles: list[dict]) -> Memory:
 
 
 def make_room(folder: Path) -> None:
-    """Remove what an earlier run left; nothing else."""
+    """Remove the results of an earlier run, and exit if the folder holds anything else."""
     if not folder.exists():
         return
     if others := {path.name for path in folder.iterdir()} - CONTENTS:
-        sys.exit(f"{folder} holds {sorted(others)[0]}, which is not this demonstration's. Name another folder.")
+        sys.exit(f"{folder} holds {sorted(others)[0]}, which no demonstration wrote. Name another folder.")
     shutil.rmtree(folder)
 
 
 def pisco_index(*arguments: object) -> str:
-    """Print a command as one would type it, run it, and print and return what it says."""
+    """Print a command as a user would type it, run it, and print and return its output."""
     words = [str(argument) for argument in arguments]
     print(f"$ {shlex.join(['pisco-index', *words])}", flush=True)
-    # Only the output goes through a pipe: progress and errors are seen as they come.
+    # Only stdout goes through a pipe, so that progress and errors appear at once.
     run = subprocess.run([COMMAND, *words], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     print(run.stdout, end="", flush=True)
     if run.returncode:
@@ -131,12 +123,12 @@ def pisco_index(*arguments: object) -> str:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The records of a JSON lines file."""
+    """Return the records of a JSON lines file."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def say(text: str) -> None:
-    """Tell what comes next."""
+    """Print a heading for the next step."""
     print(f"\n# {text}", flush=True)
 
 

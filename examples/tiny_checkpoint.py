@@ -1,10 +1,10 @@
-"""Train the small checkpoint that the demonstration uses: two models from nothing.
+"""Train the small checkpoint of the demonstration, from two random models.
 
     make tiny-checkpoint
     python examples/tiny_checkpoint.py [FOLDER] [--rate 9]      (default: tiny-checkpoint/)
 
-The data is Tinypedia's training split, and everything is drawn from one seed. Stopped, it goes on where it was. What
-examples/tinypedia-checkpoint holds is FOLDER/tinypedia-exact without its folder training/.
+The data is Tinypedia's training split, and one seed determines all draws. After a stop, the same command resumes.
+examples/tinypedia-checkpoint is a copy of FOLDER/tinypedia-exact without its folder training/.
 """
 
 import argparse
@@ -18,7 +18,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from pisco_index import finetune, load_finetuning, load_pretraining, new_checkpoint, pretrain
+from pisco_index import finetune, new_checkpoint, pretrain
+from pisco_index.configs import load_finetuning, load_pretraining
 from pisco_index.training.tinypedia import (
     articles,
     conversations,
@@ -29,26 +30,26 @@ from pisco_index.training.tinypedia import (
 )
 
 SEED = 0
-# Learning to hold a text begins with a few words of it.
+# Memory first learns to hold a few words, then a passage.
 PRETRAINING = ("tinypedia-words", "tinypedia-passages")
-# Choosing an article by its title is learned where there is little else to learn.
+# The decoder learns to choose an article by its title from short articles, where there is little else to learn.
 FINETUNING = {"tinypedia-titles": short_conversations, "tinypedia": conversations}
-# Reciting whole articles makes memory exact, which few and short answers alone hardly ask for.
+# Reciting whole articles makes memory exact. Short answers need only a small part of it.
 LAST = {
     "tinypedia-recitals": recitals,
     "tinypedia-exact": lambda split, seed: recitals(split, seed=seed + 1, documents=(1, 2)),
 }
-# Of all stages before those, which may have another: what a decoder knows by then is of use at any rate.
+# Rate of all stages before the last ones. What the decoder has learned by then is useful at any rate.
 FIRST_RATE = 10
 ARTICLES = 200_000
 CONVERSATIONS = 60_000
 VOCABULARY = 1024
 WIDTH = 256
 MLP_WIDTH = 512
-# A decoder of three layers reads one article as well, but does not learn to choose among several.
+# A decoder of three layers reads one article equally well, but does not learn to choose among several.
 LAYERS = {"compressor": 3, "decoder": 5}
 HEADS = 8
-# No system turn: so small a decoder needs no instructions.
+# Without a system turn, because a decoder this small does not follow instructions.
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] + '\n' }}"
     "{% elif m['role'] == 'assistant' %}{{ 'Answer: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
@@ -57,7 +58,7 @@ CHAT_TEMPLATE = (
 
 
 def main(folder: Path, rate: int) -> None:
-    """Make the data, the untrained checkpoint, and train it; what is there already is left as it is."""
+    """Write the data and the untrained checkpoint, and train it. Finished steps are not repeated."""
     data, untrained = folder / "data", folder / "untrained"
     if not data.is_dir():
         unfinished = folder / "data.unfinished"
@@ -85,7 +86,7 @@ def main(folder: Path, rate: int) -> None:
 
 
 def finetuned(presets: Iterable[str], checkpoint: Path, folder: Path) -> Path:
-    """Go through some stages of fine-tuning, each on its own data."""
+    """Run stages of fine-tuning one after the other, each on its own data, and return the last checkpoint."""
     for preset in presets:
         data = (str(folder / "data" / f"{preset}.jsonl"),)
         paths = {"checkpoint": str(checkpoint), "data": data, "out": str(folder / preset)}
@@ -94,7 +95,7 @@ def finetuned(presets: Iterable[str], checkpoint: Path, folder: Path) -> Path:
 
 
 def at_rate(rate: int, checkpoint: Path, out: Path) -> Path:
-    """Copy a checkpoint, to be trained on at another rate."""
+    """Copy a checkpoint with another rate, at which its training continues."""
     if not out.is_dir():
         draft = out.with_name(f"{out.name}.unfinished")
         shutil.copytree(checkpoint, draft, ignore=shutil.ignore_patterns("training"), dirs_exist_ok=True)
@@ -105,7 +106,7 @@ def at_rate(rate: int, checkpoint: Path, out: Path) -> Path:
 
 
 def new_models(folder: Path) -> None:
-    """Write two random models with one tokenizer, to compress and to decode with."""
+    """Write two random models that share a tokenizer: the compressor and the decoder."""
     tokenizer = new_tokenizer()
     torch.manual_seed(SEED)
     for name, layers in LAYERS.items():
@@ -127,7 +128,7 @@ def new_models(folder: Path) -> None:
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of Tinypedia's language, which cuts a name into the same pieces wherever it stands."""
+    """Train a byte-level BPE on Tinypedia. It cuts a name into the same tokens wherever the name stands."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
@@ -147,6 +148,11 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("tiny-checkpoint"))
-    parser.add_argument("--rate", type=int, default=9, help="tokens of text to a vector, in the end")
+    parser.add_argument(
+        "--rate",
+        type=int,
+        default=9,
+        help="rate of the final checkpoint, in source tokens per memory token",
+    )
     arguments = parser.parse_args()
     main(arguments.folder, arguments.rate)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import nn
 
+from ..configs.names import Stage
 from ..errors import CheckpointError, CorruptStoreError
 from .memory import Memory
 
@@ -30,10 +31,14 @@ class Connector(nn.Module):
 
     @classmethod
     def from_state(cls, state: Mapping[str, torch.Tensor], origin: str) -> "Connector":
-        """Build a connector from its four tensors, in fp32; ``origin`` names them in messages.
+        """Build a connector from its four tensors, in fp32.
+
+        Args:
+            state: the tensors by name.
+            origin: name of their file or store in messages.
 
         Raises:
-            CheckpointError: if a tensor is missing, is one too many, or the shapes do not chain.
+            CheckpointError: a tensor is missing or unknown, or the shapes do not fit together.
         """
         expected = {"0.weight", "0.bias", "2.weight", "2.bias"}
         if set(state) != expected:
@@ -50,10 +55,9 @@ class Connector(nn.Module):
         ):
             shapes = {name: tuple(tensor.shape) for name, tensor in sorted(state.items())}
             raise CheckpointError(f"{origin}: the shapes of the connector's tensors do not fit together: {shapes}.")
-        if strange := [
-            name for name, each in state.items() if not (each.is_floating_point() and each.float().isfinite().all())
-        ]:
-            raise CheckpointError(f"{origin}: {strange[0]} has values that are not finite floating numbers.")
+        for name, tensor in state.items():
+            if not (tensor.is_floating_point() and tensor.float().isfinite().all()):
+                raise CheckpointError(f"{origin}: {name} has values that are not finite floating-point numbers.")
         connector = cls(first.shape[1], first.shape[0], second.shape[0])
         connector.layers.load_state_dict(dict(state))
         connector.digest = digest_tensors(state)
@@ -61,32 +65,36 @@ class Connector(nn.Module):
 
     @classmethod
     def from_bytes(cls, content: bytes, digest: str, origin: str) -> "Connector":
-        """Build the connector that a store keeps, in fp32, and check that it is that one.
+        """Build the connector that a store keeps, in fp32, and check its digest.
 
         Args:
-            content: its tensors, as a safetensors file.
-            digest: that it must have.
-            origin: names the store in messages.
+            content: the tensors, as a safetensors file.
+            digest: digest that the connector must have.
+            origin: name of the store in messages.
 
         Raises:
-            CorruptStoreError: it cannot be read, or has another digest.
+            CorruptStoreError: the connector cannot be read, or has another digest.
         """
         try:
             connector = cls.from_state(load_tensors(content), origin)
-        # Not all that safetensors and torch raise over damaged bytes is theirs.
+        # safetensors and torch raise several built-in exceptions over damaged bytes, too.
         except (SafetensorError, CheckpointError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise CorruptStoreError(f"{origin}: its connector cannot be read ({error}).") from error
         if connector.digest != digest:
             raise CorruptStoreError(f"{origin}: its connector is not the one that the store was made with.")
         return connector
 
+    def dim(self, stage: Stage) -> int:
+        """Return the width of memory at a stage: before the connector (``"hidden"``) or after it."""
+        return self.in_dim if stage == "hidden" else self.out_dim
+
     def state(self) -> dict[str, torch.Tensor]:
-        """The four tensors under their names in ``connector.pt``."""
+        """Return the four tensors under their names in ``connector.pt``."""
         return {name: tensor.detach().cpu() for name, tensor in self.layers.state_dict().items()}
 
     @property
     def weight(self) -> torch.Tensor:
-        """The first layer's weight, whose dtype and device are the connector's."""
+        """The first layer's weight. Its dtype and device are the connector's."""
         return next(self.parameters())
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -94,7 +102,7 @@ class Connector(nn.Module):
         return self.layers(hidden.to(self.weight.dtype))
 
     def fold(self, matrix: torch.Tensor, offset: torch.Tensor) -> Self:
-        """A connector for what an affine map makes hidden states of: the map becomes part of the first layer.
+        """Return this connector with an affine map before it, as part of its first layer.
 
         Args:
             matrix: ``(m, in_dim)``.
@@ -108,13 +116,13 @@ class Connector(nn.Module):
         state["0.weight"], state["0.bias"] = weight @ matrix.double().T, weight @ offset.double() + bias
         folded = type(self)(matrix.shape[0], self.mlp_dim, self.out_dim)
         folded.layers.load_state_dict(state)
-        # It still makes this connector's embeddings.
+        # The folded connector gives the same embeddings, so it counts as the same connector.
         folded.digest = self.digest
         return folded.to(self.weight.device, self.weight.dtype).eval().requires_grad_(False)
 
     @torch.inference_mode()
     def connect(self, memory: Memory) -> Memory:
-        """The same memory at stage ``"embedding"``; returned as it is if it is there already."""
+        """Return the memory at stage ``"embedding"``. Memory that is already there is returned as it is."""
         if memory.stage == "embedding":
             return memory
         values = self(memory.values.to(self.weight.device))
@@ -122,7 +130,7 @@ class Connector(nn.Module):
 
 
 def digest_tensors(state: Mapping[str, torch.Tensor]) -> str:
-    """Hash of named tensors, of their values in fp32: equal however they are stored."""
+    """Return a digest of named tensors. It hashes their values in fp32, so the stored dtype does not change it."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""The device to compute on, and the dtype to compute in."""
 
 import torch
 
@@ -6,10 +6,10 @@ from ..errors import ConfigError
 
 
 def choose_device(name: str) -> str:
-    """The device named, or for ``auto`` a GPU where there is one.
+    """Check the name of a device and return it; ``auto`` gives a GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: if it is not there.
+        ConfigError: the name is unknown, or this machine has no such device.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -18,16 +18,16 @@ def choose_device(name: str) -> str:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"{name!r} is no device to compute on; name cpu, cuda, cuda:1 or auto.")
+        raise ConfigError(f"{name!r} is not a device to compute on; name cpu, cuda, cuda:1 or auto.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"{name!r} is not here; this machine has {torch.cuda.device_count()} GPUs.")
+        raise ConfigError(f"{name!r} is not on this machine, which has {torch.cuda.device_count()} GPUs.")
     return name
 
 
-def arithmetic_for(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """What to compute in with weights of a dtype: float32 on CPUs that are no faster in 16 bits.
+def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to compute in with weights of a dtype: float32 on CPUs that are no faster in bfloat16.
 
-    These are Intel's without AMX, and all x86-64 ones without AVX512-BF16. The weights stay as they are.
+    These are Intel CPUs without AMX, and other x86-64 CPUs without AVX512-BF16. The weights keep their dtype.
     """
     if device.type != "cpu" or dtype != torch.bfloat16:
         return dtype

@@ -1,26 +1,25 @@
-"""Memory embeddings of several documents: ragged, never padded."""
+"""Memory of several documents: a ragged matrix, never padded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
-Stage = Literal["hidden", "embedding"]
+from ..configs.names import Stage
 
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """The memory embeddings of ``k`` documents, in order.
+    """The memory of ``k`` documents, in order.
 
-    Iterating gives one ``(n_mem, dim)`` tensor a document.
+    Iterating yields one ``(n_mem, dim)`` tensor per document.
 
     Attributes:
-        values: ``(Σ n_mem, dim)``, the documents' vectors one after the other.
-        lengths: ``n_mem`` of each document.
+        values: the documents' vectors one after another, ``(Σ n_mem, dim)``.
+        lengths: number of vectors of each document.
         stage: ``"hidden"`` before the connector (compressor width), ``"embedding"`` after it (decoder width).
-        connector: digest of the connector that belongs to these vectors; a decoder refuses another one's.
-        doc_ids: the documents, where they came from a store.
+        connector: digest of the connector that belongs to these vectors; a decoder refuses memory of another one.
+        doc_ids: ids of the documents if they came from a store, else empty.
     """
 
     values: torch.Tensor
@@ -31,7 +30,7 @@ class Memory:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.shape[0] != sum(self.lengths):
-            raise ValueError(f"{tuple(self.values.shape)} does not hold documents of {self.lengths} vectors.")
+            raise ValueError(f"a matrix {tuple(self.values.shape)} does not hold documents of {self.lengths} vectors.")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -44,11 +43,11 @@ class Memory:
 
     @property
     def dim(self) -> int:
-        """Width of a vector."""
+        """Number of values in a vector."""
         return self.values.shape[1]
 
     def select(self, documents: Sequence[int]) -> "Memory":
-        """The memory of some of the documents, in the order asked for."""
+        """Return the memory of some of the documents, in the given order."""
         parts = self.values.split(list(self.lengths))
         return replace(
             self,

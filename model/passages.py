@@ -1,31 +1,52 @@
-"""From a document's text to passages: token ids with memory tokens behind them.
+"""From a document's text to passages: token ids of at most a maximum length, followed by memory tokens.
 
-The rules are those of the "pisco" checkpoint family (docs/checkpoints.md): literal memory tokens in a text are
-spelled apart, the tokenizer's default special tokens count, and a passage of ``n`` tokens is followed by
-``n // rate + 1`` memory tokens.
+The rules are those of family "pisco" (docs/checkpoints.md): literal memory tokens in a text are spelled apart, the
+tokenizer's default special tokens count, and a passage of ``n`` tokens is followed by ``n // rate + 1`` memory tokens.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from ..configs import CompressionConfig
 
 MEMORY_TOKEN = "<MEM>"  # noqa: S105
 AUTOENCODING_TOKEN = "<AE>"  # noqa: S105
 RETRIEVAL_TOKEN = "<RET>"  # noqa: S105
 
-# Large enough to keep the tokenizer's threads busy, small enough that other threads of the process get their turn.
+# Texts that are tokenized together: enough to keep the tokenizer's threads busy, and few enough that the other threads
+# of the process get their turn.
 TOKENIZER_CHUNK = 256
 
 
 def clean_text(text: str) -> str:
-    """Spell literal ``<MEM>`` and ``<RET>`` apart, so that a text cannot open memory slots."""
+    """Break up literal ``<MEM>`` and ``<RET>``, so that a text cannot open memory slots."""
     return text.replace(MEMORY_TOKEN, "< MEM >").replace(RETRIEVAL_TOKEN, "< RET >")
 
 
 def memory_length(tokens: int, rate: int) -> int:
-    """Memory tokens of a passage of ``tokens`` tokens: ``tokens // rate + 1``."""
+    """Return the number of memory tokens of a passage of ``tokens`` tokens: ``tokens // rate + 1``."""
     return tokens // rate + 1
+
+
+def memory_bounds(fed: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the largest number of memory tokens that documents can have, whatever their passages are.
+
+    Rounding up in each passage adds memory tokens, so a document in one passage has the fewest: ``memory_length(fed)``.
+    Passages of one token have the most: two memory tokens each at rate 1, and fewer at any other rate. Only a document
+    in a single passage can have no token at all, and then has one memory token. So ``2 * fed + 1`` is never exceeded.
+
+    Args:
+        fed: number of tokens in all passages of each document, ``(k,)`` int64.
+        rate: compression rate, source tokens per memory token.
+
+    Returns:
+        Both bounds, ``(k,)`` int64 each.
+    """
+    return fed // rate + 1, 2 * fed + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +55,10 @@ class TokenizedDocument:
 
     Attributes:
         passages: token ids of each passage, memory tokens appended.
-        n_mem: memory tokens of all passages together.
-        tokens_total: tokens of the whole text.
-        tokens_fed: tokens that the passages hold; fewer than ``tokens_total`` where the text was truncated, more
-            where passages overlap or repeat a heading.
+        n_mem: number of memory tokens of all passages.
+        tokens_total: number of tokens of the whole text.
+        tokens_fed: number of tokens in the passages, without memory tokens. It is less than ``tokens_total`` if the
+            text was truncated, and more if passages overlap or repeat a title.
     """
 
     passages: tuple[list[int], ...]
@@ -46,15 +67,33 @@ class TokenizedDocument:
     tokens_fed: int
 
 
+class DocumentTokenizer(Protocol):
+    """Cuts texts into passages by the rule of a checkpoint family."""
+
+    def tokenize(self, texts: Sequence[str], repeated: Sequence[str] | None = None) -> Iterator[TokenizedDocument]:
+        """Yield the passages of each text, in order.
+
+        Args:
+            texts: texts to cut.
+            repeated: beginning of every passage after the first, for each text; default: none.
+        """
+        ...
+
+    @property
+    def memory_token_id(self) -> int:
+        """Id of the memory token in the passages."""
+        ...
+
+
 class PassageTokenizer:
-    """Tokenizes documents for a compressor.
+    """Cuts texts into passages by the rule of family "pisco".
 
     Args:
         tokenizer: the checkpoint's compressor tokenizer (transformers).
-        rate: compression rate, source tokens per memory token.
-        max_length: most tokens of a passage, memory tokens not counted.
-        on_long: ``"chunk"`` cuts a longer document into passages, ``"truncate"`` keeps its beginning.
-        overlap: tokens that a chunk repeats from the one before it.
+        rate: compression rate, in source tokens per memory token.
+        max_length: largest number of tokens of a passage, memory tokens not counted.
+        on_long: ``"chunk"`` cuts a longer text into passages, ``"truncate"`` keeps its beginning.
+        overlap: number of tokens that a chunk repeats from the chunk before it.
     """
 
     def __init__(
@@ -70,7 +109,7 @@ class PassageTokenizer:
             raise ValueError(f"overlap {overlap} must be at least 0 and less than max_length {max_length}")
         self._suffix = _closing_tokens(tokenizer)
         if max_length <= len(self._suffix):
-            raise ValueError(f"max_length {max_length} leaves no room beside the {len(self._suffix)} closing tokens")
+            raise ValueError(f"max_length {max_length} leaves no room for the {len(self._suffix)} closing tokens")
         self.rate = rate
         self.max_length = max_length
         self.on_long = on_long
@@ -79,16 +118,16 @@ class PassageTokenizer:
         self._tokenizer = tokenizer
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
         if self._fast is not None:
-            # Truncation or padding kept in a tokenizer.json would change what is fed, silently.
+            # A tokenizer.json may turn truncation or padding on, which would change the passages silently.
             self._fast.no_truncation()
             self._fast.no_padding()
 
     def tokenize(self, texts: Sequence[str], repeated: Sequence[str] | None = None) -> Iterator[TokenizedDocument]:
-        """Yield each text's passages, in order.
+        """Yield the passages of each text, in order.
 
         Args:
-            texts: what is cut.
-            repeated: what each further passage of each text begins with; of this, too, at most half a passage.
+            texts: texts to cut.
+            repeated: beginning of every passage after the first, for each text; at most half a passage of it is used.
         """
         remaining = zip(texts, [""] * len(texts) if repeated is None else repeated, strict=True)
         while chunk := list(islice(remaining, TOKENIZER_CHUNK)):
@@ -103,7 +142,7 @@ class PassageTokenizer:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if self._fast is None:
             return self._tokenizer(texts, truncation=False, padding=False)["input_ids"]
-        # The call of transformers holds the GIL for 100 ms at a time; this one releases it.
+        # Calling the transformers tokenizer holds the GIL for 100 ms at a time; this call releases it.
         return [encoding.ids for encoding in self._fast.encode_batch_fast(texts, add_special_tokens=True)]
 
     def _cut(self, ids: list[int], heading: list[int]) -> TokenizedDocument:
@@ -125,8 +164,31 @@ class PassageTokenizer:
         )
 
 
+class HasText(Protocol):
+    """The title and text of a document."""
+
+    @property
+    def text(self) -> str:
+        """Text of the document, without its title."""
+        ...
+
+    @property
+    def title(self) -> str | None:
+        """Title of the document, or None."""
+        ...
+
+
+def tokenize_documents(
+    tokenizer: DocumentTokenizer, documents: Sequence[HasText], compression: CompressionConfig
+) -> Iterator[TokenizedDocument]:
+    """Yield the passages of each document, in order: title and text are joined by the template, then cut."""
+    texts = [compression.input_text(document.text, document.title) for document in documents]
+    repeated = [compression.repeated_heading(document.title) for document in documents]
+    return tokenizer.tokenize(texts, repeated)
+
+
 def _closing_tokens(tokenizer: Any) -> list[int]:
-    """Special tokens that the tokenizer puts behind a text (EOS, for some): truncation keeps them."""
+    """Return the special tokens that the tokenizer puts after a text (EOS, for some). Truncation keeps them."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     for start in range(len(full) - len(bare) + 1):

@@ -1,5 +1,5 @@
-"""From a corpus to committed memory: corpus → plan → worker → commit.
+"""From a corpus to committed memory: plan → shards → workers → commit.
 
-``build`` is the way in; ``driver`` hands the plan's shards to a ``pool`` of workers, in this process or on Ray
-(``ray_pool``), and commits what they wrote.
+``build`` is the spine: it prepares a ``job``, chooses one of the ``turns``, opens a pool of workers (``pools``), lets
+the ``driver`` hand out the plan's shards and commit what the workers wrote, and makes the ``report``.
 """

@@ -1,4 +1,4 @@
-"""Fitting a codec to a corpus before a build begins: from a sample that is compressed for it."""
+"""Fit a codec to a corpus before a build begins, from a sample that the workers compress."""
 
 from collections.abc import Iterator
 
@@ -7,24 +7,28 @@ import numpy as np
 from ..errors import InputError
 from ..store import Calibration, Codec, Prediction, predict
 from .planning.plan import Plan, Shard
-from .pools.crashes import CrashLog
 from .pools.pool import Pool
 
-# Shards that a sample is spread over, if they have enough.
+# Number of shards that a sample is spread over. More would cost reading time; fewer might all be of one kind.
 SAMPLED_SHARDS = 16
 
 
-def calibrate(
-    codec: Codec, pool: Pool, plan: Plan, dim: int, crashes: CrashLog | None = None
-) -> tuple[Calibration | None, Prediction]:
+def calibrate(codec: Codec, pool: Pool, plan: Plan, dim: int) -> tuple[Calibration | None, Prediction]:
     """Let a pool compress a sample that is spread evenly over a plan, and fit a codec to it.
 
-    The same plan gives the same sample. A corpus with fewer vectors than the codec asks for gives all it has. A shard
-    whose sample fails, or in which this process died before, is passed over: the cause is found when it is done.
+    The same plan gives the same sample. A corpus with fewer vectors than the codec wants gives all of them. A shard is
+    skipped if its sample fails, or if an earlier process crashed in it: the build finds the cause when it does the
+    shard.
+
+    Args:
+        codec: codec to fit.
+        pool: pool that does nothing else meanwhile.
+        plan: plan of the build.
+        dim: width of the vectors.
 
     Raises:
-        CorpusError: if the corpus cannot be read as it was planned.
-        Exception: if no shard gives a sample; of the last.
+        CorpusError: the corpus cannot be read as it was planned.
+        Exception: error of the last shard, if no shard gave a sample.
     """
     wanted = codec.sample_vectors(dim)
     each = -(-wanted // min(SAMPLED_SHARDS, len(plan.shards)))
@@ -33,15 +37,13 @@ def calibrate(
     for shard in _spread(plan):
         if found >= wanted:
             break
-        if crashes is not None:
-            if crashes.counts[shard.number]:
-                continue
-            crashes.holds({shard.number})
+        if pool.crashes.get(shard.number):
+            continue
         try:
             values, counts = pool.sample(shard, min(each, wanted - found))
         except InputError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever a document makes a worker fail of
+        except Exception as error:  # noqa: BLE001  a document may make a worker fail with any error
             failure = error
             continue
         parts.append(values)
@@ -55,7 +57,7 @@ def calibrate(
 
 
 def _spread(plan: Plan) -> Iterator[Shard]:
-    """Shards at even distances, then all others."""
+    """Yield shards at even distances, then the remaining ones."""
     step = max(len(plan.shards) // SAMPLED_SHARDS, 1)
     yield from plan.shards[::step]
     yield from (shard for place, shard in enumerate(plan.shards) if place % step)

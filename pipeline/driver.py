@@ -4,24 +4,25 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from ..configs import RunConfig
-from ..errors import BuildHungError, CorruptStoreError, InputError
+from ..errors import SUMMARY_CHARACTERS, CorruptStoreError, InputError, error_summary
+from ..interrupt import Interrupt
 from ..store import Store, WrittenShard, commit, verify_written
-from .interrupt import Interrupt
 from .patience import patiently
 from .planning.plan import Shard
-from .pools.crashes import CrashLog
 from .pools.pool import Outcome, Pool
-from .pools.watchdog import describe
 from .quarantine import find_poison, insist
 from .watch.progress import BuildProgress
 from .worker import Quarantined, ShardResult
 
+# Longest wait for outcomes, in seconds, before the driver polls the interrupt and the clock again.
 WAIT_S = 0.5
-# Between two looks at what workers do.
-LOOK_S = 1.0
-# A commit writes down all that the store holds, so that a large store takes more shards to a commit.
+# Seconds between two polls of the workers' states.
+POLL_S = 1.0
+# Each commit rewrites the list of fragments. With F fragments, at least F / 32 shards are committed together, so that
+# the total cost of the commits stays linear.
 STORED_TO_COMMITTED = 32
 
 
@@ -35,33 +36,34 @@ class FailedShard:
 
 @dataclass(frozen=True)
 class Driven:
-    """How shards ended that are not simply committed.
+    """The end of a run of the driver.
 
     Attributes:
-        failed: given up.
-        quarantined: documents that could not be compressed, of shards that are committed.
+        failed: shards that were given up.
+        quarantined: documents that could not be compressed, in shards that are committed.
+        interrupted: True if a signal ended the run.
     """
 
     failed: tuple[FailedShard, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
+    interrupted: bool = False
 
 
 class Driver:
-    """Runs shards through a pool until all are committed, given up, or a signal or bad input ends the build.
+    """Runs shards through a pool until all are committed or given up, or until a signal or bad input ends the build.
 
-    A shard's life: planned, submitted (attempt n), written, committed. A failed attempt puts it back in the queue; one
-    that fails too often waits until all others are done. Its documents are then tried alone, and it is done without
-    those that fail; should it still fail, it is given up. Bad input (a corpus that cannot be read, a full disk) would
-    only fail again and ends the build; a store that is away is waited for.
+    A shard is planned, submitted, written and committed. If it fails, it returns to the queue. If it fails too often,
+    it is isolated after all other shards: its documents are tried a few at a time, and the shard is done without those
+    that fail. If it still fails, it is given up. Bad input, such as an unreadable corpus or a full disk, would only
+    fail again, and ends the build. A store that cannot be reached is waited for.
 
     Args:
-        store: committed to; kept for the whole build, since its ledger remembers what it has read.
-        pool: does the work.
-        run: attempts, commit intervals, patience.
-        progress: told of everything.
-        before_commit: called before each commit; what it raises ends the build without that commit.
-        plan: name of the update's plan that the shards are of; None for the plan that the store was created with.
-        crashes: told which shards are in hand, where workers are part of this process.
+        store: store to commit to. It is kept for the whole build, because its ledger remembers what it has read.
+        pool: pool that does the work.
+        run: settings for attempts, commit intervals and patience.
+        progress: listener that is notified of everything.
+        before_commit: callback before each commit. If it raises an error, the build ends without that commit.
+        plan: name of the update's plan that the shards belong to; None for the plan that the store was created with.
     """
 
     def __init__(
@@ -72,7 +74,6 @@ class Driver:
         progress: BuildProgress,
         before_commit: Callable[[], None] = lambda: None,
         plan: str | None = None,
-        crashes: CrashLog | None = None,
     ):
         self._store = store
         self._stored = len(store.table.get_fragments())
@@ -82,25 +83,22 @@ class Driver:
         self._before_commit = before_commit
         self._plan = plan
         self._queue: deque[Shard] = deque()
-        self._attempts: Counter[int] = Counter(crashes.counts if crashes else ())
+        self._attempts: Counter[int] = Counter(pool.crashes)
         self._damaged: Counter[int] = Counter()
-        self._crashes = crashes
-        self._in_hand: set[int] = set()
+        self._in_flight: set[int] = set()
         self._suspects: list[Shard] = []
         self._quarantined: list[Quarantined] = []
         self._interrupt = Interrupt()
         self._written: dict[int, tuple[Shard, WrittenShard]] = {}
         self._failed: list[FailedShard] = []
         self._fatal: InputError | None = None
-        self._last_commit = self._last_look = time.monotonic()
+        self._last_commit = self._last_poll = time.monotonic()
 
     def drive(self, shards: Iterable[Shard], interrupt: Interrupt) -> Driven:
-        """Do the shards.
-
-        Everything that was finished is committed, whichever way this ends.
+        """Do the shards. Whatever ends the run, everything that was finished is committed.
 
         Raises:
-            InputError: what a worker or a commit said is wrong with corpus or store.
+            InputError: a worker or a commit found the corpus or the store unusable.
             BuildHungError: the worker of this process hangs.
         """
         self._interrupt = interrupt
@@ -108,21 +106,15 @@ class Driver:
             (self._suspects if self._attempts[shard.number] >= self._run.attempts else self._queue).append(shard)
         try:
             self._loop()
-            # The commit of what was done alone may find damage, too late for the loop.
+            # The commit of isolated shards may find damaged files, too late for the loop.
             while (self._queue or self._suspects) and not self._is_ending:
                 self._isolate()
                 self._commit()
-        except BuildHungError as error:
-            if self._crashes is not None:
-                self._crashes.counts[error.shard] = self._run.attempts
-            raise
         finally:
             self._commit()
-            if self._crashes is not None:
-                self._crashes.close()
         if self._fatal:
             raise self._fatal
-        return Driven(tuple(self._failed), tuple(self._quarantined))
+        return Driven(tuple(self._failed), tuple(self._quarantined), interrupt.requested)
 
     @property
     def _is_ending(self) -> bool:
@@ -130,26 +122,26 @@ class Driver:
 
     def _loop(self) -> None:
         stopping = False
-        while self._queue or self._in_hand or self._written:
+        while self._queue or self._in_flight or self._written:
             if not stopping and self._is_ending:
                 stopping = True
                 self._queue.clear()
                 self._pool.stop()
                 self._progress.stopping()
                 self._commit()
-            while self._queue and len(self._in_hand) < self._pool.capacity:
+            while self._queue and len(self._in_flight) < self._pool.capacity:
                 self._submit(self._queue.popleft())
             for outcome in self._pool.wait(WAIT_S):
                 self._take(outcome)
-            self._look()
+            self._poll()
             if self._is_commit_due():
                 self._commit()
             if stopping:
-                # A shard that failed while draining is left to the next build.
+                # A shard that fails meanwhile is left to the next build.
                 self._queue.clear()
 
     def _isolate(self) -> None:
-        """Do the shards that failed too often, one at a time and without the documents that they fail of."""
+        """Do the shards that failed too often, one at a time and without the documents that fail."""
         suspects = sorted([*self._queue, *self._suspects], key=lambda shard: shard.number)
         self._queue.clear()
         self._suspects.clear()
@@ -158,52 +150,46 @@ class Driver:
                 return
             self._progress.alone(shard.number)
             try:
-                poison = find_poison(self._pool, shard, self._is_leaving)
+                poison = find_poison(self._pool, shard, self._is_stopped)
                 if poison is not None:
-                    self._accept(shard, insist(self._pool, "run", shard, poison))
+                    self._accept(shard, insist(partial(self._pool.run, shard, poison)))
             except InputError as error:
                 self._fatal = error
-            except Exception as error:  # noqa: BLE001  whatever a worker fails of
+            except Exception as error:  # noqa: BLE001  a worker may fail with any error
                 self._give_up(shard, error)
             if self._is_commit_due():
                 self._commit()
 
-    def _is_leaving(self) -> bool:
-        self._look()
+    def _is_stopped(self) -> bool:
+        self._poll()
         return self._interrupt.requested
 
-    def _look(self) -> None:
-        if time.monotonic() - self._last_look >= LOOK_S:
-            self._last_look = time.monotonic()
+    def _poll(self) -> None:
+        if time.monotonic() - self._last_poll >= POLL_S:
+            self._last_poll = time.monotonic()
             self._progress.workers(self._pool.workers())
 
     def _submit(self, shard: Shard) -> None:
-        self._in_hand.add(shard.number)
-        if self._crashes is not None:
-            self._crashes.holds(self._in_hand)
+        self._in_flight.add(shard.number)
         self._pool.submit(shard)
-
-    def _accept(self, shard: Shard, result: ShardResult) -> None:
-        written = result.written
-        self._written[shard.number] = shard, written
-        if self._crashes is not None:
-            self._crashes.done(shard.number)
-        self._progress.finished_shard(shard.number, written.rows, written.tokens_fed, written.payload_bytes)
-        for document in result.quarantined:
-            self._quarantined.append(document)
-            self._progress.quarantined(shard.number, document.doc_id, document.error)
 
     def _take(self, outcome: Outcome) -> None:
         shard = outcome.shard
-        self._in_hand.discard(shard.number)
-        if self._crashes is not None:
-            self._crashes.holds(self._in_hand)
+        self._in_flight.discard(shard.number)
         if outcome.result is not None:
             self._accept(shard, outcome.result)
         elif isinstance(outcome.error, InputError):
             self._fatal = self._fatal or outcome.error
         elif outcome.error is not None:
             self._retry(shard, outcome.error, charged=outcome.charged)
+
+    def _accept(self, shard: Shard, result: ShardResult) -> None:
+        written = result.written
+        self._written[shard.number] = shard, written
+        self._progress.finished_shard(shard.number, written.rows, written.tokens_fed, written.payload_bytes)
+        for document in result.quarantined:
+            self._quarantined.append(document)
+            self._progress.quarantined(shard.number, document.doc_id, document.error)
 
     def _retry(self, shard: Shard, error: Exception, *, charged: bool = True) -> None:
         self._attempts[shard.number] += charged
@@ -214,16 +200,17 @@ class Driver:
     def _give_up(self, shard: Shard, error: Exception) -> None:
         self._attempts[shard.number] += 1
         self._progress.failed_shard(shard.number, error, self._attempts[shard.number], final=True)
-        self._failed.append(FailedShard(shard.number, describe(error)))
+        self._failed.append(FailedShard(shard.number, error_summary(error, SUMMARY_CHARACTERS)))
 
     def _is_commit_due(self) -> bool:
         waited = time.monotonic() - self._last_commit
-        idle = not self._queue and not self._in_hand
+        idle = not self._queue and not self._in_flight
         many = max(self._run.commit_shards, self._stored // STORED_TO_COMMITTED)
         enough = len(self._written) >= many or waited >= self._run.commit_seconds
         return bool(self._written) and (enough or idle)
 
     def _commit(self) -> None:
+        """Commit what is written. An error of the commit ends the build; damaged files are written again."""
         self._last_commit = time.monotonic()
         if not self._written:
             return
@@ -250,9 +237,12 @@ class Driver:
             self._progress.committed(len(written))
 
     def _retry_damaged(self) -> bool:
-        """Put the shards whose files are not whole back in the queue; the others wait for the next commit.
+        """Put shards with damaged files back in the queue, and leave the others to the next commit.
 
-        One whose files get damaged each time is given up.
+        A shard whose files are damaged every time is given up.
+
+        Returns:
+            True if there were such shards.
         """
         damaged = False
         for number, (shard, written) in list(self._written.items()):

@@ -1,4 +1,4 @@
-"""What a build will take: counted from the plan, measured on a sample of the corpus."""
+"""Estimate the size and duration of a build, from its plan and a compressed sample of the corpus."""
 
 import statistics
 import time
@@ -7,48 +7,53 @@ from dataclasses import dataclass
 
 import torch
 
-from ..configs import CompressionConfig
+from ..configs import RunConfig
+from ..corpus import is_cut
 from ..model.compressor import Compressor
-from ..model.families.pisco import Checkpoint
+from ..model.device import choose_device
 from ..model.forward.packing import Passages
 from ..model.memory import Stage
-from ..model.passages import TokenizedDocument
+from ..model.passages import TokenizedDocument, tokenize_documents
 from ..store import Prediction, codec_by_name, predict
-from .planning.plan import Changes, Plan, open_sources, read_shard
-from .worker import passage_tokenizer
+from .job import Job
+from .planning.plan import Changes, Plan
+from .planning.reading import open_sources, read_shard
 
+# Shards that the sample is read from, and documents of them that are tokenized.
 SAMPLE_SHARDS = 8
 SAMPLE_DOCUMENTS = 256
-# For so long the probe is timed again and again: a moment may be a busy one of the machine.
+# Seconds for which the probe is timed again and again, since the machine may be busy at any one moment.
 PROBE_SECONDS = 2.0
+# Smallest number of tokens compressed for the codec's prediction.
 PROBE_TOKENS = 16_384
+# Batches in a timed probe; fewer do not fill a GPU.
 PROBE_BATCHES = 4
 
-# What a row takes beside its payload (id, counts, hash, a short title) and a shard's file beside its rows.
+# Bytes of a row apart from its payload (id, counts, hash, a short title) and of a shard's file apart from its rows.
 ROW_BYTES = 56
 SHARD_BYTES = 5_500
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The size of a build. All but the first two are extrapolated from a sample.
+    """The size of a build. Records and shards are counted, everything else is extrapolated from a sample.
 
     Attributes:
-        records: lines, rows or pages of the corpus.
-        shards: of the plan.
-        documents: what they become.
-        passages: what these become.
-        tokens: of their texts.
-        memory_tokens: vectors to store.
-        store_bytes: on disk.
-        device: that was probed.
-        workers: that are to be used.
-        passages_per_s: of one worker on the device; the median of some timings.
-        passages_per_s_range: the slowest and the fastest of them.
-        seconds: of computing, all workers together.
-        codec: what the codec makes of what was compressed. Its error is told where that suffices to fit the codec.
-        rejected: records that cannot be used, by reason.
-        changes: what an update changes; None for a new store or one whose build goes on.
+        records: number of lines, rows or pages of the corpus.
+        shards: number of shards of the plan.
+        documents: number of documents in the records.
+        passages: number of passages in the documents.
+        tokens: number of tokens of the texts.
+        memory_tokens: number of vectors to store.
+        store_bytes: size of the store on disk.
+        device: device that was probed.
+        workers: number of workers that the build would use.
+        passages_per_s: passages per second of one worker on the device; the median of several timings.
+        passages_per_s_range: slowest and fastest of these timings.
+        seconds: seconds of computing for all workers together.
+        codec: predicted size and error of the codec. The error is None if the sample is too small to fit the codec.
+        rejected: number of records that cannot be used, by reason.
+        changes: changes of an update; None for a new store or a resumed build.
     """
 
     records: int
@@ -68,81 +73,97 @@ class Estimate:
     changes: Changes | None = None
 
 
-def estimate(
-    plan: Plan,
-    checkpoint: Checkpoint,
-    compression: CompressionConfig,
-    *,
-    stage: Stage,
-    codec: str,
-    device: str,
-    workers: int,
-    token_budget: int | None = None,
-    compiled: bool | None = None,
-) -> Estimate:
-    """Read and tokenize a sample of the corpus, compress it once, and extrapolate by characters.
+def estimate(plan: Plan, job: Job) -> Estimate:
+    """Read and tokenize a sample of the corpus, compress it, and extrapolate by the number of characters.
 
     Raises:
-        CorpusError: if the sample cannot be read.
+        CorpusError: the sample cannot be read.
     """
-    sources = open_sources(plan.sources)
-    shards = [shard for shard in plan.shards if shard.records]
-    shards = shards[:: max(1, len(shards) // SAMPLE_SHARDS)]
-    sample = [document for shard in shards for document in read_shard(shard, sources)]
-    # Records are cut into documents only where their source says so; elsewhere one is one.
-    cut = any(spec["passage_words"] for spec in plan.sources)
-    # A record more than its characters, since a corpus may have none.
-    sampled = sum(shard.characters + shard.records for shard in shards)
-    sampled_share = sampled / max(plan.characters + plan.records, 1)
-    documents = round(len(sample) / max(sampled_share, 1e-9)) if cut else plan.records
-
-    picked = sample[:: max(1, len(sample) // SAMPLE_DOCUMENTS)]
-    texts = [compression.input_text(d.text, d.title) for d in picked]
-    repeated = [compression.repeated(d.title) for d in picked]
-    tokenized = list(passage_tokenizer(checkpoint, compression).tokenize(texts, repeated))
-    scale = documents / max(len(texts), 1)
-    passages = [passage for document in tokenized for passage in document.passages]
-    memory_tokens = sum(document.n_mem for document in tokenized)
-    dim = checkpoint.connector.in_dim if stage == "hidden" else checkpoint.connector.out_dim
-
-    compressor = Compressor.load(
-        checkpoint,
-        dtype=getattr(torch, compression.dtype),
-        device=device,
-        token_budget=token_budget,
-        compiled=compiled,
-    )
-    probed = list(_up_to(tokenized, max(PROBE_TOKENS, compressor.token_budget)))
-    probe = [passage for document in probed for passage in document.passages]
-    values = compressor.compress(probe, stage=stage).values.float().numpy()
-    chosen = codec_by_name(codec)
-    # A sample that is the whole corpus is all that a build would fit the codec to, too.
-    is_enough = len(values) >= chosen.sample_vectors(dim) or len(probed) == documents
-    prediction = predict(
-        chosen, values, [document.n_mem for document in probed], chosen.calibrate(values), is_enough=is_enough
-    )
-    # A GPU is not filled by less than some batches.
-    repeats = -(-PROBE_BATCHES * compressor.token_budget // max(sum(map(len, probe)), 1))
-    speeds = _passages_per_s(compressor, Passages.of(probe * repeats), stage)
-    speed = statistics.median(speeds)
+    # The probe runs on this machine, wherever the build will run.
+    device = choose_device(job.config.run.device)
+    workers = _workers(job.config.run, device)
+    sample = _read_sample(plan, job)
+    probe = _probe(sample, job, device)
+    scale = sample.documents / max(len(sample.tokenized), 1)
+    passages = scale * sum(len(document.passages) for document in sample.tokenized)
+    vectors = sum(document.n_mem for document in sample.tokenized)
+    payload_bytes = vectors * job.dim * probe.codec.bits_per_value / 8
+    speed = statistics.median(probe.passages_per_s)
     return Estimate(
         records=plan.records,
         shards=len(plan.shards),
-        documents=documents,
-        passages=round(len(passages) * scale),
-        tokens=round(sum(document.tokens_total for document in tokenized) * scale),
-        memory_tokens=round(memory_tokens * scale),
-        store_bytes=round((memory_tokens * dim * prediction.bits_per_value / 8 + ROW_BYTES * len(texts)) * scale)
-        + SHARD_BYTES * len(plan.shards),
+        documents=sample.documents,
+        passages=round(passages),
+        tokens=round(scale * sum(document.tokens_total for document in sample.tokenized)),
+        memory_tokens=round(scale * vectors),
+        store_bytes=round(scale * (payload_bytes + ROW_BYTES * len(sample.tokenized))) + SHARD_BYTES * len(plan.shards),
         device=device,
         workers=workers,
         passages_per_s=speed,
-        passages_per_s_range=(min(speeds), max(speeds)),
-        seconds=len(passages) * scale / speed / workers,
-        codec=prediction,
+        passages_per_s_range=(min(probe.passages_per_s), max(probe.passages_per_s)),
+        seconds=passages / speed / workers,
+        codec=probe.codec,
         rejected=plan.rejected,
         changes=plan.changes,
     )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A tokenized sample, and the estimated number of documents that it stands for."""
+
+    documents: int
+    tokenized: Sequence[TokenizedDocument]
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """The codec's prediction for a compressed part of the sample, and the speeds of compressing it."""
+
+    codec: Prediction
+    passages_per_s: Sequence[float]
+
+
+def _workers(run: RunConfig, device: str) -> int:
+    return run.workers or (max(torch.cuda.device_count(), 1) if device.startswith("cuda") else 1)
+
+
+def _read_sample(plan: Plan, job: Job) -> _Sample:
+    sources = open_sources(plan.sources)
+    shards = [shard for shard in plan.shards if shard.records]
+    shards = shards[:: max(1, len(shards) // SAMPLE_SHARDS)]
+    found = [document for shard in shards for document in read_shard(shard, sources)]
+    # One is added for each record, because a corpus may have no characters.
+    sampled = sum(shard.characters + shard.records for shard in shards)
+    share = sampled / max(plan.characters + plan.records, 1)
+    # A record is one document unless its source cuts records into documents.
+    cut = any(map(is_cut, plan.sources))
+    documents = round(len(found) / max(share, 1e-9)) if cut else plan.records
+    picked = found[:: max(1, len(found) // SAMPLE_DOCUMENTS)]
+    compression = job.config.compression
+    return _Sample(
+        documents, list(tokenize_documents(job.checkpoint.passage_tokenizer(compression), picked, compression))
+    )
+
+
+def _probe(sample: _Sample, job: Job, device: str) -> _Probe:
+    run, codec = job.config.run, codec_by_name(job.config.store.codec)
+    compressor = Compressor.load(
+        job.checkpoint,
+        dtype=getattr(torch, job.config.compression.dtype),
+        device=device,
+        token_budget=run.token_budget,
+        compiled=run.compiled,
+    )
+    probed = list(_up_to(sample.tokenized, max(PROBE_TOKENS, compressor.token_budget)))
+    passages = [passage for document in probed for passage in document.passages]
+    values = compressor.compress(passages, stage=job.stage).values.float().numpy()
+    # If the sample is the whole corpus, a build would fit the codec to the same vectors.
+    is_enough = len(values) >= codec.sample_vectors(job.dim) or len(probed) == sample.documents
+    lengths = [document.n_mem for document in probed]
+    prediction = predict(codec, values, lengths, codec.calibrate(values), is_enough=is_enough)
+    repeats = -(-PROBE_BATCHES * compressor.token_budget // max(sum(map(len, passages)), 1))
+    return _Probe(prediction, _passages_per_s(compressor, Passages.of(passages * repeats), job.stage))
 
 
 def _up_to(documents: Sequence[TokenizedDocument], tokens: int) -> Iterator[TokenizedDocument]:

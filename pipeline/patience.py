@@ -1,4 +1,4 @@
-"""Waiting for a store that is away: a network that is down, a folder that is not mounted."""
+"""Wait for a store that cannot be reached: the network is down, or its folder is not mounted."""
 
 import time
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from ..store import Store
 T = TypeVar("T")
 
 LONGEST_WAIT_S = 60.0
+# Seconds between two polls of ``given_up`` while waiting.
 _SLICE_S = 0.5
 
 
@@ -23,24 +24,28 @@ def patiently(
     on_wait: Callable[[Exception, float], None] | None = None,
     given_up: Callable[[], bool] = lambda: False,
 ) -> T:
-    """Do something to a store; while the store cannot be reached, again after 1, 2, 4, … 60 s.
+    """Call a function, and while the store cannot be reached, call it again after 1, 2, 4, … 60 s.
 
     Args:
-        action: called until it returns, or raises something else.
-        uri: of the store.
-        patience_s: for how long to try.
-        on_wait: told the error and the seconds until the next try.
-        given_up: asked while waiting, whether to raise the error now.
+        action: function to call.
+        uri: address of the store.
+        patience_s: seconds after which the last error is raised.
+        on_wait: callback before each wait, with the error and the seconds to wait.
+        given_up: callback while waiting; if it returns True, the last error is raised at once.
+
+    Returns:
+        The result of the function.
 
     Raises:
         StoreUnreachableError: the store did not come back in time.
-        StoreError: the store's folder did not.
+        StoreError: the store's folder did not come back in time.
+        Exception: another error of the function.
     """
 
     def is_passing(error: BaseException) -> bool:
         return not given_up() and is_away(error, uri)
 
-    def told(state: RetryCallState) -> None:
+    def report(state: RetryCallState) -> None:
         if on_wait is not None and state.outcome is not None and state.next_action is not None:
             error = state.outcome.exception()
             assert isinstance(error, Exception)
@@ -55,7 +60,7 @@ def patiently(
         retry=retry_if_exception(is_passing),
         wait=wait_exponential(max=LONGEST_WAIT_S),
         stop=stop_after_delay(patience_s),
-        before_sleep=told,
+        before_sleep=report,
         sleep=sleep,
         reraise=True,
     )
@@ -63,7 +68,7 @@ def patiently(
 
 
 def is_away(error: BaseException, uri: str) -> bool:
-    """Whether an error comes of a store that cannot be reached, or of a folder that is not there any more."""
+    """Return True if an error means that the store cannot be reached, or that its folder no longer exists."""
     if isinstance(error, StoreUnreachableError):
         return True
     if not isinstance(error, StoreError) or isinstance(error, CorruptStoreError):

@@ -1,48 +1,50 @@
-"""Finding the documents that a shard fails of, by trying them alone."""
+"""Find the documents that make a shard fail, by trying a few at a time."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial
+from typing import TypeVar
 
-from ..errors import InputError, PiscoIndexError
+from ..errors import SUMMARY_CHARACTERS, InputError, PiscoIndexError, error_summary
 from .planning.plan import Shard
 from .pools.pool import Pool
-from .pools.watchdog import describe
 
-# Documents that are tried together, until some fail.
+T = TypeVar("T")
+
+# Number of documents tried together, until some fail.
 PIECE = 64
-# Times that a document has to fail by itself.
+# Number of times that a single document must fail.
 TRIES = 2
-# Where more documents fail than these, it is not the documents.
+# If more than 8 documents and more than a tenth of the shard fail, the documents are not the cause.
 _MOST, _MOST_SHARE = 8, 0.1
 
 
 class TooManyFailuresError(PiscoIndexError):
-    """So many documents of a shard fail that something else must be the cause."""
+    """Too many documents of a shard fail: something else must be the cause."""
 
 
 def find_poison(pool: Pool, shard: Shard, stopped: Callable[[], bool] = lambda: False) -> dict[int, str] | None:
-    """Try a shard's documents a few at a time, and those that fail together, one by one.
+    """Try a shard's documents a few at a time, and one by one where they fail.
 
     Args:
-        pool: does nothing else meanwhile.
-        shard: which.
-        stopped: asked before each try, whether to leave it.
+        pool: pool that does nothing else meanwhile.
+        shard: shard to try.
+        stopped: callback before each try; if it returns True, the search ends.
 
     Returns:
-        Errors of the documents that cannot be compressed, by their place in the shard; None if stopped.
+        Errors of the documents that cannot be compressed, by their places in the shard; None if the search was stopped.
 
     Raises:
         TooManyFailuresError: more than a tenth of the documents fail, and more than eight.
-        InputError: corpus or store cannot be read.
-        Exception: of reading the shard.
+        InputError: the corpus or the store cannot be read.
+        Exception: error of reading the shard.
     """
-    documents = insist(pool, "count", shard)
+    documents = insist(partial(pool.count, shard))
     poison: dict[int, str] = {}
     for start in range(0, documents, PIECE):
         stop = min(start + PIECE, documents)
         if stopped():
             return None
-        # As a whole the shard has failed already.
+        # A shard that is a single piece has failed as a whole already.
         if documents > PIECE and _error_of(pool, shard, start, stop, tries=1) is None:
             continue
         for place in range(start, stop):
@@ -50,39 +52,39 @@ def find_poison(pool: Pool, shard: Shard, stopped: Callable[[], bool] = lambda: 
                 return None
             error = _error_of(pool, shard, place, place + 1, tries=TRIES)
             if error is not None:
-                poison[place] = describe(error)
+                poison[place] = error_summary(error, SUMMARY_CHARACTERS)
             if len(poison) > max(_MOST, documents * _MOST_SHARE):
                 raise TooManyFailuresError(
-                    f"{len(poison)} of the first {place + 1} documents fail each by itself, which more likely is the "
-                    f"fault of the checkpoint or the device; the last: {poison[place]}"
+                    f"{len(poison)} of the first {place + 1} documents fail, each on its own. The cause is more likely "
+                    f"the checkpoint or the device. The last error: {poison[place]}"
                 )
     return poison
 
 
-def insist(pool: Pool, method: Literal["count", "run"], *arguments: Any) -> Any:
-    """Call a method of a worker that does nothing else, and of another one if it fails.
+def insist(call: Callable[[], T]) -> T:
+    """Call a function, and once more if it fails.
 
     Raises:
-        InputError: at once.
-        Exception: of the second try.
+        InputError: error of the first call; a second one would fail as well.
+        Exception: error of the second call.
     """
     try:
-        return pool.alone(method, *arguments)
+        return call()
     except InputError:
         raise
-    except Exception:  # noqa: BLE001  whatever a worker fails of
-        return pool.alone(method, *arguments)
+    except Exception:  # noqa: BLE001  a worker may fail with any error
+        return call()
 
 
 def _error_of(pool: Pool, shard: Shard, start: int, stop: int, tries: int) -> Exception | None:
-    """What documents fail of in each of so many tries; None if they do not."""
+    """Return the last error of documents that fail in every try; None if they pass one."""
     failure: Exception | None = None
     for _ in range(tries):
         try:
-            pool.alone("attempt", shard, start, stop)
+            pool.attempt(shard, start, stop)
         except InputError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever a document makes a worker fail of
+        except Exception as error:  # noqa: BLE001  a document may make a worker fail with any error
             failure = error
         else:
             return None

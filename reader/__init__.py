@@ -1,1 +1,1 @@
-"""From document ids to answers: ``fetch`` memory, ``ask`` a question of it, ``save`` it, ``evaluate`` a store."""
+"""From a question to its answer: find documents, fetch their memory, let a decoder answer; and export memory."""

@@ -1,32 +1,37 @@
-"""The store: documents' memory in a LanceDB database, written by shards and read by document id.
+"""The store: the memory of documents in a LanceDB database, written shard by shard and read by document id.
 
-A worker encodes memory (payload, codecs, calibration) and writes fragments (fragment); the driver holds the lock (lock)
-and commits (commit, ledger); a reader opens the store (store) and fetches by id (idmap). All of it can be checked
-(verify), and what is damaged dropped (repair). docs/format.md is its on-disk format.
+This room is the only one that knows Lance. A worker encodes memory (``codecs``) and writes fragments (``table``). The
+driver holds the lock (``lock``) and commits (``commit``). A reader opens the store (``store``) and finds documents by
+id (``lookup``). ``upkeep`` checks, repairs, compacts, deletes and recodes. docs/format.md describes the format on disk.
 """
 
+from .assets import CONNECTOR_ASSET
 from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated
 from .codecs.calibration import Calibration
-from .codecs.payload import Latents, decode, decode_batch, encode, encode_batch, read_header
+from .codecs.payload import decode, decode_batch, encode, encode_batch, read_header
 from .codecs.prediction import Prediction, predict
-from .commit import Committed, commit, done_shards, verify_written
-from .contents import Contents, Status, document_hashes
+from .commit import commit, done_shards, verify_written
+from .contents import Contents, Status
 from .fingerprint import Fingerprint
-from .history import Commits, last_commits
+from .hashes import document_hashes, text_hash
+from .history import last_commits
 from .info import Failure, StoreInfo, count_failures, describe
 from .ledger import fallbacks
 from .lock import Holder, build_lock, lock_holder
-from .meta import Stage, StoreMeta
+from .meta import StoreMeta
 from .plans import begin_update, forget_rejected, is_altered, plan_in_force
-from .schema import CONNECTOR_ASSET, FORMAT_VERSION
+from .sampling import sample_memory
+from .schema import FORMAT_VERSION
 from .store import Rows, Store
 from .table.addresses import local_folder, resolve_uri
-from .table.fragment import WrittenShard, memory_rows, rejected_rows, text_hash, write_fragment
-from .upkeep.compact import Compaction, compact, remove_orphans
-from .upkeep.delete import Deletion, delete
-from .upkeep.recode import RecodeReport, recode, sample_memory
+from .table.fragment import WrittenShard, memory_rows, rejected_rows, write_fragment
+from .upkeep.check_assets import check_assets, empty_shards_of
+from .upkeep.check_rows import check_rows
+from .upkeep.compact import compact, remove_orphans
+from .upkeep.delete import delete
+from .upkeep.findings import RESTORE, Expectations, Findings, Problem
+from .upkeep.recode import RecodeReport, recode
 from .upkeep.repair import damage_to_drop, drop_damage
-from .upkeep.verify import RESTORE, Expectations, Findings, Problem, check_assets, check_rows, empty_shards_of
 
 __all__ = [
     "CODECS",
@@ -35,22 +40,16 @@ __all__ = [
     "RESTORE",
     "Calibration",
     "Codec",
-    "Commits",
-    "Committed",
-    "Compaction",
     "Contents",
-    "Deletion",
     "Expectations",
     "Failure",
     "Findings",
     "Fingerprint",
     "Holder",
-    "Latents",
     "Prediction",
     "Problem",
     "RecodeReport",
     "Rows",
-    "Stage",
     "Status",
     "Store",
     "StoreInfo",

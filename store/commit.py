@@ -1,11 +1,10 @@
-"""The driver's side of a build: make written shards visible, each exactly once, whoever else commits.
+"""The driver's side of a build: make written shards visible, each exactly once, even if other drivers commit too.
 
-The driver reads which shards the latest version of a table holds, and proposes that version's fragments plus those of
-the shards it lacks, less the rows that these replace, as the whole table. Should another version appear meanwhile, it
-looks again.
+The driver reads which of its shards the latest version of a table lacks. It then proposes the table's next version: the
+fragments of the latest version, without the rows that are replaced, and the fragments of the lacking shards. If another
+version appears meanwhile, it begins again.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,24 +12,25 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from ..errors import CorruptStoreError, StoreError
-from .ledger import FALLBACK_PREFIX, empty_shards, note, record_empty
+from ..errors import CorruptStoreError
+from .ledger import empty_shards, record_empty, record_fallbacks
 from .plans import require_plan
 from .store import Store
-from .table.addresses import MEMORY, REJECTED, data_file_uri, local_folder
+from .table.addresses import MEMORY, REJECTED, data_file_uri
 from .table.datasets import fragments_of, open_data_file, open_table
-from .table.failures import is_object_store, lance_errors
+from .table.failures import lance_errors
+from .table.files import data_file_problem
 from .table.fragment import WrittenShard
 from .table.swap import Proposal, find_rows, swap, without_rows
 
 
 @dataclass(frozen=True)
 class Committed:
-    """What a commit did.
+    """The result of a commit.
 
     Attributes:
-        new: shards that it committed.
-        already_done: shards that were there before, or that another driver committed meanwhile.
+        new: numbers of the shards that it committed.
+        already_done: numbers of the shards that were done before, or that another driver committed meanwhile.
     """
 
     new: frozenset[int]
@@ -38,34 +38,34 @@ class Committed:
 
 
 def commit(store: Store, written: Sequence[WrittenShard], plan: str | None = None) -> Committed:
-    """Make shards visible, each exactly once; shards that are done already are left alone.
+    """Make shards visible, each exactly once. Shards that are done already are skipped.
 
-    Shards of an update replace the rows that their documents had before: the new rows and the deletion of the old ones
-    are one commit. It can be called again with the same shards after any failure. An opened store does not see them:
-    refresh it.
+    The shards of an update replace the former rows of their documents: the new rows come and the old ones go in one
+    commit. After any failure, the call can be repeated with the same shards. An opened store does not see the new rows
+    until it is refreshed.
 
     Args:
         store: the store, opened at any version.
-        written: the shards; of two with the same number the first counts.
-        plan: name of the update's plan that they are of; None for the plan that the store was created with.
+        written: the shards; if two have the same number, the first one counts.
+        plan: asset name of the update's plan that the shards belong to; None for the store's first plan.
 
     Raises:
-        CorruptStoreError: a data file is missing, short or has other rows; names file and shard. Nothing of its table
-            was committed.
+        CorruptStoreError: a data file is missing, short or has other rows. The message names file and shard; nothing of
+            the file's table was committed.
         StoreError: the disk is full, the store could not be written in many attempts, or another plan is in force.
     """
     shards = {each.shard: each for each in reversed(written)}
-    # A shard is done once its memory is, so that comes last.
+    # Rows in memory make a shard done, so memory comes last.
     _publish(store, REJECTED, {n: _parse(each.rejected_fragments) for n, each in shards.items()})
     others = {n: {c: k for c, k in each.codecs.items() if c != store.meta.codec} for n, each in shards.items()}
-    note(store.uri, {f"{FALLBACK_PREFIX}{n}": json.dumps(counts).encode() for n, counts in others.items() if counts})
+    record_fallbacks(store.uri, {n: counts for n, counts in others.items() if counts})
     new = _publish(store, MEMORY, {n: _parse(each.memory_fragments) for n, each in shards.items()}, plan)
     new |= record_empty(store.uri, {n for n, each in shards.items() if not each.memory_fragments})
     return Committed(frozenset(new), frozenset(shards.keys() - new))
 
 
 def done_shards(store: Store) -> set[int]:
-    """Numbers of all shards that are done in the latest version of the store.
+    """Return the numbers of all shards that are done in the latest version of a store.
 
     Raises:
         StoreError: the store cannot be read.
@@ -74,10 +74,10 @@ def done_shards(store: Store) -> set[int]:
 
 
 def verify_written(store: Store, written: WrittenShard) -> None:
-    """Check that a shard's files are whole, as commit does before it refers to them.
+    """Check that the files of a shard are whole, as ``commit`` does before it refers to them.
 
     Raises:
-        CorruptStoreError: a data file is missing, short or has other rows; names file and shard.
+        CorruptStoreError: a data file is missing, short or has other rows. The message names file and shard.
     """
     _verify(store.uri, REJECTED, written.shard, _parse(written.rejected_fragments))
     _verify(store.uri, MEMORY, written.shard, _parse(written.memory_fragments))
@@ -86,7 +86,7 @@ def verify_written(store: Store, written: WrittenShard) -> None:
 def _publish(
     store: Store, table: str, fragments: Mapping[int, list[FragmentMetadata]], plan: str | None = None
 ) -> set[int]:
-    """Commit the shards that have fragments; returns those whose rows are the ones given here and now."""
+    """Commit the shards that have fragments. Return those whose rows in the table are the ones given here."""
     fragments = {shard: own for shard, own in fragments.items() if own}
     tried: set[int] = set()
     new: set[int] = set()
@@ -96,7 +96,7 @@ def _publish(
             require_plan(store.uri, dataset, plan)
         existing = fragments_of(dataset)
         todo = fragments.keys() - store.ledger.shards(dataset, existing)
-        # A commit that failed may have landed all the same.
+        # A commit can succeed and still report an error, so shards of a failed attempt may be there already.
         new.clear()
         new.update({shard for shard in tried - todo if _is_among(fragments[shard], existing)} | todo)
         if not todo:
@@ -116,9 +116,9 @@ def _publish(
 
 
 def _ids_of(uri: str, fragments: Sequence[FragmentMetadata]) -> pa.Array:
-    """Ids of the documents in data files that no version refers to yet."""
+    """Read the document ids in fragments that no version refers to yet."""
     names = [file.path for each in fragments for file in each.files]
-    with lance_errors(f"cannot read the document ids of what was written to the store at {uri}"):
+    with lance_errors(f"cannot read the document ids in the new data files of the store at {uri}"):
         tables = [open_data_file(data_file_uri(uri, MEMORY, name), ["doc_id"]).read_all().to_table() for name in names]
     return pa.concat_tables(tables).column(0).combine_chunks()
 
@@ -127,28 +127,10 @@ def _verify(uri: str, table: str, shard: int, fragments: Sequence[FragmentMetada
     for fragment in fragments:
         for file in fragment.files:
             address = data_file_uri(uri, table, file.path)
-            problem = _problem(address, file.file_size_bytes, fragment.physical_rows)
-            if problem:
+            if problem := data_file_problem(address, file.file_size_bytes, fragment.physical_rows):
                 raise CorruptStoreError(
                     f"shard {shard} cannot be committed: its data file {address} {problem}. Write the shard again."
                 )
-
-
-def _problem(address: str, size: int | None, rows: int) -> str | None:
-    path = local_folder(address)
-    if path is not None:
-        if not path.is_file():
-            return "is missing"
-        if path.stat().st_size != size:
-            return f"has {path.stat().st_size} bytes and not {size}"
-    try:
-        with lance_errors(f"cannot check {address}"):
-            found = open_data_file(address).num_rows()
-    except StoreError as error:
-        if is_object_store(error):
-            raise
-        return f"cannot be read ({error.__cause__ or error})"
-    return None if found == rows else f"has {found} rows and not {rows}"
 
 
 def _parse(fragments: Sequence[str]) -> list[FragmentMetadata]:

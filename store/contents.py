@@ -1,66 +1,53 @@
-"""What a version of a store holds, compared with what a corpus holds."""
+"""Compare the documents in a store with those of a corpus."""
 
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Self
 
 import numpy as np
-import xxhash
 
+from .hashes import document_hashes
 from .store import Store
 from .table.failures import check_process
 from .table.rows import read_addressed
 
 
 class Status(IntEnum):
-    """How a document of a corpus stands to a store: it is not there, with another text, or as it is."""
+    """The state of a corpus document in a store: not stored, stored with another text, or stored as it is."""
 
     NEW = 0
     CHANGED = 1
     SAME = 2
 
 
-def document_hashes(
-    doc_ids: Sequence[str], text_hashes: Sequence[bytes], titles: Sequence[str | None] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """What ``Contents`` compares of k documents.
-
-    Args:
-        doc_ids: their ids.
-        text_hashes: their ``text_hash``, 16 bytes each.
-        titles: their titles where the store keeps them, else None.
-
-    Returns:
-        Hashes of the ids, ``(k, 2)`` uint64, and of what is stored of them, ``(k,)`` uint64.
-    """
-    ids = np.frombuffer(b"".join([xxhash.xxh3_128_digest(i.encode()) for i in doc_ids]), np.uint64).reshape(-1, 2)
-    if titles is None:
-        return ids, np.frombuffer(b"".join(text_hashes), np.uint64)[::2]
-    pairs = zip(text_hashes, titles, strict=True)
-    return ids, np.array([xxhash.xxh3_64_intdigest(text + (title or "").encode()) for text, title in pairs], np.uint64)
-
-
 class Contents:
-    """Hashes of all documents of a store, 33 bytes a document, and which of them were asked for.
+    """The hashes of all documents in a store, and which of them were looked up. It takes 33 bytes per document.
 
-    Ids count as equal when 128 bits of their hashes are, texts (and titles, where the store keeps them) when 64 are.
+    Ids count as equal if 128 bits of their hashes are equal. Texts, together with titles if the store keeps them, count
+    as equal if 64 bits are.
     """
 
     def __init__(self, first: np.ndarray, second: np.ndarray, texts: np.ndarray, rows: np.ndarray):
-        """Take over the columns of what ``document_hashes`` gives, and row addresses, each ``(n,)`` uint64."""
+        """Take over the hashes of n documents, which are sorted in place.
+
+        Args:
+            first: first half of the hashes of the ids, ``(n,)`` uint64, as ``document_hashes`` returns them.
+            second: second half of the hashes of the ids, ``(n,)`` uint64.
+            texts: hashes of the texts, ``(n,)`` uint64.
+            rows: addresses of the rows, ``(n,)`` uint64.
+        """
         order = np.argsort(first)
         for column in (first, second, texts, rows):
-            # In its own place, since a copy of all of them would double the memory.
+            # Sorting in place: a copy of all columns would double the memory.
             column[:] = column[order]
         self._first, self._second, self._texts, self._rows = first, second, texts, rows
         self._seen = np.zeros(len(order), dtype=bool)
 
     @classmethod
     def of(cls, store: Store) -> Self:
-        """Read the ids and text hashes of a store, at the version at which it is open.
+        """Read the hashes of all documents in the opened version of a store.
 
         Raises:
-            StoreError: it cannot be read.
+            StoreError: the store cannot be read.
         """
         check_process()
         titles = ["title"] if "title" in store.meta.optional_columns else []
@@ -81,10 +68,14 @@ class Contents:
         return len(self._rows)
 
     def compare(self, ids: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        """Look documents up, as ``document_hashes`` gives them, and remember that they were.
+        """Look documents up, and remember that they were looked up.
+
+        Args:
+            ids: hashes of k ids, ``(k, 2)`` uint64, as ``document_hashes`` returns them.
+            texts: hashes of their texts, ``(k,)`` uint64.
 
         Returns:
-            A ``Status`` of each, ``(k,)`` int8.
+            The ``Status`` of each document, ``(k,)`` int8.
         """
         status = np.full(len(ids), Status.NEW, np.int8)
         place = np.searchsorted(self._first, ids[:, 0])
@@ -98,11 +89,11 @@ class Contents:
             found, at = open_[hit], place[open_[hit]]
             status[found] = np.where(self._texts[at] == texts[found], Status.SAME, Status.CHANGED)
             self._seen[at] = True
-            # Half of a hash in common is rare: the next one in order may be the whole.
+            # Only the first half of the hash is equal, which is rare. The next entry may have both halves.
             open_ = open_[~hit]
             place[open_] += 1
 
     @property
     def unseen(self) -> np.ndarray:
-        """Addresses of the rows whose documents were not looked up, ``(k,)`` uint64."""
+        """Addresses of the rows whose documents have not been looked up, ``(k,)`` uint64."""
         return self._rows[~self._seen]

@@ -1,4 +1,4 @@
-"""The identity of everything that determines memory."""
+"""The fingerprint: the identity of everything that determines memory."""
 
 import hashlib
 import json
@@ -11,9 +11,12 @@ from ..errors import FingerprintMismatchError, StoreError
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Named components, each a short string: a hash of weights, a rate, a version.
+    """The settings and weights that determine memory, as named strings.
 
-    Two memories may be mixed, and one decoder may eat both, exactly when their fingerprints are equal.
+    Memory from two sources may be mixed, and read by the same decoder, only if their fingerprints are equal.
+
+    Attributes:
+        components: a short string for each name, for example a hash of weights, a rate or a version.
     """
 
     components: Mapping[str, str]
@@ -23,25 +26,25 @@ class Fingerprint:
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits: BLAKE2b-128 of the components as canonical JSON."""
+        """Hash of the fingerprint: BLAKE2b-128 of the components as canonical JSON, in 32 hexadecimal digits."""
         canonical = json.dumps(dict(self.components), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
     def differences(self, other: Self) -> list[str]:
-        """One line ``key: mine | theirs`` for each component that differs, ``(absent)`` where one lacks it."""
+        """Return a line ``name: mine | theirs`` for each component that differs; a missing one is ``(absent)``."""
         keys = sorted(self.components.keys() | other.components.keys())
         pairs = ((k, self.components.get(k, "(absent)"), other.components.get(k, "(absent)")) for k in keys)
         return [f"{key}: {mine} | {theirs}" for key, mine, theirs in pairs if mine != theirs]
 
     def require_equal(self, other: Self, what: str) -> None:
-        """Insist that ``other`` is the same as this one, a store's.
+        """Check that another fingerprint equals this one, which is a store's.
 
         Args:
-            other: the fingerprint to compare with, which ``what`` names in the message.
-            what: for example ``"this build"``.
+            other: the fingerprint to compare with.
+            what: owner of the other fingerprint for the message, for example ``"this build"``.
 
         Raises:
-            FingerprintMismatchError: with both digests and every component that differs.
+            FingerprintMismatchError: they differ; the message has both digests and every component that differs.
         """
         if lines := self.differences(other):
             raise FingerprintMismatchError(
@@ -50,15 +53,15 @@ class Fingerprint:
             )
 
     def to_json(self) -> str:
-        """The components as a JSON object."""
+        """Return the components as a JSON object."""
         return json.dumps(dict(self.components), sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what to_json wrote.
+        """Read a fingerprint that ``to_json`` wrote.
 
         Raises:
-            StoreError: it is no JSON object of strings.
+            StoreError: the text is no JSON object of strings.
         """
         try:
             components = json.loads(text)

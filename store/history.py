@@ -1,4 +1,4 @@
-"""When a store was committed to, and what: as far as its versions are still there."""
+"""The times and sizes of a store's last commits."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +15,13 @@ from .table.failures import lance_errors
 
 @dataclass(frozen=True)
 class Commits:
-    """The last commits to a store that came one soon after the other.
+    """The last commits to a store that followed each other without a long pause.
 
     Attributes:
-        first: when the one before them was, in UTC; what they committed took from then on.
-        last: when the last one was, in UTC.
-        shards: numbers of the shards that they committed, but for those without a document.
-        documents: rows that they added, less those that they deleted.
+        first: time of the commit before them, in UTC: the work that they committed began then.
+        last: time of the last of them, in UTC.
+        shards: numbers of the shards that they committed, except shards without documents.
+        documents: number of rows that they added, minus the rows that they deleted.
     """
 
     first: datetime
@@ -31,23 +31,24 @@ class Commits:
 
     @property
     def seconds(self) -> float:
-        """That they took; 0 where no time can be told."""
+        """Time that the commits took; 0 if there are too few commits to tell."""
         return (self.last - self.first).total_seconds()
 
 
 def last_commits(store: Store, most: int = 10, pause: float = 10.0) -> Commits:
-    """What the last commits to a store were, for a speed.
+    """Return the last commits to a store, from which its build's speed can be computed.
 
     Args:
-        store: looked at up to the version at which it is open.
-        most: how many of them.
-        pause: a gap so many times as long as the median of those after it ends them: there nothing was built.
+        store: the store; later versions than the opened one are ignored.
+        most: largest number of commits to return.
+        pause: length of a gap that ends them, as a multiple of the median of the gaps after it: no build was running in
+            a gap that long.
 
     Raises:
         StoreError: the store cannot be read.
     """
     with lance_errors(f"cannot read the versions of the store at {store.uri}"):
-        # Their times are this machine's, without a time zone; Lance declares them otherwise.
+        # Lance's times are in this machine's time zone, without saying so; its type declarations say something else.
         listed: Any = store.table.versions()
         versions = sorted(((each["version"], each["timestamp"].astimezone(UTC)) for each in listed), reverse=True)
     versions = [each for each in versions if each[0] <= store.version][: most + 1]

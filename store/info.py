@@ -1,5 +1,6 @@
-"""What is in a store, in numbers."""
+"""The content of a store in numbers: documents, tokens, failures and sizes."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,13 +18,13 @@ from .table.rows import read_rows
 
 @dataclass(frozen=True)
 class Failure:
-    """A document without memory, or a record without a document.
+    """A document without memory, or a record of the corpus that gave no document.
 
     Attributes:
-        shard: where it belongs.
-        doc_id: its id, if it has one.
-        source: where a rejected record is in the corpus; None for a document.
-        error: what was wrong.
+        shard: number of the shard that it belongs to.
+        doc_id: id of the document, if it has one.
+        source: place of a rejected record in the corpus; None for a document.
+        error: description of the error.
     """
 
     shard: int
@@ -34,32 +35,32 @@ class Failure:
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A store in numbers; the planned shards are the plan's to tell.
+    """A store in numbers, without those of its plan.
 
     Attributes:
-        uri: where it is.
-        format_version: of the on-disk format.
-        version: of the table ``memory``.
-        fingerprint: digest of what made the memory.
-        fingerprint_components: what the digest stands for.
-        checkpoint: the checkpoint, described for people.
-        stage: where memory is taken.
-        dim: its width.
-        codec: of new payloads.
-        fallbacks: documents that builds wrote by another codec, which keeps more, by its name; one that was replaced
-            counts again.
-        documents: rows of memory, failed ones included.
-        failed_documents: rows that have an error and no memory.
-        rejected_records: records of the corpus that gave no document.
-        failures: the first of both kinds.
-        shards_done: shards that are done.
-        fragments: of the table ``memory``.
-        tokens_total: tokens of the documents.
-        tokens_fed: tokens that the compressor saw.
-        n_mem: memory tokens.
-        payload_bytes: what the payload column takes on disk, Lance's few bytes a row included.
-        table_bytes: what all data files of the latest versions take.
-        disk_bytes: what the folder takes, older versions and orphans included; None in an object store.
+        uri: address of the store.
+        format_version: version of the on-disk format.
+        version: version of the table ``memory``.
+        fingerprint: digest of the fingerprint.
+        fingerprint_components: components that the digest is computed from.
+        checkpoint: readable description of the checkpoint.
+        stage: stage of the stored memory.
+        dim: width of the memory at that stage.
+        codec: name of the codec that new payloads use.
+        fallbacks: number of documents that builds wrote in another codec, which keeps more, by its name; a document
+            that was replaced counts again.
+        documents: number of rows of ``memory``, failed documents included.
+        failed_documents: number of rows with an error instead of memory.
+        rejected_records: number of records of the corpus that gave no document.
+        failures: the first failed documents and rejected records.
+        shards_done: number of finished shards.
+        fragments: number of fragments of ``memory``.
+        tokens_total: number of tokens of all documents.
+        tokens_fed: number of tokens that the compressor has read.
+        n_mem: number of memory tokens.
+        payload_bytes: size of the payload column on disk, with the few bytes that Lance adds per row.
+        table_bytes: size of all data files of the latest versions.
+        disk_bytes: size of the folder, older versions and orphans included; None in an object store.
     """
 
     uri: str
@@ -87,22 +88,22 @@ class StoreInfo:
 
     @property
     def compression(self) -> float | None:
-        """Tokens that the compressor saw per memory token; None without memory."""
+        """Tokens that the compressor has read per memory token; None without memory."""
         return self.tokens_fed / self.n_mem if self.n_mem else None
 
     @property
     def compression_of_text(self) -> float | None:
-        """Tokens of the documents per memory token, cut ones included; None without memory."""
+        """Tokens of the documents per memory token, tokens that were cut off included; None without memory."""
         return self.tokens_total / self.n_mem if self.n_mem else None
 
     @property
     def payload_bytes_per_document(self) -> float | None:
-        """Payload bytes per document that has memory; None without one."""
+        """Payload bytes per document with memory; None without such documents."""
         stored = self.documents - self.failed_documents
         return self.payload_bytes / stored if stored else None
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, what is computed included, as values that JSON knows."""
+        """Return all numbers, the computed ones included, as values for JSON."""
         return asdict(self) | {
             "compression": self.compression,
             "compression_of_text": self.compression_of_text,
@@ -111,52 +112,42 @@ class StoreInfo:
 
 
 def describe(store: Store, failures: int = 20) -> StoreInfo:
-    """Count what is in a store. It scans the number columns, and reads of the payloads only their sizes.
+    """Count the content of a store. This scans the number columns, and only the sizes of the payloads.
 
     Args:
-        store: counted at the version at which it is open; rejected records and empty shards are the latest.
-        failures: how many failures to list.
+        store: the store, counted at the version at which it is open; rejected records and empty shards are counted at
+            the latest version.
+        failures: largest number of failures to list.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the store cannot be read.
     """
     check_process()
-    table = store.table
+    meta, table = store.meta, store.table
     rejected = open_table(store.uri, REJECTED)
     assets = open_table(store.uri, ASSETS)
-    columns = ["tokens_total", "tokens_fed", "n_mem"]
-    sums = np.zeros(len(columns), dtype=np.int64)
-    documents, failed = 0, list[int]()
     with lance_errors(f"cannot read the store at {store.uri}"):
-        for _, batch in read_rows(table, [*columns, "error"]):
-            *numbers, errors = batch.columns
-            sums += [column.to_numpy().sum(dtype=np.int64) for column in numbers]
-            if errors.null_count < len(errors):
-                failed += (documents + np.flatnonzero(errors.is_valid())).tolist()
-            documents += batch.num_rows
-        shown = table.take(failed[:failures], columns=["shard", "doc_id", "error"]).to_pylist()
-        refused = rejected.take(range(min(failures, rejected.count_rows()))).to_pylist()
-        rows = [{"source": None} | row for row in shown] + refused
+        (tokens_total, tokens_fed, n_mem), documents, failed = _scan(table, ("tokens_total", "tokens_fed", "n_mem"))
         return StoreInfo(
             uri=store.uri,
-            format_version=store.meta.format_version,
+            format_version=meta.format_version,
             version=table.version,
-            fingerprint=store.meta.fingerprint.digest,
-            fingerprint_components=dict(store.meta.fingerprint.components),
-            checkpoint=dict(store.meta.checkpoint),
-            stage=store.meta.stage,
-            dim=store.meta.dim,
-            codec=store.meta.codec,
+            fingerprint=meta.fingerprint.digest,
+            fingerprint_components=dict(meta.fingerprint.components),
+            checkpoint=dict(meta.checkpoint),
+            stage=meta.stage,
+            dim=meta.dim,
+            codec=meta.codec,
             fallbacks=fallbacks(store.uri),
             documents=documents,
             failed_documents=len(failed),
             rejected_records=rejected.count_rows(),
-            failures=tuple(Failure(**row) for row in rows[:failures]),
+            failures=_first_failures(table, failed, rejected, failures),
             shards_done=len(done_shards(store)),
             fragments=len(table.get_fragments()),
-            tokens_total=int(sums[0]),
-            tokens_fed=int(sums[1]),
-            n_mem=int(sums[2]),
+            tokens_total=tokens_total,
+            tokens_fed=tokens_fed,
+            n_mem=n_mem,
             payload_bytes=_payload_bytes(table),
             table_bytes=sum(map(data_bytes, (table, rejected, assets))),
             disk_bytes=disk_bytes(store.uri),
@@ -164,10 +155,10 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
 
 
 def count_failures(store: Store) -> tuple[int, int]:
-    """Documents without memory at the version at which a store is open, and records that gave no document.
+    """Return the number of failed documents in the opened version, and of rejected records in the latest version.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the store cannot be read.
     """
     failed = sum(len(batch) - batch.column(0).null_count for _, batch in read_rows(store.table, ["error"]))
     rejected = open_table(store.uri, REJECTED)
@@ -175,27 +166,49 @@ def count_failures(store: Store) -> tuple[int, int]:
         return failed, rejected.count_rows()
 
 
-def _payload_bytes(table: lance.LanceDataset) -> int:
-    field = table.lance_schema.field("payload")
-    assert field is not None
-    statistics = table.stats.data_stats().fields
-    # It is a list, whatever Lance declares.
-    held = sum(each.bytes_on_disk for each in statistics if each.id == field.id())  # pyrefly: ignore
-    # Rows that were deleted are in the files until a compaction.
-    written = sum(fragment.physical_rows for fragment in table.get_fragments())
-    return round(held * table.count_rows() / written) if written else 0
-
-
 def data_bytes(table: lance.LanceDataset) -> int:
-    """What the data files of one version of a table take."""
+    """Return the size of the data files of one version of a table."""
     files = (file for fragment in table.get_fragments() for file in fragment.metadata.files)
     return sum(file.file_size_bytes or 0 for file in files)
 
 
 def disk_bytes(uri: str) -> int | None:
-    """What the tables of a store take, older versions and orphans included; None in an object store."""
+    """Return the size of a store's tables, older versions and orphans included; None in an object store."""
     folder = local_folder(uri)
     if folder is None:
         return None
     files = (path for table in TABLES for path in (folder / f"{table}.lance").rglob("*"))
     return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _scan(table: lance.LanceDataset, columns: Sequence[str]) -> tuple[list[int], int, list[int]]:
+    """Return the sums of number columns, the number of rows, and the numbers of the rows with an error."""
+    sums = np.zeros(len(columns), dtype=np.int64)
+    rows, failed = 0, list[int]()
+    for _, batch in read_rows(table, [*columns, "error"]):
+        *numbers, errors = batch.columns
+        sums += [column.to_numpy().sum(dtype=np.int64) for column in numbers]
+        if errors.null_count < len(errors):
+            failed += (rows + np.flatnonzero(errors.is_valid())).tolist()
+        rows += batch.num_rows
+    return sums.tolist(), rows, failed
+
+
+def _first_failures(
+    table: lance.LanceDataset, failed: Sequence[int], rejected: lance.LanceDataset, most: int
+) -> tuple[Failure, ...]:
+    documents = table.take(failed[:most], columns=["shard", "doc_id", "error"]).to_pylist()
+    records = rejected.take(range(min(most, rejected.count_rows()))).to_pylist()
+    rows = [{"source": None} | row for row in documents] + records
+    return tuple(Failure(**row) for row in rows[:most])
+
+
+def _payload_bytes(table: lance.LanceDataset) -> int:
+    field = table.lance_schema.field("payload")
+    assert field is not None
+    statistics = table.stats.data_stats().fields
+    # The statistics are a list, although Lance declares another type.
+    held = sum(each.bytes_on_disk for each in statistics if each.id == field.id())  # pyrefly: ignore
+    # Deleted rows stay in the files until a compaction, so only the share of the other rows counts.
+    written = sum(fragment.physical_rows for fragment in table.get_fragments())
+    return round(held * table.count_rows() / written) if written else 0

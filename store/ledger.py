@@ -1,38 +1,36 @@
-"""Which shards are done: the ``shard`` column itself, so that the record cannot disagree with the data."""
+"""The record of finished shards: the ``shard`` column itself, so that record and data cannot disagree.
+
+Shards without rows, and documents that are stored by another codec than the store's, are noted in the assets.
+"""
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import lance
 import numpy as np
 from lance.fragment import FragmentMetadata
 
+from .assets import EMPTY_SHARD_PREFIX, FALLBACK_PREFIX, add_missing_assets, asset_names
 from .table.addresses import ASSETS
-from .table.datasets import append_assets, fragments_of
+from .table.datasets import fragments_of
 from .table.deletions import open_checked
 from .table.failures import lance_errors
 from .table.rows import read_addressed, read_rows
 
-EMPTY_SHARD_PREFIX = "empty-shard/"
-"""A shard without a row of memory is done when ``assets`` has this name followed by its number."""
-
-FALLBACK_PREFIX = "fallback/"
-"""This name followed by a shard's number counts its documents that are stored by another codec than the store's."""
-
 
 class Ledger:
-    """The shards of a table, remembered by data file: files never change, so each is scanned once."""
+    """The shards of a table, remembered per data file. Data files never change, so each is scanned only once."""
 
     def __init__(self):
         self._shards_of_file: dict[str, set[int]] = {}
 
     def shards(self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata] | None = None) -> set[int]:
-        """Numbers of the shards with rows in this version of a table that has a ``shard`` column.
+        """Return the numbers of the shards that have rows in one version of a table.
 
         Args:
-            dataset: the version.
-            fragments: all that it has, where they are known: each takes Lance some microseconds to tell.
+            dataset: the version of ``memory`` or ``rejected``.
+            fragments: all its fragments, if the caller has them: Lance takes some microseconds to list each.
 
         Raises:
             StoreError: the column cannot be read.
@@ -51,7 +49,7 @@ class Ledger:
 
 
 def empty_shards(uri: str) -> set[int]:
-    """Numbers of the shards that are done and have no row.
+    """Return the numbers of the shards that are done but have no row in ``memory``.
 
     Raises:
         StoreError: the assets cannot be read.
@@ -63,32 +61,27 @@ def empty_shards(uri: str) -> set[int]:
 
 
 def record_empty(uri: str, shards: set[int]) -> set[int]:
-    """Note shards without rows as done; returns those that were not. Two may note the same one: it is a set.
+    """Record shards without rows as done.
+
+    Two drivers may record the same shard: the records are a set.
+
+    Returns:
+        The shards that were not recorded before.
 
     Raises:
         StoreError: the assets cannot be read or written.
     """
     new = shards - empty_shards(uri) if shards else shards
-    note(uri, {f"{EMPTY_SHARD_PREFIX}{shard}": b"" for shard in sorted(new)})
+    add_missing_assets(uri, {f"{EMPTY_SHARD_PREFIX}{shard}": b"" for shard in sorted(new)})
     return new
 
 
-def note(uri: str, values: Mapping[str, bytes]) -> None:
-    """Add assets, but for those whose names are there.
-
-    Raises:
-        StoreError: the assets cannot be read or written.
-    """
-    if not values:
-        return
-    with lance_errors(f"cannot note shards in the assets of the store at {uri}"):
-        held = set(asset_names(open_checked(uri, ASSETS)))
-        if new := [name for name in values if name not in held]:
-            append_assets(uri, {name: values[name] for name in new})
-
-
 def emptied_shards(dataset: lance.LanceDataset, rows: np.ndarray) -> set[int]:
-    """Numbers of the shards all of whose rows are among these addresses, ``(k,)`` uint64.
+    """Return the numbers of the shards that would lose their last row with these rows.
+
+    Args:
+        dataset: a version of ``memory``.
+        rows: addresses of the rows, ``(k,)`` uint64.
 
     Raises:
         StoreError: the column cannot be read.
@@ -102,6 +95,7 @@ def emptied_shards(dataset: lance.LanceDataset, rows: np.ndarray) -> set[int]:
         places = np.searchsorted(addresses, ordered[begin:end])
         numbers, counts = np.unique(shards[places], return_counts=True)
         lost.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+        # Rows of a shard lie together, so counting runs is faster than sorting the whole column.
         begins = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist()]
         lengths = np.diff([*begins, len(shards)])
         for place, length in zip(begins, lengths.tolist(), strict=True):
@@ -109,26 +103,30 @@ def emptied_shards(dataset: lance.LanceDataset, rows: np.ndarray) -> set[int]:
     return {number for number, count in lost.items() if held[number] == count}
 
 
+def record_fallbacks(uri: str, counts: dict[int, dict[str, int]]) -> None:
+    """Record the documents that are stored by another codec than the store's.
+
+    Args:
+        uri: resolved address of the store.
+        counts: for each shard, number of documents by the name of the other codec.
+
+    Raises:
+        StoreError: the assets cannot be read or written.
+    """
+    add_missing_assets(uri, {f"{FALLBACK_PREFIX}{shard}": json.dumps(each).encode() for shard, each in counts.items()})
+
+
 def fallbacks(uri: str) -> dict[str, int]:
-    """Documents that builds stored by another codec than the store's, by codec.
+    """Return the number of documents that builds stored by another codec than the store's, by codec.
 
     Raises:
         StoreError: the assets cannot be read.
     """
     dataset = open_checked(uri, ASSETS)
-    # Two drivers may have noted the same shard.
+    # Two drivers may have recorded the same shard, with the same counts: the last one is taken.
     places = {name: row for row, name in enumerate(asset_names(dataset)) if name.startswith(FALLBACK_PREFIX)}
     counts: Counter[str] = Counter()
     with lance_errors(f"cannot read the assets of the store at {uri}"):
         for value in dataset.take(list(places.values()), columns=["value"]).column(0).to_pylist():
             counts.update(json.loads(value))
     return dict(counts)
-
-
-def asset_names(dataset: lance.LanceDataset) -> list[str]:
-    """Names of the table ``assets``, in the order of its rows.
-
-    Raises:
-        StoreError: they cannot be read.
-    """
-    return [name for _, batch in read_rows(dataset, ["name"]) for name in batch.column(0).to_pylist()]

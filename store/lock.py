@@ -1,10 +1,10 @@
-"""One build at a time for a store in a folder."""
+"""The lock of a local store: one process at a time may build or change it."""
 
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 try:
     import fcntl
-except ImportError:  # not on Windows
+except ImportError:  # Windows
     fcntl = None
 
 from ..errors import StoreError, StoreLockedError
@@ -22,18 +22,18 @@ from .table.addresses import TABLES, local_folder, resolve_uri, table_uri
 LOCK_NAME = ".build.lock"
 HOLDER_NAME = ".build.holder"
 
-# Whoever looks who holds the lock shares it for some microseconds, which must not keep a build out.
+# Longest time to wait for the lock. ``lock_holder`` shares it for some microseconds, which must not make a build fail.
 GRACE_S = 0.5
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who is writing a local store: a build, or another command that changes it.
+    """The process that is writing a local store: a build, or another command that changes it.
 
     Attributes:
-        pid: of the process; None right after it took the lock.
-        host: that it runs on.
-        since: when it took the lock, RFC 3339 in UTC.
+        pid: id of the process; None just after it took the lock.
+        host: name of the machine that it runs on.
+        since: time at which it took the lock, RFC 3339 in UTC.
     """
 
     pid: int | None = None
@@ -46,15 +46,15 @@ class Holder:
 
 @contextmanager
 def build_lock(uri: str | Path) -> Iterator[None]:
-    """Hold the right to build the store at ``uri``; its folder is made if need be.
+    """Hold the lock of a store; its folder is created if it does not exist.
 
-    The lock is the operating system's and ends with the process that holds it, however that dies, so none is ever
-    stale. The lock file itself stays. In an object store there is no lock: two builds of one store waste each other's
-    work, but each commit is a compare-and-swap, so every shard is still stored exactly once.
+    The operating system releases the lock when its process ends, however that ends, so no lock is ever stale. The lock
+    file stays. An object store has no lock: two builds of one store waste each other's work there, but each commit is a
+    compare-and-swap, so every shard is still stored exactly once.
 
     Raises:
-        StoreLockedError: another build holds it; names the process, host and time.
-        StoreError: the folder cannot be made.
+        StoreLockedError: another process holds the lock; the message names it, its host and the time.
+        StoreError: the folder cannot be created or locked.
     """
     folder = local_folder(resolve_uri(uri))
     if folder is None:
@@ -64,34 +64,49 @@ def build_lock(uri: str | Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot make the store's folder {folder}: {error}.") from error
-    # The holder is described in a file of its own, since some versions of filelock empty the lock file.
-    holder = folder / HOLDER_NAME
-    try:
-        lock = FileLock(folder / LOCK_NAME).acquire(timeout=GRACE_S)
-    except OSError as error:
-        if not isinstance(error, Timeout):
-            raise StoreError(f"cannot lock the store at {folder}: {error.strerror}. Is it writable?") from error
-        raise StoreLockedError(f"the store at {folder} is being built by {_described(holder)}.") from None
-    with lock:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        # It only words a message: a disk that is full must not keep a build from looking at its store.
-        with suppress(OSError):
-            # Somebody else's store may have a link there, and what it leads to is not to be written over.
-            holder.unlink(missing_ok=True)
-            with holder.open("x") as file:
-                json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
+        raise StoreError(f"cannot create the store's folder {folder}: {error}.") from error
+    with _acquire(folder):
+        # The holder is described in a separate file, because some versions of filelock empty the lock file.
+        holder = folder / HOLDER_NAME
+        _describe_this_process(holder)
         try:
             yield
         finally:
             holder.unlink(missing_ok=True)
 
 
+def lock_holder(uri: str | Path) -> Holder | None:
+    """Return the holder of a store's lock; None if nobody holds it, and always None in an object store.
+
+    To find out, this takes a shared lock and releases it at once, so it never keeps a build waiting for long.
+    """
+    folder = local_folder(resolve_uri(uri))
+    if folder is None:
+        return None
+    holder = folder / HOLDER_NAME
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY)
+    except OSError as error:
+        # The lock file may belong to another user who alone may read it.
+        return _read_holder(holder) if isinstance(error, PermissionError) and holder.exists() else None
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_holder(holder)
+    except OSError:
+        # The file system has no locks, so the description is trusted.
+        return _read_holder(holder) if holder.exists() else None
+    finally:
+        os.close(descriptor)
+    return None if fcntl is not None or not holder.exists() else _read_holder(holder)
+
+
 def _require_own_folders(folder: Path) -> None:
-    """Check that a store's tables lie in its folder: who has the lock writes into them, and deletes what is there.
+    """Check that a store's tables lie in its own folder: the holder of the lock writes and deletes files in them.
 
     Raises:
-        StoreError: a link leads out of it.
+        StoreError: a link leads out of the folder.
     """
     for table in TABLES:
         place = Path(table_uri(str(folder), table))
@@ -103,37 +118,32 @@ def _require_own_folders(folder: Path) -> None:
             )
 
 
-def lock_holder(uri: str | Path) -> Holder | None:
-    """Who holds the lock of the store at ``uri``, or None if nobody does; always None in an object store.
-
-    It takes the lock from nobody: it asks for a shared one, which it gives back at once if it is there to be had.
-    """
-    folder = local_folder(resolve_uri(uri))
-    if folder is None:
-        return None
-    holder = folder / HOLDER_NAME
+def _acquire(folder: Path) -> AbstractContextManager[object]:
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY)
+        return FileLock(folder / LOCK_NAME).acquire(timeout=GRACE_S)
+    except Timeout:
+        holder = _read_holder(folder / HOLDER_NAME)
+        raise StoreLockedError(
+            f"the store at {folder} is being changed by {holder}. Wait for it, or stop it."
+        ) from None
     except OSError as error:
-        # It may be somebody else's, who alone can read it.
-        return _described(holder) if isinstance(error, PermissionError) and holder.exists() else None
-    try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _described(holder)
-    except OSError:
-        # The file system knows no locks; then what is written there is all there is to know.
-        return _described(holder) if holder.exists() else None
-    finally:
-        os.close(descriptor)
-    return None if fcntl is not None or not holder.exists() else _described(holder)
+        raise StoreError(f"cannot lock the store at {folder}: {error.strerror}. Is it writable?") from error
 
 
-def _described(holder: Path) -> Holder:
+def _describe_this_process(holder: Path) -> None:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    # The description only improves a message, so a full disk must not stop a build from reading its store.
+    with suppress(OSError):
+        # A store from somebody else may have a link here, whose target must not be overwritten.
+        holder.unlink(missing_ok=True)
+        with holder.open("x") as file:
+            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
+
+
+def _read_holder(holder: Path) -> Holder:
     try:
         found = json.loads(holder.read_text())
         return Holder(int(found["pid"]), str(found["host"]), str(found["since"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        # It is taking the lock, or letting go of it, right now.
+        # The process is taking or releasing the lock right now, or somebody else wrote the file.
         return Holder()

@@ -1,33 +1,32 @@
-"""What a store says of itself: kept as JSON in its assets."""
+"""The description of a store, kept as JSON in its assets."""
 
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..configs.names import Stage
 from ..errors import StoreError
 from .codecs import codec_by_name
 from .codecs.payload import MAX_DIM
 from .fingerprint import Fingerprint
 from .schema import FORMAT_VERSION, memory_schema
 
-Stage = Literal["hidden", "embedding"]
-
 
 class StoreMeta(BaseModel):
-    """The description that a store is created with and never changes.
+    """The description that a store is created with and that never changes.
 
     Attributes:
-        fingerprint: identity of what made the memory.
-        stage: where memory is taken: ``"hidden"`` before the connector, ``"embedding"`` after it.
+        fingerprint: identity of everything that determined the memory.
+        stage: stage of the stored memory: ``"hidden"`` before the connector, ``"embedding"`` after it.
         dim: width of the stored memory at that stage.
         codec: name of the codec that new payloads use.
-        checkpoint: the checkpoint, described for people: its name, rate, maximum length and the like.
+        checkpoint: readable description of the checkpoint, such as its name, rate and maximum length.
         package_version: version of the package that created the store.
-        created_at: when, in UTC.
-        optional_columns: which of ``title`` and ``text`` the table ``memory`` has.
+        created_at: time of creation, in UTC.
+        optional_columns: names of the optional columns (``title``, ``text``) that the table ``memory`` has.
         format_version: version of the on-disk format.
     """
 
@@ -44,25 +43,25 @@ class StoreMeta(BaseModel):
     format_version: int = FORMAT_VERSION
 
     def model_post_init(self, _context: Any, /) -> None:
-        """Check the names that other modules define.
+        """Check that the codec and the optional columns exist.
 
         Raises:
-            StoreError: for an unknown codec or optional column.
+            StoreError: a name is unknown.
         """
         codec_by_name(self.codec)
         memory_schema(self.optional_columns)
 
     def to_json(self) -> bytes:
-        """JSON in UTF-8."""
+        """Return the description as JSON in UTF-8."""
         return self.model_dump_json().encode()
 
     @classmethod
     def from_json(cls, data: bytes, origin: str) -> Self:
-        """Read what to_json wrote.
+        """Read a description that ``to_json`` wrote.
 
         Args:
             data: the JSON.
-            origin: which store it is of, for messages.
+            origin: name of the store for messages.
 
         Raises:
             StoreError: the store has a newer format, or the description is not valid.
@@ -72,7 +71,7 @@ class StoreMeta(BaseModel):
             version = int(values["format_version"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(f"{origin}: the store's description cannot be read: {error!r}.") from None
-        # Before anything else is looked at: a newer description may have other keys.
+        # The version is checked first, because a newer description may have other keys.
         if version > FORMAT_VERSION:
             raise StoreError(
                 f"{origin}: the store has format version {version}; this version of pisco-index reads up to "

@@ -1,6 +1,7 @@
-"""Which plan a store's rows are built to, and how the next one takes its place.
+"""The plan in force: which plan the rows of a store are built to, and how an update puts the next one in its place.
 
-The schema of ``memory`` names the asset that holds the plan in force, so that rows and plan change in one commit.
+The schema of ``memory`` names the asset with the plan in force, so rows and plan change in the same commit. It also
+records whether the store was altered since, that is, whether rows of the plan were deleted.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import lance
 import numpy as np
 
 from ..errors import StoreError
+from .assets import PLAN_PREFIX
 from .ledger import emptied_shards, record_empty
 from .store import Store
 from .table.addresses import MEMORY, REJECTED
@@ -18,95 +20,100 @@ from .table.failures import lance_errors
 from .table.rows import read_addressed
 from .table.swap import Proposal, swap, swap_at, without_rows
 
-PLAN_PREFIX = "plan/"
-"""Assets whose names begin so are plans of updates; one counts once ``memory`` names it."""
-
 _PLAN_KEY = "pisco-index:plan"
 _ALTERED_KEY = "pisco-index:altered"
 
 
 def plan_in_force(dataset: lance.LanceDataset) -> str | None:
-    """Name of the plan that a version of ``memory`` is built to; None for the one the store was created with."""
+    """Return the asset name of the plan that a version of ``memory`` is built to; None for the store's first plan."""
     return _metadata(dataset).get(_PLAN_KEY)
 
 
 def is_altered(dataset: lance.LanceDataset) -> bool:
-    """Whether documents were deleted by id, or dropped by a repair, since the plan in force was made."""
+    """Return True if a deletion or a repair has removed rows since the plan in force was made."""
     return _ALTERED_KEY in _metadata(dataset)
 
 
 def require_plan(uri: str, dataset: lance.LanceDataset, plan: str | None) -> None:
-    """Check that a plan is in force.
+    """Check that a plan is the one in force.
 
     Raises:
-        StoreError: another is.
+        StoreError: another plan is in force.
     """
     if plan_in_force(dataset) != plan:
         raise StoreError(
-            f"another build has begun to update the store at {uri}, so what this one did no longer fits. "
+            f"another build has begun to update the store at {uri}, so the shards of this build no longer fit it. "
             "Run the same command again."
         )
 
 
 def mark_altered(uri: str) -> None:
-    """Note that documents are about to be deleted by id.
+    """Mark a store as altered, before documents are deleted by id.
 
     Raises:
-        StoreError: it could not be written.
+        StoreError: the store cannot be written.
     """
 
     def propose(dataset: lance.LanceDataset) -> Proposal | None:
-        return None if is_altered(dataset) else marked(dataset)
+        return None if is_altered(dataset) else as_altered(dataset)
 
     swap(uri, MEMORY, propose, f"cannot delete documents from the store at {uri}")
 
 
-def begin_update(store: Store, plan: bytes, gone: np.ndarray) -> bool:
-    """Delete the rows that a plan has no place for, and put it in force.
+def as_altered(dataset: lance.LanceDataset) -> Proposal:
+    """Return a proposal that keeps all rows of a version and marks it as altered."""
+    return Proposal(fragments_of(dataset), metadata={**_metadata(dataset), _ALTERED_KEY: "true"})
 
-    A crash in between leaves a store from which documents were deleted, and the former plan.
+
+def begin_update(store: Store, plan: bytes, gone: np.ndarray) -> bool:
+    """Delete the rows of pruned documents, and put the plan of an update in force.
+
+    A crash in between leaves an altered store with the former plan in force.
 
     Args:
-        store: opened at the version for which the plan was made.
-        plan: what ``plan_in_force`` then names.
+        store: the store, opened at the version for which the plan was made.
+        plan: content of the plan, stored as the asset that ``plan_in_force`` then names.
         gone: addresses of the rows to delete, ``(k,)`` uint64.
 
     Returns:
-        False where somebody else has changed the store since that version: plan again.
+        False if somebody else has changed the store since that version: plan again.
 
     Raises:
-        StoreError: it could not be written.
+        StoreError: the store cannot be written.
     """
-    uri = store.uri
+    uri, version = store.uri, store.version
     name = f"{PLAN_PREFIX}{uuid4().hex}"
     with lance_errors(f"cannot keep the plan of an update in the store at {uri}"):
         append_assets(uri, {name: plan})
-
-    def in_force(dataset: lance.LanceDataset) -> Proposal:
-        metadata = {key: value for key, value in _metadata(dataset).items() if key != _ALTERED_KEY}
-        return Proposal(fragments_of(dataset), metadata={**metadata, _PLAN_KEY: name})
-
-    steps: list[Callable[[lance.LanceDataset], Proposal]] = [in_force]
-    if gone.size:
-        record_empty(uri, emptied_shards(store.table, gone))
-        steps.insert(0, lambda dataset: Proposal(without_rows(dataset, gone)))
-        if not is_altered(store.table):
-            steps.insert(0, marked)
-    version = store.version
-    for step in steps:
+    for step in _update_steps(store, name, gone):
         following = swap_at(uri, version, step, f"cannot begin the update of the store at {uri}")
         if following is None:
-            # A commit can land and report an error all the same.
+            # A commit can succeed and still report an error, so a retry may find its own commit.
             return plan_in_force(open_table(uri, MEMORY)) == name
         version = following
     return True
 
 
+def _update_steps(store: Store, plan: str, gone: np.ndarray) -> list[Callable[[lance.LanceDataset], Proposal]]:
+    """Return the commits of an update's beginning, each to be made from exactly the version that the last one made."""
+
+    def in_force(dataset: lance.LanceDataset) -> Proposal:
+        metadata = {key: value for key, value in _metadata(dataset).items() if key != _ALTERED_KEY}
+        return Proposal(fragments_of(dataset), metadata={**metadata, _PLAN_KEY: plan})
+
+    if not gone.size:
+        return [in_force]
+    # Recorded before the rows go: a shard stays done when it loses its last row.
+    record_empty(store.uri, emptied_shards(store.table, gone))
+    marked = [] if is_altered(store.table) else [as_altered]
+    return [*marked, lambda dataset: Proposal(without_rows(dataset, gone)), in_force]
+
+
 def forget_rejected(uri: str, before: int) -> None:
-    """Drop the rejected records of shards below a number: of plans that are no longer in force.
+    """Delete the rejected records of former plans, that is, of the shards below a number.
 
     Raises:
-        StoreError: they cannot be read, or it could not be written.
+        StoreError: the records cannot be read or written.
     """
 
     def propose(dataset: lance.LanceDataset) -> Proposal | None:
@@ -114,12 +121,7 @@ def forget_rejected(uri: str, before: int) -> None:
         old = np.concatenate([np.empty(0, np.uint64), *found])
         return Proposal(without_rows(dataset, old)) if old.size else None
 
-    swap(uri, REJECTED, propose, f"cannot drop former rejected records from the store at {uri}")
-
-
-def marked(dataset: lance.LanceDataset) -> Proposal:
-    """A version as it is, but altered."""
-    return Proposal(fragments_of(dataset), metadata={**_metadata(dataset), _ALTERED_KEY: "true"})
+    swap(uri, REJECTED, propose, f"cannot delete former rejected records from the store at {uri}")
 
 
 def _metadata(dataset: lance.LanceDataset) -> dict[str, str]:

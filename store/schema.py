@@ -1,4 +1,4 @@
-"""Columns and versions of the store's tables, as docs/format.md describes them."""
+"""Schemas of the store's tables and the versions of its format. docs/format.md describes both."""
 
 from collections.abc import Collection
 
@@ -6,37 +6,34 @@ import pyarrow as pa
 
 from ..errors import StoreError
 
-# The checkpoint's connector: with it a reader turns stage "hidden" into embeddings without the checkpoint.
-CONNECTOR_ASSET = "connector.safetensors"
-
 FORMAT_VERSION = 1
-"""Version of everything docs/format.md describes but the payload record, which has its own."""
+"""Version of everything in docs/format.md except the payload record, which has a version of its own."""
 
 DATA_STORAGE_VERSION = "2.2"
-"""Version of Lance's file format. Older ones need twice the reads for a payload."""
+"""Version of Lance's file format. Older versions need twice the reads for a payload."""
 
-# Left to itself Lance would compress a page with zstd once one value passes 32 KiB, which makes writing three times
-# slower and gains nothing: the codecs have done that work.
+# By default Lance compresses a page with zstd once a value exceeds 32 KiB. That makes writing three times slower and
+# saves nothing, since the codecs have already compressed the payloads.
 _UNCOMPRESSED = {"lance-encoding:compression": "none"}
 
 OPTIONAL_COLUMNS = {
     "title": pa.field("title", pa.string()),
     "text": pa.field("text", pa.large_string()),
 }
-"""Columns of ``memory`` that a store may be created with."""
+"""Columns that ``memory`` has only in stores that were created with them."""
 
 
 def memory_schema(optional: Collection[str] = ()) -> pa.Schema:
-    """Schema of ``memory``: one row a document.
+    """Return the schema of ``memory``, which has one row per document.
 
     Args:
-        optional: which of OPTIONAL_COLUMNS to have.
+        optional: names of the optional columns to include.
 
     Raises:
-        StoreError: for a column that is not among them.
+        StoreError: there is no optional column of that name.
     """
     if unknown := sorted(set(optional) - OPTIONAL_COLUMNS.keys()):
-        raise StoreError(f"no optional column is called {unknown[0]!r}; there are {', '.join(OPTIONAL_COLUMNS)}.")
+        raise StoreError(f"there is no optional column {unknown[0]!r}; choose from {', '.join(OPTIONAL_COLUMNS)}.")
     return pa.schema(
         [
             pa.field("doc_id", pa.string(), nullable=False),
@@ -60,7 +57,7 @@ REJECTED_SCHEMA = pa.schema(
         pa.field("error", pa.string(), nullable=False),
     ]
 )
-"""Schema of ``rejected``: one row a record of the corpus that gave no document."""
+"""Schema of ``rejected``, which has one row per record of the corpus that gave no document."""
 
 ASSETS_SCHEMA = pa.schema(
     [
@@ -68,4 +65,4 @@ ASSETS_SCHEMA = pa.schema(
         pa.field("value", pa.large_binary(), nullable=False, metadata=_UNCOMPRESSED),
     ]
 )
-"""Schema of ``assets``: named bytes."""
+"""Schema of ``assets``, which has one row per named value."""

@@ -1,4 +1,4 @@
-"""A store: created once, opened to read documents' memory by id."""
+"""The store: created once, then opened at a version to read the memory of documents by id."""
 
 import os
 import threading
@@ -6,17 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import lance
 import numpy as np
 import pyarrow as pa
 
+from ..configs.names import MissingIds
 from ..errors import CorruptStoreError, MissingDocumentsError, StoreError, some
+from .assets import META_ASSET, NOTE_PREFIXES, asset_names, read_asset, read_calibration
 from .codecs import codec_by_name, is_calibrated
-from .codecs.calibration import CALIBRATION_PREFIX, Calibration, asset_name, reference_of
+from .codecs.calibration import CALIBRATION_PREFIX, Calibration
 from .codecs.payload import Calibrations, Latents, decode_batch, decode_latents, read_header
-from .ledger import EMPTY_SHARD_PREFIX, FALLBACK_PREFIX, Ledger, asset_names
+from .ledger import Ledger
 from .lookup.row_reader import RowReader
 from .meta import StoreMeta
 from .schema import ASSETS_SCHEMA, REJECTED_SCHEMA, memory_schema
@@ -26,22 +28,19 @@ from .table.deletions import checked, open_checked
 from .table.failures import check_process, lance_errors
 from .table.rows import RowTaker, read_rows
 
-META_ASSET = "meta"
-
+# Largest number of failed documents whose errors a message repeats; more would hide the message's beginning.
 _SHOWN = 10
-# Names that commits add.
-_NOTES = (EMPTY_SHARD_PREFIX, FALLBACK_PREFIX)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Documents fetched from a store, in request order; k of them.
+    """The rows of k documents, in the order in which they were requested.
 
     Attributes:
-        doc_ids: their ids, k.
-        payloads: their records, k.
-        columns: the further columns that were asked for, each a list of k values.
-        calibrations: finds what the payloads refer to.
+        doc_ids: ids of the documents.
+        payloads: payload records of the documents, which hold their memory.
+        columns: further columns that were requested, by name, each a list of k values.
+        calibrations: function that returns the calibration that a payload refers to.
     """
 
     doc_ids: tuple[str, ...]
@@ -54,7 +53,7 @@ class Rows:
 
     @property
     def n_mem(self) -> np.ndarray:
-        """Memory tokens of each document, ``(k,)`` int64.
+        """Number of memory tokens of each document, ``(k,)`` int64.
 
         Raises:
             CorruptStoreError: a payload has no valid header.
@@ -62,7 +61,10 @@ class Rows:
         return np.array([read_header(payload).n_mem for payload in self.payloads], dtype=np.int64)
 
     def memory(self) -> tuple[np.ndarray, np.ndarray]:
-        """Decode: values ``(Σ n_mem, dim)`` float32 and lengths ``(k,)`` int64.
+        """Decode the payloads.
+
+        Returns:
+            Memory embeddings, ``(Σ n_mem, dim)`` float32, and the number of each document, ``(k,)`` int64.
 
         Raises:
             CorruptStoreError: a payload is damaged or belongs to another document.
@@ -71,24 +73,25 @@ class Rows:
         return decode_batch(self.payloads, self.doc_ids, self.calibrations)
 
     def latents(self) -> Latents | None:
-        """Decode as far as look-up and scales go, if there are rows and all have one codec and calibration; else None.
+        """Decode to latents, without the final affine map; None without rows, or if codecs or calibrations differ.
 
-        Raises as memory does.
+        Raises:
+            CorruptStoreError, StoreError: as ``memory`` raises them.
         """
         return decode_latents(self.payloads, self.doc_ids, self.calibrations) if self.payloads else None
 
 
 class Store:
-    """A store opened at one version: what it reads never changes while a build goes on.
+    """A store that is opened at one version: what it reads does not change, even while a build adds to the store.
 
-    Threads may share it. It can be pickled, and opens again at the same version where it arrives. It does not survive
-    a fork, because Lance does not: a forked child gets an error that says so.
+    Threads may share a store. It can be pickled; unpickling opens the same version again. It does not survive a fork,
+    because Lance does not: a forked child gets an error that says so.
 
     Attributes:
         uri: absolute path or object-store URI.
-        meta: what the store was created with.
-        table: the Lance dataset of ``memory``, at this version.
-        ledger: which shards are done, for those who commit.
+        meta: description that the store was created with.
+        table: Lance dataset of ``memory``, at this version.
+        ledger: cache of the shards that are done, for commits.
     """
 
     def __init__(self, uri: str, meta: StoreMeta, table: lance.LanceDataset):
@@ -111,21 +114,21 @@ class Store:
     ) -> Self:
         """Create an empty store.
 
-        The table ``assets`` comes last, in one atomic commit that makes the store complete. After a crash before it,
-        create again.
+        The table ``assets`` comes last, in one atomic commit that completes the store. After a crash before that, the
+        store can be created again.
 
         Args:
-            uri: a folder that is new, empty or holds a store that was never completed; or an object-store URI.
-            meta: its description.
-            assets: named bytes to keep in it, for example connector weights and the plan.
-            metadata: of the schema of ``memory``: another store's, whose plan is to be in force.
+            uri: object-store URI, or a folder that is new, empty, or holds a store that was never completed.
+            meta: description of the store.
+            assets: named bytes to keep in the store, for example connector weights and the plan.
+            metadata: schema metadata for ``memory``, to copy the plan in force of another store.
 
         Raises:
             StoreError: the folder holds a store or something else, an asset's name is reserved, or writing failed.
         """
         uri = resolve_uri(uri)
-        if reserved := [name for name in assets if name == META_ASSET or name.startswith(_NOTES)]:
-            raise StoreError(f"an asset cannot be called {reserved[0]!r}: the store uses that name itself.")
+        if reserved := [name for name in assets if name == META_ASSET or name.startswith(NOTE_PREFIXES)]:
+            raise StoreError(f"an asset cannot be called {reserved[0]!r}: the format reserves that name.")
         if cls.exists(uri):
             raise StoreError(f"{uri} already holds a store. Open it, or name another place.")
         cls.require_free(uri)
@@ -140,12 +143,12 @@ class Store:
         """Open a store.
 
         Args:
-            uri: where it is.
-            version: of the table ``memory``; the latest by default.
+            uri: address of the store.
+            version: version of the table ``memory``; the latest by default.
 
         Raises:
-            StoreError: there is no store, it was never completed, its format is newer than this package, or that
-                version is gone.
+            StoreError: there is no store, it was never completed, its format is newer than this package, or the version
+                does not exist any more.
             CorruptStoreError: a list of deleted rows is damaged, or a column is missing.
         """
         uri = resolve_uri(uri)
@@ -153,8 +156,8 @@ class Store:
         if assets is None:
             if find_table(uri, MEMORY) is not None:
                 raise StoreError(f"the store at {uri} was never completed. Run its build again.")
-            raise StoreError(f"there is no store at {uri}.")
-        meta = StoreMeta.from_json(_read_asset(uri, checked(assets, uri), META_ASSET), uri)
+            raise StoreError(f"there is no store at {uri}. Check the address, or build the store first.")
+        meta = StoreMeta.from_json(read_asset(uri, checked(assets, uri), META_ASSET), uri)
         table = open_checked(uri, MEMORY, version)
         with lance_errors(f"cannot read the columns of the store at {uri}"):
             absent = set(memory_schema(meta.optional_columns).names) - set(table.schema.names)
@@ -167,19 +170,19 @@ class Store:
 
     @staticmethod
     def exists(uri: str | Path) -> bool:
-        """Whether a complete store is there.
+        """Return True if the address has a complete store.
 
         Raises:
-            StoreError: something is there that cannot be read.
+            StoreError: the address holds something that cannot be read.
         """
         return find_table(resolve_uri(uri), ASSETS) is not None
 
     @staticmethod
     def require_free(uri: str | Path) -> None:
-        """Check that a store could be created there: a folder that is new, empty, or holds one never completed.
+        """Check that a store can be created in a folder: it is new, empty, or holds a store that was never completed.
 
         Raises:
-            StoreError: the folder holds something else, is a file, or cannot be made or written.
+            StoreError: the folder holds something else, is a file, or cannot be created or written.
         """
         folder = local_folder(resolve_uri(uri))
         if folder is None:
@@ -188,34 +191,34 @@ class Store:
         if not nearest.is_dir():
             raise StoreError(f"{nearest} is a file; a store needs a folder.")
         if not os.access(nearest, os.W_OK | os.X_OK):
-            raise StoreError(f"{folder} cannot be made: {nearest} is not writable. Name another place.")
+            raise StoreError(f"{folder} cannot be created: {nearest} is not writable. Name another place.")
         if nearest != folder:
             return
-        # Hidden files do not count: the build's lock is one.
+        # Hidden files, such as the lock of a build, do not count.
         ours = {f"{table}.lance" for table in TABLES}
         if others := sorted(p.name for p in folder.iterdir() if p.name not in ours and p.name[0] != "."):
             raise StoreError(f"{folder} is no store but holds {some(others)}. Name a new or empty folder.")
 
     def refresh(self) -> Self:
-        """The same store opened at its latest version; this one stays on its own."""
+        """Open the latest version of the same store; this object stays at its own version."""
         return type(self).open(self.uri)
 
     @property
     def version(self) -> int:
-        """Version of the table ``memory`` that is read."""
+        """Version of the table ``memory`` that this store reads."""
         return self.table.version
 
     @property
     def count(self) -> int:
-        """Number of documents, those with an error included."""
+        """Number of documents, failed ones included."""
         check_process()
         return self.table.count_rows()
 
     def ids(self) -> Iterator[str]:
-        """Ids of all documents, in the order of their rows.
+        """Yield the ids of all documents, in the order of their rows.
 
         Raises:
-            StoreError: they cannot be read.
+            StoreError: the store cannot be read.
         """
         check_process()
         with lance_errors(f"cannot read the store at {self.uri}"):
@@ -223,14 +226,14 @@ class Store:
                 yield from batch.column(0).to_pylist()
 
     def sample(self, count: int, seed: int | None = None) -> list[str]:
-        """Ids of up to so many random documents that have memory, in the order of their rows.
+        """Return the ids of random documents with memory, in the order of their rows.
 
         Args:
-            count: rows to choose; of fewer, all.
-            seed: the same one chooses the same documents; None others each time.
+            count: number of rows to choose, or all rows if there are fewer; chosen rows without memory are left out.
+            seed: seed of the choice; None chooses other documents each time.
 
         Raises:
-            StoreError: they cannot be read.
+            StoreError: the store cannot be read.
         """
         total = self.count
         chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False, shuffle=False))
@@ -238,81 +241,68 @@ class Store:
         return [row["doc_id"] for row in rows if row["error"] is None]
 
     def asset(self, name: str) -> bytes:
-        """The bytes kept under a name.
+        """Return the bytes of an asset.
 
         Raises:
-            StoreError: there are none; names those there are.
+            StoreError: there is no asset of that name; the message lists the existing names.
         """
-        return _read_asset(self.uri, open_checked(self.uri, ASSETS), name)
+        return read_asset(self.uri, open_checked(self.uri, ASSETS), name)
 
     def asset_names(self) -> list[str]:
-        """The names under which bytes are kept, in the order in which they were added, those of the format included.
+        """Return the names of all assets, in the order in which they were added.
 
         Raises:
-            StoreError: they cannot be read.
+            StoreError: the names cannot be read.
         """
         return asset_names(open_checked(self.uri, ASSETS))
 
     def calibration(self, reference: int) -> Calibration:
-        """The calibration that payloads refer to by a number; read once.
+        """Return the calibration that payloads refer to by a number. It is read once.
 
         Raises:
-            StoreError: the store lacks it.
-            CorruptStoreError: it is damaged.
+            StoreError: the store has no calibration of that number.
+            CorruptStoreError: the calibration is damaged.
         """
-        # Two threads that both read it do no harm.
+        # No lock: it does no harm if two threads both read the calibration.
         if reference not in self._calibrations:
-            name = asset_name(reference)
-            names = self.asset_names()
-            if name not in names:
-                held = ", ".join(n for n in names if n.startswith(CALIBRATION_PREFIX)) or "none"
-                raise StoreError(
-                    f"a payload needs {name}, which the store at {self.uri} lacks; it has {held}. The payload was "
-                    "encoded for another store."
-                )
-            data = self.asset(name)
-            if reference_of(data) != reference:
-                raise CorruptStoreError(f"{name} of the store at {self.uri} fails its checksum.")
-            self._calibrations[reference] = Calibration.from_bytes(data)
+            self._calibrations[reference] = read_calibration(self.uri, reference)
         return self._calibrations[reference]
 
     def own_calibration(self) -> Calibration | None:
-        """The calibration of new payloads: the first that the store holds; None if its codec has none.
+        """Return the calibration of new payloads, the first in the store; None if the store's codec needs none.
 
         Raises:
-            StoreError: the store lacks it.
+            StoreError: the codec needs a calibration, and the store has none.
         """
         if not is_calibrated(codec_by_name(self.meta.codec)):
             return None
         first = next((name for name in self.asset_names() if name.startswith(CALIBRATION_PREFIX)), None)
         if first is None:
-            raise StoreError(f"the store at {self.uri} has codec {self.meta.codec} but no calibration.")
+            raise StoreError(
+                f"the store at {self.uri} has codec {self.meta.codec} but no calibration, so no memory can be added. "
+                f"See: pisco-index verify {self.uri}"
+            )
         return self.calibration(int(first.removeprefix(CALIBRATION_PREFIX), 16))
 
-    def fetch(
-        self,
-        doc_ids: Sequence[str],
-        *,
-        columns: Sequence[str] = (),
-        missing: Literal["error", "skip"] = "error",
-    ) -> Rows:
+    def fetch(self, doc_ids: Sequence[str], *, columns: Sequence[str] = (), missing: MissingIds = "error") -> Rows:
         """Read the memory of documents.
 
         Args:
-            doc_ids: in any order; a repeated id gives a repeated row.
+            doc_ids: ids in any order; a repeated id gives a repeated row.
             columns: further columns to read, for example ``tokens_fed``, ``title`` or ``text``.
-            missing: whether ids that the store does not hold are an error or are left out.
+            missing: treatment of ids that the store does not hold.
 
         Returns:
-            The documents in request order.
+            The documents in the order of the ids.
 
         Raises:
-            MissingDocumentsError: the store does not hold some ids.
-            CorruptStoreError: an id is there twice.
+            MissingDocumentsError: the store does not hold some of the ids.
+            CorruptStoreError: the store holds a document twice.
             StoreError: a document has no memory because it failed, a column is unknown, or reading failed.
         """
         if unknown := [name for name in columns if name not in self.table.schema.names]:
-            raise StoreError(f"the store at {self.uri} has no column {unknown[0]!r}.")
+            known = ", ".join(self.table.schema.names)
+            raise StoreError(f"the store at {self.uri} has no column {unknown[0]!r}. Its columns are {known}.")
         check_process()
         wanted = dict.fromkeys(doc_ids)
         payloads, taken = self._rows().read(wanted, columns) if wanted else ({}, {})
@@ -321,12 +311,13 @@ class Store:
         if missing == "error" and len(payloads) < len(wanted):
             absent = [doc_id for doc_id in wanted if doc_id not in payloads]
             raise MissingDocumentsError(
-                f"the store at {self.uri} does not hold {len(absent)} of the documents asked for: {some(absent)}.",
+                f"the store at {self.uri} does not hold {len(absent)} of the requested documents: {some(absent)}. "
+                'Check the ids, or skip them (missing="skip").',
                 absent,
             )
         if failed := [doc_id for doc_id, row in taken.items() if row["payload"] is None]:
             reasons = "; ".join(f"{doc_id!r}: {taken[doc_id]['error']}" for doc_id in failed[:_SHOWN])
-            raise StoreError(f"{len(failed)} of the documents asked for have no memory. {reasons}")
+            raise StoreError(f"{len(failed)} of the requested documents have no memory. Leave them out. {reasons}")
         found = tuple(doc_id for doc_id in doc_ids if doc_id in payloads)
         return Rows(
             doc_ids=found,
@@ -345,19 +336,18 @@ class Store:
     def _taker(self) -> RowTaker:
         return RowTaker(self.uri, self.table)
 
-    def read(self, start: int, stop: int) -> Rows:
-        """Read the memory of the documents in some of the rows, in their order, without those that have none.
+    def read(self, rows: Sequence[int] | np.ndarray) -> Rows:
+        """Read the memory of documents by the numbers of their rows. Rows without memory are left out.
 
         Args:
-            start: number of the first row, from 0.
-            stop: number of the row after the last; no more than ``count``.
+            rows: numbers of the rows, from 0 and below ``count``, for example a range.
 
         Raises:
-            StoreError: they cannot be read.
+            StoreError: the rows cannot be read.
         """
         check_process()
-        rows = self._taker.take(range(start, stop), ["doc_id", "payload"])
-        stored = rows.filter(rows.column("payload").is_valid())
+        taken = self._taker.take(rows, ["doc_id", "payload"])
+        stored = taken.filter(taken.column("payload").is_valid())
         return Rows(
             doc_ids=tuple(stored.column("doc_id").to_pylist()),
             payloads=tuple(stored.column("payload").to_pylist()),
@@ -365,23 +355,32 @@ class Store:
         )
 
     def missing(self, doc_ids: Sequence[str]) -> list[str]:
-        """Which of some ids the store does not hold, in order.
+        """Return those of the given ids that the store does not hold, in their order.
 
         Raises:
-            StoreError: it cannot be read.
+            StoreError: the store cannot be read.
         """
         check_process()
         held = self._rows().held(dict.fromkeys(doc_ids)) if doc_ids else set()
         return [doc_id for doc_id in doc_ids if doc_id not in held]
 
     def memory_tokens(self) -> int:
-        """Memory tokens of all documents together.
+        """Return the number of memory tokens of all documents together.
 
         Raises:
-            StoreError: they cannot be read.
+            StoreError: the store cannot be read.
         """
         with lance_errors(f"cannot read the store at {self.uri}"):
             return sum(int(batch.column(0).to_numpy().sum()) for _, batch in read_rows(self.table, ["n_mem"]))
+
+    def number_column(self, name: str) -> np.ndarray:
+        """Return a column of numbers, one for each row, ``(count,)``.
+
+        Raises:
+            StoreError: the column cannot be read.
+        """
+        values = [batch.column(0).to_numpy() for _, batch in read_rows(self.table, [name])]
+        return np.concatenate(values) if values else np.empty(0, np.int64)
 
     def __reduce__(self):
         return type(self).open, (self.uri, self.version)
@@ -399,12 +398,3 @@ def _create_empty(uri: str, table: str, schema: pa.Schema) -> None:
             f"{uri} is no store, but holds a table {table!r} with {found.count_rows()} rows and the columns "
             f"{', '.join(found.schema.names)}. Delete it, or name another place."
         )
-
-
-def _read_asset(uri: str, assets: lance.LanceDataset, name: str) -> bytes:
-    with lance_errors(f"cannot read the assets of the store at {uri}"):
-        names = asset_names(assets)
-        if name not in names:
-            own = [n for n in names if not n.startswith(_NOTES)]
-            raise StoreError(f"the store at {uri} has no asset {name!r}; it has {', '.join(own)}.")
-        return assets.take([names.index(name)], columns=["value"]).column(0)[0].as_py()

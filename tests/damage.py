@@ -1,9 +1,10 @@
-"""Damage a copy of a store in random ways, one at a time, and see what reads it: run by test_damage.py in a process of
-its own, because what is tested includes that no damage ends the process.
+"""Damage a copy of a store at random, and see whether reading and verifying it notice.
 
     python tests/damage.py STORE SCRATCH FIRST COUNT
 
-prints one JSON object a trial, from number FIRST; a trial's damage depends on its number alone.
+Each trial damages one file, reads and verifies the store, and repairs the file. The trials FIRST to FIRST + COUNT - 1
+print one JSON object each. A trial's number alone determines its damage. ``test_damage.py`` runs this script in a
+process of its own, because no damage may end the process.
 """
 
 import json
@@ -22,7 +23,7 @@ from pisco_index import PiscoIndexError, Reader, verify
 
 
 def damage(path: Path, chance: random.Random) -> str:
-    """Damage a file and say how."""
+    """Damage a file, and return a description of the damage."""
     content = bytearray(path.read_bytes())
     at = chance.randrange(len(content))
     kind = chance.choice(["flip", "flip", "flip", "flip", "truncate", "zero", "swap", "delete"])
@@ -43,32 +44,35 @@ def damage(path: Path, chance: random.Random) -> str:
     return f"{kind} at {at}"
 
 
-def say(what: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+def print_line(record: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(record) + "\n")
     sys.stdout.flush()
 
 
-def outcome(look: Callable[[], Any]) -> tuple[str, Any]:
-    """What looking gave: its result, an error of this package's, or anything else, panics included."""
+def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
+    """Return the outcome of a call: "result", "refused" by an error of this package, or "foreign" for any other error.
+
+    A panic of Lance is a foreign error.
+    """
     try:
-        return "result", look()
+        return "result", call()
     except PiscoIndexError as error:
         return "refused", str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 a panic is no Exception
+    except BaseException as error:  # noqa: BLE001  a panic is not an Exception
         return "foreign", f"{type(error).__module__}.{type(error).__name__}: {error}"
 
 
 def read_all(store: Path, ids: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The memory of documents as it is stored, and at stage "embedding"."""
+    """Return the memory of documents as it is stored, and at stage "embedding"."""
     reader = Reader(store)
     memory = reader.fetch(ids)
     return memory.values, reader.connector.connect(memory).values
 
 
 def columns(store: Path) -> list[dict[str, Any]]:
-    """All that the rows hold but memory."""
+    """Return the columns of all rows, without memory, in the order of the ids."""
     names = ["doc_id", "shard", "tokens_total", "tokens_fed", "n_mem", "text_hash", "error", "title", "text"]
     return sorted(
         lance.dataset(store / "memory.lance").to_table(columns=names).to_pylist(), key=lambda row: row["doc_id"]
@@ -76,7 +80,7 @@ def columns(store: Path) -> list[dict[str, Any]]:
 
 
 def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict[str, Any]]:
-    """Damage, look, mend; ``count`` times."""
+    """Damage a file, read and verify the store, and repair the file, ``count`` times."""
     files = sorted(path.relative_to(source) for path in source.rglob("*.*") if path.is_file() and path.name[0] != ".")
     ids = sorted(Reader(source).ids())
     true_values, true_embeddings = read_all(source, ids)
@@ -86,8 +90,8 @@ def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict
         chance = random.Random(number)
         file = chance.choice(files)
         whole = (source / file).read_bytes()
-        what = damage(scratch / file, chance)
-        say({"begin": number, "file": str(file), "damage": what})
+        damaged = damage(scratch / file, chance)
+        print_line({"begin": number, "file": str(file), "damage": damaged})
         kind, read = outcome(lambda: read_all(scratch, ids))
         if kind == "result":
             correct = torch.equal(read[0], true_values) and torch.equal(read[1], true_embeddings)
@@ -95,10 +99,8 @@ def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict
         verified, report = outcome(lambda: verify(scratch))
         problems = None
         if verified == "result":
-            verified, problems = (
-                ("sound" if report.is_sound else "problems"),
-                [str(each) for each in report.problems[:3]],
-            )
+            verified = "sound" if report.is_sound else "problems"
+            problems = [str(each) for each in report.problems[:3]]
         silent = []
         if kind == "correct" and verified == "sound":
             rows = zip(columns(scratch), true_columns, strict=True)
@@ -106,7 +108,7 @@ def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict
         yield {
             "trial": number,
             "file": str(file),
-            "damage": what,
+            "damage": damaged,
             "read": kind,
             "error": read,
             "verify": verified,
@@ -117,8 +119,8 @@ def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict
 
 
 if __name__ == "__main__":
-    # Memory without end is a failed trial, and no trouble for the machine.
+    # A damaged length may ask for any amount of memory. That must fail the trial, not the machine.
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
     torch.set_num_threads(1)
     for trial in trials(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])):
-        say(trial)
+        print_line(trial)

@@ -1,7 +1,7 @@
-"""Whatever happens to a file of a store: what is read is right or refused, and what is wrong is found.
+"""Damage the files of a store at random: a reader never returns wrong memory, and ``verify`` finds the damage.
 
-``PISCO_INDEX_DAMAGE_TRIALS=5000 python -m pytest tests/test_damage.py`` makes more trials, and other ones for another
-``PISCO_INDEX_DAMAGE_FIRST``.
+``PISCO_INDEX_DAMAGE_TRIALS=5000 python -m pytest tests/test_damage.py`` runs more trials.
+``PISCO_INDEX_DAMAGE_FIRST`` is the number of the first trial: another number gives other damage.
 """
 
 import json
@@ -22,7 +22,7 @@ FIRST = int(os.environ.get("PISCO_INDEX_DAMAGE_FIRST", "0"))
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """A small store with titles and texts, of several files, one of them with a list of deleted rows."""
+    """Build a small store with titles and texts in several files, one of which has a list of deleted rows."""
     folder = tmp_path_factory.mktemp("damage")
     checkpoint = new_tiny_checkpoint(folder / "checkpoint", rate=8).path
     texts = [f"Document {n} is about " + "the history of the city and its river " * (n % 7) for n in range(24)]
@@ -39,9 +39,9 @@ def store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trials(store, tmp_path_factory) -> list[dict]:
-    """What came of each trial; it is an error if the process ends before its last one."""
+    """Return the results of the trials. The process must not end before its last trial."""
     script = str(Path(__file__).with_name("damage.py"))
-    # The package as it is imported here, and none of the backtraces of the hundreds of panics.
+    # The script imports the same package as this test. Hundreds of panics would print a backtrace each.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "RUST_BACKTRACE": "0"}
     scratch = tmp_path_factory.mktemp("damaged") / "store"
     command = [sys.executable, script, str(store), str(scratch), str(FIRST), str(TRIALS)]
@@ -51,20 +51,28 @@ def trials(store, tmp_path_factory) -> list[dict]:
     return [line for line in lines if "trial" in line]
 
 
+@pytest.mark.fault(
+    "Any file of a store is damaged, truncated or lost.",
+    "What is read is right or refused, and `verify` finds what is refused.",
+)
 def test_what_is_read_is_right_or_refused(trials):
     assert len(trials) == TRIALS
     assert not [trial for trial in trials if trial["read"] not in ("correct", "refused")]
-    # It is a test only if damage mattered.
+    # The trials test something only if damage mattered in some of them.
     outcomes = Counter(trial["read"] for trial in trials)
     assert min(outcomes["correct"], outcomes["refused"]) > TRIALS // 10
 
 
+@pytest.mark.fault(
+    "Any file of a store is damaged, truncated or lost.",
+    "What is read is right or refused, and `verify` finds what is refused.",
+)
 def test_verify_finds_all_that_is_refused(trials):
     assert not [trial for trial in trials if trial["verify"] not in ("sound", "problems")]
     assert not [trial for trial in trials if trial["read"] != "correct" and trial["verify"] == "sound"]
 
 
 def test_verify_finds_changed_columns(trials):
-    """But for counts of tokens, which nothing protects, and which memory does not depend on."""
+    """The counts of tokens are an exception: nothing protects them, and memory does not depend on them."""
     silent = {name for trial in trials for name in trial["silent"]}
     assert silent <= {"tokens_total", "tokens_fed"}

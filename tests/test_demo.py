@@ -11,12 +11,8 @@ ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "examples" / "demo.py"
 README = ROOT / "README.md"
 
-# Lines of the README's example that differ from run to run: those with a time, and those left out; and from one kind of
-# processor to another: those that the rounding of an answer may change.
-VARYING = re.compile(
-    r"\d\d:\d\d:\d\d |.*\d s\. See: |\$ .* (build|ask|eval) |…|$|(none|text|stored|recoded) |.*\(true: "
-)
-ACCURACY = re.compile(r"^exactly right of (\d+): ([\d.]+)% from memory, ([\d.]+)% without it$", re.MULTILINE)
+# The row of stored memory in the evaluation's table: exact match is the second percentage.
+STORED = re.compile(r"^ *stored +hidden +int8 +[\d,]+ +[\d.]+ +([\d.]+) ", re.MULTILINE)
 
 
 def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,12 +30,12 @@ def test_it_runs_over_what_an_earlier_run_left(tmp_path):
     assert "$ pisco-index build " in said
     assert re.search(r"^yes  memory of 60 documents, \d+ vectors: error below 0\.01% of", said, re.MULTILINE)
     assert "yes  memory answers more questions than none" in said
-    (shown,) = re.findall(r"## What comes back.*?```\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    (told,), (found,) = (ACCURACY.findall(text) for text in (shown, said))
-    assert [float(share) for share in found] == pytest.approx([float(share) for share in told], abs=2)
-    lines = {line.strip() for line in said.splitlines()}
-    strange = [line for line in shown.splitlines() if line.strip() not in lines and not ACCURACY.match(line)]
-    assert [line for line in strange if not VARYING.match(line.strip())] == []
+    readme = README.read_text("utf-8")
+    for line in ("pisco-index ask demo-index/store 'What is Ebir Parger best known for?'", "Zolmol Journey"):
+        assert line in said
+        assert line in readme
+    # Rounding differs between processors, and with it some answers.
+    assert float(*STORED.findall(said)) == pytest.approx(float(*STORED.findall(readme)), abs=2)
     assert [path.name for path in tmp_path.iterdir()] == ["demo-index"]
     assert sorted(path.name for path in (tmp_path / "demo-index").iterdir()) == [
         "answers.jsonl",

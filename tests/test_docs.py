@@ -3,6 +3,7 @@
 import ast
 import doctest
 import re
+import runpy
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -15,25 +16,21 @@ import pytest
 import typer
 import yaml
 
-from pisco_index import (
-    BuildConfig,
+from pisco_index import BuildConfig, build, errors, load_config, presets
+from pisco_index.cli import app
+from pisco_index.configs import (
+    Config,
     FinetuningConfig,
     PretrainingConfig,
-    build,
-    errors,
-    load_config,
+    TrainingConfig,
     load_finetuning,
     load_pretraining,
-    presets,
 )
-from pisco_index.cli import app
-from pisco_index.configs import Config, TrainingConfig
 from pisco_index.training.tinypedia import write
 
 ROOT = Path(__file__).parents[1]
 README, PYTHON, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "configuration.md"
 TRAINING, UPDATING = ROOT / "docs" / "training.md", ROOT / "docs" / "updating.md"
-ARCHITECTURE, RELIABILITY = ROOT / "ARCHITECTURE.md", ROOT / "docs" / "reliability.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SECTIONS = {name: field.annotation for name, field in BuildConfig.model_fields.items()}
 PUBLIC = [
@@ -145,11 +142,11 @@ def test_the_examples_of_training_configurations_are_valid(text, tmp_path):
     (load_pretraining if "windows" in text else load_finetuning)(str(path))
 
 
-def test_every_training_preset_is_documented():
+def test_every_training_preset_loads():
     for kind, load in (("pretrain", load_pretraining), ("finetune", load_finetuning)):
         for name, description in presets(kind).items():
             load(name)
-            assert f"| `train {kind}` | `{name}` | {description} |" in TRAINING.read_text("utf-8")
+            assert description
 
 
 @pytest.mark.parametrize("text", blocks(CONFIGURATION, "yaml"))
@@ -162,7 +159,6 @@ def test_the_examples_of_configurations_are_valid(text, tmp_path):
 def test_every_preset_loads_and_is_documented():
     for name in presets():
         load_config(name)
-        assert f"| `{name}` |" in CONFIGURATION.read_text("utf-8")
         assert f"--preset {name} " in (ROOT / "docs" / "corpora.md").read_text("utf-8")
 
 
@@ -238,9 +234,9 @@ def test_the_python_examples_run_and_show_what_they_say(path, demo_folder, monke
     assert not runner.failures, "".join(said)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_is_documented(name):
-    assert f"`{name}`" in PYTHON.read_text("utf-8") or f"`{name}(" in PYTHON.read_text("utf-8")
+def test_every_public_name_is_documented():
+    text = PYTHON.read_text("utf-8")
+    assert not [name for name in PUBLIC if f"`{name}`" not in text]
 
 
 # Links
@@ -268,13 +264,14 @@ def test_the_readme_leads_to_every_document():
             assert f"]({path.relative_to(ROOT).as_posix()})" in README.read_text("utf-8"), path.name
 
 
-@pytest.mark.parametrize("path", [ARCHITECTURE, RELIABILITY], ids=lambda path: path.name)
-def test_tests_named_in_the_fault_tables_exist(path):
-    named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", path.read_text("utf-8"))
-    assert len(named) > 10
-    for file, test in named:
-        body = ast.parse((ROOT / file).read_text("utf-8")).body
-        for part in test.split("::"):
-            found = [node for node in body if getattr(node, "name", None) == part]
-            assert found, f"{file}::{test}"
-            body = found[0].body
+def test_the_table_of_faults_is_made_of_the_tests_markers():
+    table = runpy.run_path(str(Path(__file__).with_name("fault_table.py")))["table"]()
+    assert table.count("\n") > 60
+    assert table in (ROOT / "docs" / "reliability.md").read_text("utf-8"), "run: python tests/fault_table.py"
+
+
+def test_the_documents_are_short_enough_to_be_read():
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs").iterdir()}
+    assert sum(sizes.values()) <= 120_000
+    assert (ROOT / "ARCHITECTURE.md").stat().st_size <= 8_000
+    assert len(README.read_text("utf-8").splitlines()) < 200

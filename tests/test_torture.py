@@ -18,6 +18,10 @@ SCRIPT = Path(__file__).with_name("torture.py")
 SLOW = pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="takes minutes: make torture-short")
 
 
+@pytest.mark.fault(
+    "All kinds of faults at random, by the hundred.",
+    "Each document is stored once, and nothing but poison is quarantined.",
+)
 @SLOW
 @pytest.mark.parametrize("seed", [pytest.param(0, id="on-ray"), pytest.param(1, id="here")])
 @pytest.mark.timeout(1500)

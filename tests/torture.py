@@ -76,20 +76,21 @@ RATES = {
     "commit": {"refused": 0.12, "landed": 0.1, "full": 0.01, "dies before": 0.01, "dies after": 0.01},
 }
 _OWN = "test_torture.py::test_builds_under_random_faults_lose_and_double_nothing"
-_FAULTS, _POOL, _DRIVER = (f"pipeline/test_{name}.py::" for name in ("faults", "pool", "driver"))
+_BUILD, _DRIVER, _FAULTS = (f"pipeline/test_{name}.py::" for name in ("build", "driver", "faults"))
+_HERE, _RAY, _WATCHDOG = (f"pipeline/pools/test_{name}.py::" for name in ("in_process", "ray_pool", "watchdog"))
 # The table of docs/reliability.md: a fault, its kinds, what happens, and the test that shows it by itself.
 TABLE = (
     (
         "a document that its worker raises at",
         {f"poison {fault}" for fault in RAISING},
         "quarantined",
-        f"{_FAULTS}test_a_document_that_raises_is_quarantined_here",
+        f"{_FAULTS}test_documents_that_raise_or_kill_this_process_are_quarantined_in_the_end",
     ),
     (
         "a document that its process dies of: SIGSEGV, SIGKILL, an exit",
         {f"poison {fault}{late}" for fault in ("SEGV", "KILL", "EXIT") for late in ("", "-LATE")},
         "quarantined; in one process after two runs that died",
-        f"{_FAULTS}test_a_document_that_this_process_dies_of_is_quarantined_in_the_end",
+        f"{_FAULTS}test_documents_that_raise_or_kill_this_process_are_quarantined_in_the_end",
     ),
     (
         "a document that hangs or stops its process",
@@ -101,26 +102,26 @@ TABLE = (
         "a Ray worker gets SIGKILL or SIGTERM",
         {"worker SIGKILL", "all workers SIGKILL", "worker SIGTERM"},
         "replaced; its shards are tried again",
-        "pipeline/test_ray_pool.py::test_a_killed_worker_costs_a_try_and_no_document",
+        f"{_RAY}test_a_killed_worker_costs_a_try_and_no_document",
     ),
     (
         "a Ray worker is stopped, for some seconds or for good",
         {"worker SIGSTOP, SIGCONT", "worker SIGSTOP"},
         "it goes on, or is ended after `hang_seconds` and replaced",
-        f"{_POOL}test_a_ray_worker_that_broke_while_it_had_nothing_to_do_blames_no_call",
+        f"{_RAY}test_a_ray_worker_that_broke_while_it_had_nothing_to_do_blames_no_call",
     ),
     ("a node leaves, or dies with its processes", {"node removed", "node killed"}, "its shards go elsewhere", _OWN),
     (
         "the process that wrote a file dies right after",
         {"write dies"},
         "the shard is done again; the file is deleted",
-        "pipeline/test_build.py::test_a_killed_build_resumes_to_the_same_store",
+        f"{_BUILD}test_a_killed_build_resumes_to_the_same_store",
     ),
     (
         "the driver gets SIGKILL",
         {"driver SIGKILL"},
         "the same command goes on",
-        "pipeline/test_build.py::test_a_killed_build_resumes_to_the_same_store",
+        f"{_BUILD}test_a_killed_build_resumes_to_the_same_store",
     ),
     (
         "the driver dies within a commit, before it lands or after",
@@ -138,19 +139,19 @@ TABLE = (
         "the driver is stopped for some seconds",
         {"driver SIGSTOP, SIGCONT"},
         "it goes on, and blames no worker",
-        "pipeline/test_watchdog.py::test_a_driver_that_was_stopped_blames_nobody",
+        f"{_WATCHDOG}test_a_driver_that_was_stopped_blames_nobody",
     ),
     (
         "a second driver",
         {"second driver"},
         "refused, exit code 75",
-        "pipeline/test_build.py::TestRefusals::test_a_store_another_build_is_writing",
+        f"{_BUILD}TestRefusals::test_a_store_another_build_is_writing",
     ),
     (
         "the child process that tries documents is killed or stopped",
         {"child SIGKILL", "child SIGSTOP"},
         "replaced",
-        f"{_POOL}test_a_child_that_was_killed_while_it_had_nothing_to_do_blames_no_call",
+        f"{_HERE}test_a_child_that_was_killed_while_it_had_nothing_to_do_blames_no_call",
     ),
     (
         "a written file is cut, lost, or without its end",
@@ -406,7 +407,8 @@ class Torture:
                 return
 
     def _is_complete(self) -> bool:
-        from pisco_index import StoreError, build_status
+        from pisco_index import build_status
+        from pisco_index.errors import StoreError
 
         try:
             return build_status(self.store).is_complete

@@ -1,1 +1,1 @@
-"""Training: collators, the two stages, Tinypedia."""
+"""Training: data, collators, and the two stages that make a checkpoint."""

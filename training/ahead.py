@@ -1,8 +1,9 @@
-"""Batches made ahead of their step, so that a resumed training draws what it would have drawn undisturbed.
+"""Batches made ahead of their step, and how a resumed training makes them again.
 
-A data loader makes a batch while the one before it waits for its step. What its collator draws therefore comes before
-what that step draws (dropout), and when a state is saved, batches have been drawn that no step has used. They are made
-again after resuming; with the generator's state that they were first made with, they are the same.
+A data loader prepares a batch while the step before it has not run yet. The collator's random draws therefore
+precede that step's draws (dropout). When a state is saved, some batches have been drawn that no step has used. After
+resuming they are made again, each with the state of torch's generator that it was first made with, and are therefore
+the same.
 """
 
 from collections import deque
@@ -14,12 +15,15 @@ from torch.utils.data import get_worker_info
 
 
 class Ahead:
-    """A collator that remembers torch's generator as it was before each batch that no step has used yet.
+    """A collator that keeps the state of torch's generator before each batch that no step has used yet.
 
-    A data loader's worker processes draw from generators of their own; there it does nothing.
+    In a data loader's worker process it keeps nothing: workers draw from generators of their own.
 
     Args:
-        collator: makes the batches.
+        collator: collator that makes the batches.
+
+    Attributes:
+        states: generator states of the unused batches, the oldest first.
     """
 
     def __init__(self, collator: Callable[[Any], Any]):
@@ -29,16 +33,22 @@ class Ahead:
         self._resume: Callable[[], None] | None = None
 
     def repeat(self, states: Sequence[torch.Tensor], resume: Callable[[], None]) -> None:
-        """Make the next batches from these states; ``resume``, called before the first, sets all generators."""
+        """Make the next batches with the given generator states.
+
+        Args:
+            states: state before each of the batches.
+            resume: function that sets all generators as they were when the states were saved; called once, before the
+                first of the batches.
+        """
         self._again.extend(states)
         self._resume = resume if states else None
 
     def used(self) -> None:
-        """A step uses the oldest batch."""
+        """Forget the oldest batch, because a step uses it."""
         del self.states[:1]
 
     def __call__(self, records: Any) -> Any:
-        """Make a batch."""
+        """Return the batch of some records."""
         if get_worker_info() is not None:
             return self.collator(records)
         if self._resume is not None:

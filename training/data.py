@@ -1,9 +1,10 @@
-"""Training data: read once, checked, and kept as an Arrow file of records that any epoch reads in any order."""
+"""Training data: read once, checked, and kept in an Arrow file from which records are read in any order."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -13,12 +14,17 @@ from ..configs import CorpusConfig
 from ..corpus import open_corpus
 from ..errors import TrainingError
 
+_Item = TypeVar("_Item")
+
+# Number of records in a batch of the file. Writing holds one batch in RAM, and opening lists all batches.
 BATCH_RECORDS = 1024
 NonEmpty = Field(min_length=1, pattern=r"\S")
+# Types of the validation errors that ``NonEmpty`` and empty lists give.
+EMPTY_ERRORS = ("string_too_short", "string_pattern_mismatch", "too_short")
 
 
 class DocumentText(BaseModel):
-    """A document of a conversation."""
+    """A document that questions are about."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,10 +41,10 @@ class Turn(BaseModel):
     answer: str = NonEmpty
 
 
-class Conversation(BaseModel):
-    """A line of fine-tuning data.
+class FinetuningRecord(BaseModel):
+    """A line of fine-tuning data: documents, and a conversation about them.
 
-    ``{"documents": [{"title": …, "text": …}, …], "question": …, "answer": …}``, or in place of question and answer
+    ``{"documents": [{"title": …, "text": …}, …], "question": …, "answer": …}``, or instead of question and answer
     ``"turns": [{"question": …, "answer": …}, …]`` about the same documents. Other fields are ignored.
     """
 
@@ -56,7 +62,7 @@ class Conversation(BaseModel):
 
 
 class Records:
-    """Records of an Arrow file, by number: ``records[i]`` is a dictionary with its ``origin``."""
+    """Records of an Arrow file by number: ``records[i]`` is a dictionary that also holds its ``origin``."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -69,7 +75,7 @@ class Records:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self._batches is None:
-            # Opened by each process that reads: a data loader's workers get the path.
+            # Each process opens the file itself, because a data loader's workers are sent only the path.
             self._batches = _read_batches(pa.memory_map(str(self._path)))
         batch, row = divmod(index, BATCH_RECORDS)
         columns = self._batches[batch]
@@ -86,8 +92,8 @@ def _read_batches(source: Any) -> list[pa.RecordBatch]:
     return [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
 
-def texts(paths: Sequence[str], config: CorpusConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The documents of a corpus as records of ``title`` and ``text``, each with where it stands; empty ones left out.
+def read_texts(paths: Sequence[str], config: CorpusConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the documents of a corpus as records of ``title`` and ``text``, each with its origin; skip empty ones.
 
     Raises:
         CorpusError: for a file or record that cannot be read.
@@ -98,8 +104,8 @@ def texts(paths: Sequence[str], config: CorpusConfig) -> Iterator[tuple[str, dic
                 yield f"{source.name}, {document.doc_id}", {"title": document.title, "text": document.text}
 
 
-def conversations(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of fine-tuning files as records of ``documents`` and ``turns`` (see ``Conversation``).
+def read_conversations(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the lines of fine-tuning files as records of ``documents`` and ``turns``, each with its origin.
 
     Raises:
         TrainingError: naming the file, line and field that is missing or wrong.
@@ -117,49 +123,43 @@ def conversations(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _conversation(line: bytes, origin: str) -> dict[str, Any]:
     try:
-        return Conversation.model_validate(json.loads(line.decode("utf-8-sig"))).model_dump(exclude_none=True)
+        return FinetuningRecord.model_validate(json.loads(line.decode("utf-8-sig"))).model_dump(exclude_none=True)
     except UnicodeDecodeError as error:
         raise TrainingError(f"{origin}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
     except json.JSONDecodeError as error:
-        raise TrainingError(f"{origin}: not JSON: {error}. Each line is one record.") from None
+        raise TrainingError(f"{origin}: not JSON: {error}. Each line must be one record.") from None
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(map(str, found["loc"])) or "the record"
-        problem = "must not be empty" if found["type"] in BLANK else found["msg"][:1].lower() + found["msg"][1:]
+        is_empty = found["type"] in EMPTY_ERRORS
+        problem = "must not be empty" if is_empty else found["msg"][:1].lower() + found["msg"][1:]
         raise TrainingError(
             f"{origin}: {where}: {problem}. A record has documents, each with a text, and question and answer."
         ) from None
 
 
-BLANK = ("string_too_short", "string_pattern_mismatch", "too_short")
-
-
 def write_records(path: Path, records: Iterable[tuple[str, dict[str, Any]]]) -> Records:
-    """Keep records in an Arrow file, which appears when it is complete.
+    """Write records to an Arrow file, which appears when it is complete.
 
     Raises:
-        TrainingError: if there are none.
+        TrainingError: there are no records.
     """
     schema = pa.schema([("record", pa.large_binary()), ("origin", pa.string())])
     unfinished = path.with_suffix(".unfinished")
     count = 0
     with pa.ipc.new_file(str(unfinished), schema) as writer:
-        for batch in _chunks(records):
+        for batch in chunks(records, BATCH_RECORDS):
             columns = [[orjson.dumps(record) for _, record in batch], [origin for origin, _ in batch]]
             writer.write_batch(pa.record_batch(columns, schema=schema))
             count += len(batch)
     if not count:
-        raise TrainingError("The training data holds no records.")
+        raise TrainingError("the training data holds no records.")
     unfinished.replace(path)
     return Records(path)
 
 
-def _chunks(records: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    chunk: list[tuple[str, dict[str, Any]]] = []
-    for record in records:
-        chunk.append(record)
-        if len(chunk) == BATCH_RECORDS:
-            yield chunk
-            chunk = []
-    if chunk:
+def chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Yield the items in lists of ``size``; the last one may be shorter."""
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
         yield chunk

@@ -1,14 +1,14 @@
 """Distillation: a teacher reads documents as text and answers questions about them, as data for fine-tuning.
 
-The file that is written holds a JSON object a line, ``{"id", "documents": [{"title", "text"}], "question", "answer"}``,
-in the order in which they are answered: the longest prompts first, so that what does not fit in memory fails at once.
+The file that it writes holds JSON lines of ``{"id", "documents": [{"title", "text"}], "question", "answer"}``. The
+longest prompts are answered first, so that a batch that does not fit into memory fails at once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO
 
 import orjson
 import torch
@@ -16,25 +16,24 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ..configs import CompressionConfig, CorpusConfig
-from ..corpus import Document, open_corpus
+from ..corpus import Document, find_documents
 from ..errors import PromptError, TrainingError, some
 from ..model.device import choose_device
-from ..model.families.pisco import load_model, load_tokenizer
+from ..model.loading.models import load_model, load_tokenizer
 from ..model.prompt import prompt_text
 from ..reader.questions import Question, read_questions
-
-_Item = TypeVar("_Item")
+from .data import chunks
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What was done.
+    """The result of a distillation.
 
     Attributes:
-        written: answers added to the file.
-        before: answers that it held already.
-        empty: questions that the teacher answered with nothing, and which are left out.
-        unfinished: questions whose answer did not end within ``max_new_tokens``, and which are left out.
+        written: number of answers added to the file.
+        before: number of answers that the file held already.
+        empty: number of questions left out because the teacher's answer was empty.
+        unfinished: number of questions left out because the answer did not end within ``max_new_tokens``.
     """
 
     written: int
@@ -58,29 +57,29 @@ def distill(
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Distillation:
-    """Write a teacher's answers to questions about documents; called again, it goes on.
+    """Write a teacher's answers to questions about documents. The same call again resumes.
 
     Args:
         questions: file of questions, see ``read_questions``; they need no answers.
         corpus: files and folders with the documents.
-        teacher: a causal LM's folder, with a chat template; it reads the decoder's prompt with text for memory.
-        out: file of JSON lines to write. Lines that it holds are kept and their questions not asked again.
-        run: TREC run that names the documents of each question; without it the questions do.
-        documents: take the first so many of each question; by default 5 of a run, and all that a question names.
-        corpus_config: how the corpus is read.
-        max_new_tokens: longest answer, its end counted; a longer one is left out.
-        batch_size: questions that are answered together.
-        dtype: the teacher's arithmetic.
-        device: where it computes.
-        progress: told how many of how many questions are done.
+        teacher: folder of a causal LM with a chat template; it reads the decoder's prompt, with text instead of memory.
+        out: file of JSON lines to write. Lines that it already holds are kept, and their questions not asked again.
+        run: TREC run that names the documents of each question; default: the questions' own ``doc_ids``.
+        documents: number of documents of each question, the first ones; default: 5 from a run, or all ``doc_ids``.
+        corpus_config: settings for reading the corpus.
+        max_new_tokens: largest number of tokens of an answer, its end included; longer answers are left out.
+        batch_size: number of questions that are answered together.
+        dtype: dtype of the teacher's weights and arithmetic.
+        device: device of the teacher.
+        progress: callback that is given the number of finished questions and the total.
 
     Raises:
-        QuestionsError: if the questions or the run cannot be read.
-        CorpusError: if the corpus cannot.
-        TrainingError: if documents are not in the corpus, naming them, or ``out`` holds something else or is itself
-            read from.
-        CheckpointError: if the teacher cannot be loaded or has no chat template.
-        PromptError: if a question with its documents does not fit the teacher, naming the question.
+        QuestionsError: the questions or the run cannot be read.
+        CorpusError: the corpus cannot be read.
+        TrainingError: documents are not in the corpus (the message names them), or ``out`` holds something else or is
+            one of the files to read.
+        CheckpointError: the teacher cannot be loaded or has no chat template.
+        PromptError: a question with its documents does not fit the teacher (the message names the question).
     """
     out = Path(out)
     _require_other_file(out, [questions, *corpus, *([] if run is None else [run])])
@@ -93,54 +92,59 @@ def distill(
     model = _Teacher(teacher, found, dtype=dtype, device=device, max_new_tokens=max_new_tokens)
     lengths = model.prompt_lengths(remaining)
     order = sorted(range(len(remaining)), key=lengths.__getitem__, reverse=True)
-    written = empty = unfinished = 0
+    counts: Counter[str] = Counter()
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("ab") as file:
-        for picks in _chunks(order, batch_size):
-            batch = [remaining[i] for i in picks]
-            for question, answer in zip(batch, model.answer(batch), strict=True):
-                if not answer:
-                    unfinished += answer is None
-                    empty += answer is not None
-                    continue
-                read = [_record(found[doc_id]) for doc_id in question.doc_ids]
-                line = {"id": question.id, "documents": read, "question": question.text, "answer": answer}
-                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-                written += 1
-            file.flush()
+        for picks in chunks(order, batch_size):
+            counts += _write_answers(file, model, [remaining[i] for i in picks])
             if progress is not None:
-                progress(len(done) + written + empty + unfinished, len(asked))
-    return Distillation(written, len(done), empty, unfinished)
+                progress(len(done) + counts.total(), len(asked))
+    return Distillation(counts["written"], len(done), counts["empty"], counts["unfinished"])
+
+
+def _write_answers(file: BinaryIO, teacher: "_Teacher", questions: Sequence[Question]) -> Counter[str]:
+    """Answer questions, write the answers, and return the numbers of written, empty and unfinished ones."""
+    counts: Counter[str] = Counter()
+    for question, answer in zip(questions, teacher.answer(questions), strict=True):
+        if not answer:
+            counts["unfinished" if answer is None else "empty"] += 1
+            continue
+        read = [_record(teacher.found[doc_id]) for doc_id in question.doc_ids]
+        line = {"id": question.id, "documents": read, "question": question.text, "answer": answer}
+        file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        counts["written"] += 1
+    file.flush()
+    return counts
 
 
 def _require_other_file(out: Path, inputs: Sequence[str | Path]) -> None:
     for path in map(Path, inputs):
         if out.exists() and path.exists() and out.samefile(path):
-            raise TrainingError(f"{out}: is read from, and cannot be written. Name another file to write.")
+            raise TrainingError(f"{out}: is one of the files to read, so it cannot be written. Name another file.")
 
 
 def _answered(out: Path, asked: Mapping[str, Question]) -> set[str]:
-    """Ids of the questions that a file answers already; a last line that was not finished is cut off."""
+    """Return the ids of the questions that a file answers already, and cut off a last line that was not finished."""
     if not out.exists():
         return set()
     done: set[str] = set()
-    whole = 0
+    complete = 0
     torn = b""
     with out.open("rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{out}, line {number}"
             if line.endswith(b"\n"):
-                whole += len(line)
+                complete += len(line)
                 done.add(_answered_id(line, where, asked))
                 continue
             torn = line
-            # Only what a distillation of these questions would have begun with.
+            # Cut off only a line that a distillation of these questions could have begun.
             begun = (orjson.dumps({"id": question_id, "documents": []})[: -len("]}")] for question_id in asked)
             if not any(torn.startswith(each) or each.startswith(torn) for each in begun):
                 raise _foreign(where)
     if torn:
         with out.open("r+b") as file:
-            file.truncate(whole)
+            file.truncate(complete)
     return done
 
 
@@ -156,35 +160,30 @@ def _answered_id(line: bytes, where: str, asked: Mapping[str, Question]) -> str:
         raise _foreign(where)
     if known is None or known.text != question:
         raise TrainingError(
-            f"{where}: answers {question!r} as {question_id!r}, which the questions do not ask. Go on with the "
-            "questions it was begun with, or name another file to write."
+            f"{where}: answers {question!r} as {question_id!r}, which the questions do not ask. Give the questions "
+            "that the file was begun with, or name another file to write."
         )
     return known.id
 
 
 def _foreign(where: str) -> TrainingError:
-    return TrainingError(f"{where}: no line of a distillation. Name another file to write.")
+    return TrainingError(f"{where}: not a line that a distillation wrote. Name another file to write.")
 
 
 def _find(questions: Sequence[Question], paths: Sequence[str | Path], config: CorpusConfig) -> dict[str, Document]:
-    """The documents that questions name, from one reading of the corpus."""
+    """Return the documents that questions name, from one pass over the corpus."""
     needed = {doc_id for question in questions for doc_id in question.doc_ids}
-    found: dict[str, Document] = {}
-    for source in open_corpus(paths, config).sources:
-        for document in source.read(0, None):
-            if document.doc_id in needed and document.text.strip():
-                found[document.doc_id] = document
-                if len(found) == len(needed):
-                    return found
-    missing = sorted(needed - found.keys())
-    raise TrainingError(
-        f"{len(missing)} of the {len(needed)} documents that are asked about are not in the corpus, or have no text: "
-        f"{some(missing)}. Give the corpus that the ids are of."
-    )
+    found = {each.doc_id: each for each in find_documents(paths, config, needed) if each.text.strip()}
+    if missing := sorted(needed - found.keys()):
+        raise TrainingError(
+            f"{len(missing)} of the {len(needed)} documents of the questions are not in the corpus, or have no text: "
+            f"{some(missing)}. Give the corpus that these ids belong to."
+        )
+    return found
 
 
 class _Teacher:
-    """A causal LM that answers from documents' text, greedily."""
+    """A causal LM that answers questions greedily, from the text of their documents."""
 
     def __init__(
         self, folder: str | Path, found: Mapping[str, Document], *, dtype: str, device: str, max_new_tokens: int
@@ -199,11 +198,11 @@ class _Teacher:
         if end is None:
             end = self.tokenizer.eos_token_id
         self.ends: list[int] = end if isinstance(end, list) else [] if end is None else [end]
-        # generate() would fill what is not said from here: a repetition penalty, beams, sampling.
+        # generate() would take settings that are not given from here: a repetition penalty, beams, sampling.
         self.model.generation_config = GenerationConfig()
 
     def prompt_lengths(self, questions: Sequence[Question]) -> list[int]:
-        """Tokens of each prompt.
+        """Return the number of tokens of each prompt.
 
         Raises:
             PromptError: naming the first question whose prompt does not fit.
@@ -215,15 +214,16 @@ class _Teacher:
             if limit is not None and length + self.max_new_tokens > limit:
                 raise PromptError(
                     f"The question {question.id!r} with its {len(question.doc_ids)} documents is a prompt of {length} "
-                    f"tokens; it and an answer of up to {self.max_new_tokens} do not fit the teacher's context of "
-                    f"{limit}. Give fewer documents (--documents) or new tokens, or leave the question out."
+                    f"tokens, which does not fit the teacher's context of {limit} together with an answer of up to "
+                    f"{self.max_new_tokens}. Give fewer documents (--documents) or new tokens (--max-new-tokens), or "
+                    "leave the question out."
                 )
             lengths.append(length)
         return lengths
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[str | None]:
-        """Answer questions together; None stands for an answer that did not come to its end."""
+        """Answer questions together. An answer that does not end within ``max_new_tokens`` is None."""
         prompts = [torch.tensor(self._prompt_ids(question), device=self.device) for question in questions]
         pad = self.tokenizer.pad_token_id or 0
         ids = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
@@ -235,7 +235,7 @@ class _Teacher:
         return [self._finished(said) for said in output[:, ids.shape[1] :].tolist()]
 
     def _finished(self, said: Sequence[int]) -> str | None:
-        """An answer up to its end; what fills its row is behind that."""
+        """Return the answer up to its end, without the padding behind it; None if it has no end."""
         for place, token in enumerate(said):
             if token in self.ends:
                 return self.tokenizer.decode(said[: place + 1], skip_special_tokens=True).strip()
@@ -253,9 +253,3 @@ def _text(document: Document) -> str:
 
 def _record(document: Document) -> dict[str, Any]:
     return {"title": document.title, "text": document.text}
-
-
-def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    remaining = iter(items)
-    while chunk := list(islice(remaining, size)):
-        yield chunk

@@ -1,4 +1,4 @@
-r"""Tab-separated tables: DPR's ``psgs_w100.tsv`` (header, quoted fields), MS MARCO's ``collection.tsv`` (neither)."""
+"""Tab-separated tables: with header and quotes like DPR's ``psgs_w100.tsv``, or without like MS MARCO's collection."""
 
 import csv
 from collections import deque
@@ -7,22 +7,25 @@ from typing import Any, ClassVar, Self
 
 from ...configs.corpus import CorpusConfig
 from ...errors import CorpusError
-from ..document import Document, RecordError, Refusals, Tolerance, check_doc_id
-from ..fields import Fields, choose_fields, listed, looks_like_header
+from ..document import Document, check_doc_id
+from ..fields import Fields, choose_fields, listed, looks_like_header, require_title_column
+from ..framing import MAX_RECORD_BYTES, decode_line, lines, too_long
+from ..recognise import Recognised
+from ..rejected import RecordError, Rejecter, Tolerance
 from ..split import max_id_bytes
-from ..streams import MAX_RECORD_BYTES, TextFile, decode_line, lines, stream_at, too_long
+from ..streams import TextFile, stream_at
 from .text_source import TextSource
 
 _Line = tuple[int, int, bytes | None]
 
 
 class TsvSource(TextSource):
-    """A tab-separated file; positions are offsets of the lines that rows begin with.
+    """A tab-separated file. Positions are offsets of the lines that rows begin with.
 
     Attributes:
         columns: names of the columns, from the header or the configuration.
-        header: whether the first row holds them.
-        quoted: whether quotes enclose fields, as csv writers do, rather than being text.
+        header: True if the first row is a header.
+        quoted: True if quotes enclose fields, as csv writers use them; False if they are part of the text.
     """
 
     format: ClassVar[str] = "tsv"
@@ -47,7 +50,7 @@ class TsvSource(TextSource):
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
-        """Rebuild from ``spec``."""
+        """Rebuild the source from its ``spec``."""
         return cls(
             TextFile.from_spec(spec["file"]),
             Fields.from_spec(spec["fields"]),
@@ -60,17 +63,19 @@ class TsvSource(TextSource):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """All that another process needs to open this source: JSON-able."""
+        """JSON-able description from which another process opens this source."""
         return super().spec | {"columns": list(self.columns), "header": self.header, "quoted": self.quoted}
 
     @classmethod
-    def begin(cls, file: TextFile, first_line: str, config: CorpusConfig) -> Self:
-        """Make a source by its first line and the configuration.
+    def begin(cls, found: Recognised, config: CorpusConfig) -> Self:
+        """Open a recognised file; the columns come from its first line or the configuration.
 
         Raises:
-            CorpusError: when the columns cannot be told.
+            CorpusError: if the columns cannot be named, or none of them is the id, the text or the configured title.
         """
-        cells = [cell.strip('"') for cell in first_line.split("\t")]
+        text = found.text
+        place = f"{text.name}, line 1"
+        cells = [cell.strip('"') for cell in found.first_line.split("\t")]
         header = config.columns is None and (
             looks_like_header(cells) or (config.id_field in cells and config.text_field in cells)
         )
@@ -82,17 +87,16 @@ class TsvSource(TextSource):
             columns = ("id", "text")
         else:
             raise CorpusError(
-                f"{file.name}, line 1: {len(cells)} columns and no header that names an id and a text, but"
+                f"{place}: the table has {len(cells)} columns but no header that names an id and a text; found"
                 f" {listed(cell[:20] for cell in cells[:6])}. Set columns, e.g. [id, text, title]."
             )
-        fields = choose_fields(columns, config, f"{file.name}, line 1")
-        if config.title_field is not None and config.title_field not in columns:
-            raise CorpusError(f"{file.name}, line 1: no column {config.title_field!r}; found {listed(columns)}.")
+        fields = choose_fields(columns, config, place)
+        require_title_column(columns, config, place)
         quoted = header if config.quoting == "auto" else config.quoting == "csv"
         tolerance = Tolerance(config.on_error)
-        return cls(file, fields, config.passage_words, tolerance, columns=columns, header=header, quoted=quoted)
+        return cls(text, fields, config.passage_words, tolerance, columns=columns, header=header, quoted=quoted)
 
-    def _records(self, start: int, stop: int | None, refusals: Refusals) -> Iterator[tuple[int, int, str, Document]]:
+    def _records(self, start: int, stop: int | None, rejecter: Rejecter) -> Iterator[tuple[int, int, str, Document]]:
         def place(number: int, position: int) -> str:
             return self.place(start, number, position)
 
@@ -104,30 +108,30 @@ class TsvSource(TextSource):
                     cells = rows.next()
                     if cells is None:
                         return
-                    self._check_width(cells, rows.where)
+                    self._check_width(cells, rows.place)
                 except RecordError as error:
-                    refusals.record(error, rows.position)
-                    rows.go_behind_first_line()
+                    rejecter.reject(error, rows.position)
+                    rows.resume_after_first_line()
                     continue
                 try:
-                    document = self._document(cells, rows.where)
+                    document = self._document(cells, rows.place)
                 except RecordError as error:
-                    refusals.record(error, rows.position)
+                    rejecter.reject(error, rows.position)
                     continue
-                yield rows.position, rows.number, rows.where, document
+                yield rows.position, rows.number, rows.place, document
 
-    def _check_width(self, cells: Sequence[str], where: str) -> None:
+    def _check_width(self, cells: Sequence[str], place: str) -> None:
         width = len(self.columns)
         if len(cells) != width:
-            what = (
-                f"{len(cells)} columns where {width} are expected ({', '.join(self.columns[:20])[:400]})."
+            problem = (
+                f"expected {width} columns ({', '.join(self.columns[:20])[:400]}) but found {len(cells)}."
                 " Correct the row, or set columns or quoting."
             )
-            raise RecordError(where, what, "wrong columns")
+            raise RecordError(place, problem, "wrong columns")
 
-    def _document(self, cells: Sequence[str], where: str) -> Document:
+    def _document(self, cells: Sequence[str], place: str) -> Document:
         id_index, text_index, title_index = self._indices
-        doc_id = check_doc_id(cells[id_index], where, max_id_bytes(self.passage_words))
+        doc_id = check_doc_id(cells[id_index], place, max_id_bytes(self.passage_words))
         metadata = {
             name: cell
             for index, (name, cell) in enumerate(zip(self.columns, cells, strict=True))
@@ -138,17 +142,17 @@ class TsvSource(TextSource):
 
 
 def _without_header(found: Iterator[_Line]) -> Iterator[_Line]:
-    is_behind = False
+    is_after = False
     for line in found:
-        if is_behind:
+        if is_after:
             yield line
-        is_behind = is_behind or line[2] is None or bool(line[2].strip())
+        is_after = is_after or line[2] is None or bool(line[2].strip())
 
 
 class _Rows:
-    """Rows of a table, each of one line, or where fields are quoted of several.
+    """The rows of a table. A row is one line, or several if a quoted field has line feeds.
 
-    As an iterator it feeds lines to the csv reader and remembers those of the row at hand.
+    It is the iterator from which the csv reader takes lines, and remembers the lines of the current row.
     """
 
     def __init__(self, found: Iterator[_Line], quoted: bool, place: Callable[[int, int], str]):
@@ -157,30 +161,30 @@ class _Rows:
         self._again: deque[_Line] = deque()
         self._row: list[_Line] = []
         self._row_bytes = 0
-        # The csv module's limit is one for the whole process; raised, it harms nobody, and articles may be long.
+        # Articles are longer than the csv module's default limit. The limit is global, and raising it harms no one.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))
         self._reader = csv.reader(self, delimiter="\t", strict=True) if quoted else None
 
     @property
     def number(self) -> int:
-        """Number of the line that the row at hand begins with."""
+        """Number of the line that the current row begins with."""
         return self._row[0][0]
 
     @property
     def position(self) -> int:
-        """Offset of that line."""
+        """Offset of the line that the current row begins with."""
         return self._row[0][1]
 
     @property
-    def where(self) -> str:
-        """Its place, for messages."""
+    def place(self) -> str:
+        """Place of the current row for messages."""
         return self._place(self.number, self.position)
 
     def next(self) -> list[str] | None:
-        """Read the next row that is not blank; None at the end.
+        """Return the cells of the next row that is not blank; None at the end.
 
         Raises:
-            RecordError: it is no UTF-8 or too long, or its quoting is broken.
+            RecordError: if the row is not UTF-8 or too long, or its quoting is broken.
         """
         while True:
             self._row, self._row_bytes = [], 0
@@ -194,8 +198,8 @@ class _Rows:
             if not is_blank:
                 return cells
 
-    def go_behind_first_line(self) -> None:
-        """Go on with the line behind the first one of the row at hand, whose others may be rows of their own."""
+    def resume_after_first_line(self) -> None:
+        """Read the second and further lines of the current row again, since they may be rows of their own."""
         self._again.extendleft(reversed(self._row[1:]))
 
     def _read_quoted(self) -> list[str] | None:
@@ -203,11 +207,12 @@ class _Rows:
         try:
             return next(self._reader, None)
         except csv.Error as error:
-            what = (
-                f"the quoting of the row that begins here is broken ({error})."
-                " Where quotes are part of the text, set quoting: none."
-            )
-            raise RecordError(self.where, what, "broken quoting") from None
+            raise self._broken_quoting(f"the row that begins here has broken quoting ({error}).") from None
+
+    def _broken_quoting(self, problem: str) -> RecordError:
+        return RecordError(
+            self.place, f"{problem} If quotes are part of the text, set quoting: none.", "broken quoting"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -216,12 +221,10 @@ class _Rows:
         line = self._again.popleft() if self._again else next(self._found)
         self._row.append(line)
         if line[2] is None:
-            raise too_long(self.where)
+            raise too_long(self.place)
         self._row_bytes += len(line[2]) + 1
         if self._row_bytes > MAX_RECORD_BYTES:
-            what = (
-                "the row that begins here has a quote that is not closed"
-                f" within {MAX_RECORD_BYTES >> 20} MiB. Where quotes are part of the text, set quoting: none."
+            raise self._broken_quoting(
+                f"the row that begins here has a quote that is not closed within {MAX_RECORD_BYTES >> 20} MiB."
             )
-            raise RecordError(self.where, what, "broken quoting")
-        return f"{decode_line(line[2], self.where)}\n"
+        return f"{decode_line(line[2], self.place)}\n"

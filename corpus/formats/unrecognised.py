@@ -1,14 +1,21 @@
-"""A file that is no corpus, in one whose errors are skipped: a single rejected record."""
+"""A file that is not a corpus. Where errors are skipped, it is one rejected record."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from ..document import Document, OnRejected, Record, RejectedRecord
+from ..document import Document, Record
+from ..rejected import OnRejected, RejectedRecord
 
 
 class UnrecognisedSource:
-    """A file without a record; ``error`` says why."""
+    """A file without records.
+
+    Args:
+        path: absolute path.
+        name: path as messages show it.
+        error: reason why it is not a corpus.
+    """
 
     def __init__(self, path: str, name: str, error: str):
         self.path = path
@@ -17,12 +24,12 @@ class UnrecognisedSource:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
-        """Rebuild from ``spec``."""
+        """Rebuild the source from its ``spec``."""
         return cls(spec["path"], spec["name"], spec["error"])
 
     @property
     def spec(self) -> dict[str, Any]:
-        """All that another process needs to open this source: JSON-able."""
+        """JSON-able description from which another process opens this source."""
         return {
             "format": "unrecognised",
             "path": self.path,
@@ -33,11 +40,14 @@ class UnrecognisedSource:
         }
 
     def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:  # noqa: ARG002
-        """Reject the file."""
-        on_rejected(RejectedRecord(self.name, None, self.error, "unrecognised file", None))
+        """Reject the file; yield nothing."""
+        self._reject(on_rejected)
         return iter(())
 
     def read(self, start: int, stop: int | None, on_rejected: OnRejected = bool) -> Iterator[Document]:  # noqa: ARG002
-        """Reject the file."""
-        on_rejected(RejectedRecord(self.name, None, self.error, "unrecognised file", None))
+        """Reject the file; yield nothing."""
+        self._reject(on_rejected)
         return iter(())
+
+    def _reject(self, on_rejected: OnRejected) -> None:
+        on_rejected(RejectedRecord(self.name, None, self.error, "unrecognised file", None))

@@ -1,4 +1,4 @@
-"""Wikitext to prose: what a reader of the article sees in its paragraphs and lists, without markup.
+"""Wikitext to prose: the paragraphs and lists of an article without their markup.
 
 Dropped: templates, tables, references, comments, headings, file and category links, galleries, formulas, code and
 behaviour switches. Kept: running text, list items, the text of links.
@@ -12,25 +12,25 @@ import mwparserfromhell
 from mwparserfromhell import nodes
 from mwparserfromhell.wikicode import Wikicode
 
-# What can be cut without parsing is cut first: parsing takes 15 times as long as all of this.
+# Whatever can be cut without the parser is cut first, because parsing it takes 15 times as long.
 _COMMENT_OR_REFERENCE = re.compile(
     r"<!--.*?(?:-->|\Z)|<ref\b[^<>]*/>|<ref\b[^<>]*>(?:(?!<ref\b).)*?</ref\s*>", re.DOTALL | re.IGNORECASE
 )
 _BRACE = re.compile(r"[{}]")
 _TABLE_BEGIN = re.compile(r"[ :]*\{\|")
 _TABLE_END = re.compile(r"\s*\|\}")
-# The parser reads to the end of the text for each of these that is never closed, and then goes back: in time quadratic
-# in their number. So those are hidden from it; it would show them as they are.
+# For each opening bracket that is never closed the parser reads to the end of the text and then goes back, which takes
+# time quadratic in their number. So these are hidden from the parser, which would show them unchanged anyway.
 _BRACKET = re.compile(
     r"(?P<open>\{\{|\[\[|\[(?=[a-z]+:|//))|(?P<close>\}\}|\]\]|\])|(?P<table>^[ :]*\{\|)|(?P<line>\n)"
     r"|<(?P<end>/?)(?P<name>[a-z][a-z0-9]*)\b[^<>]*?(?P<empty>/?)>|(?P<less><)(?!!--)",
     re.IGNORECASE | re.MULTILINE,
 )
 _CLOSED_BY = {"{{": "}}", "[[": "]]", "[": "]"}
-# Characters that no XML holds stand for hidden brackets.
+# Hidden brackets are replaced by characters that XML cannot hold.
 _HIDDEN = {"{": "\x01", "[": "\x02", "<": "\x03"}
 _SHOWN = {ord(hidden): bracket for bracket, hidden in _HIDDEN.items()}
-# Tags that need no end.
+# Tags that need no end tag.
 _SINGLE_TAGS = frozenset(("br", "wbr", "hr", "meta", "link", "img", "li", "dt", "dd", "th", "td", "tr"))
 
 # fmt: off
@@ -44,18 +44,18 @@ _INTERLANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*")
 _STYLE = re.compile(r"'{2,5}")
 _SWITCH = re.compile(r"__[^\W\d_a-z]+(?:_[^\W\d_a-z]+)*__")
 _SPACES = re.compile(r"[^\S\n]+")
-# What remains of "(; born 1815)" or "( , )" when templates for pronunciation and script are gone.
+# Parentheses such as "( , )" or "(; born 1815)", left when templates for pronunciation and script are cut out.
 _HOLLOW_PARENTHESIS = re.compile(r" ?(?:\((?=[\s,;:/]*\))|（(?=[\s,;:、；]*）))[\s,;:/、；]*[)）]")
 _OPENING_SEPARATOR = re.compile(r"([(（])[\s,;:、；]+")
 _SPACE_BEFORE_STOP = re.compile(r" +([,.;:!?)])")
 
 
 def prose(wikitext: str, dropped_links: frozenset[str]) -> str:
-    """Return the prose of an article, one paragraph or list item a line; empty where it has none.
+    """Return the prose of an article, one paragraph or list item per line; an empty string if it has none.
 
     Args:
-        wikitext: the source of the page.
-        dropped_links: lower-case namespace names ("file", "category", "datei") whose links show no text.
+        wikitext: source text of the page.
+        dropped_links: namespaces whose links are dropped ("file", "category", "datei"), as ``lowered`` returns them.
     """
     text = _without_unclosed(_without_tables(_without_templates(_COMMENT_OR_REFERENCE.sub("", wikitext))))
     pieces: list[str] = []
@@ -68,9 +68,9 @@ def prose(wikitext: str, dropped_links: frozenset[str]) -> str:
 
 
 def _without_templates(text: str) -> str:
-    """Cut out templates, inner ones first, but for those with single braces in them."""
+    """Cut out templates, inner ones first. Templates that contain single braces are left to the parser."""
     pieces: list[str] = []
-    braces: list[tuple[str, int]] = []  # those in pieces, with their places
+    braces: list[tuple[str, int]] = []  # the braces in pieces, with their indices
     begin = 0
     for match in _BRACE.finditer(text):
         if match.start() > begin:
@@ -87,7 +87,7 @@ def _without_templates(text: str) -> str:
 
 
 def _without_tables(text: str) -> str:
-    """Cut out tables, with those in them; one that is not closed stays."""
+    """Cut out tables with the tables inside them. A table that is not closed stays."""
     if "{|" not in text:
         return text
     lines: list[str] = []
@@ -104,9 +104,20 @@ def _without_tables(text: str) -> str:
 
 
 def _without_unclosed(text: str) -> str:
-    """Hide brackets and tags that are not closed within what they stand in."""
+    """Hide brackets and tags that are not closed within the bracket or tag around them."""
+    hidden = _unclosed(text)
+    if not hidden:
+        return text
+    characters = list(text)
+    for place in hidden:
+        characters[place] = _HIDDEN[text[place]]
+    return "".join(characters)
+
+
+def _unclosed(text: str) -> list[int]:
+    """Return the indices of the characters to hide."""
     open_: list[tuple[str, int]] = []
-    counts: Counter[str] = Counter()  # of what is open
+    counts: Counter[str] = Counter()  # number of open brackets and tags, by closing token
     hidden: list[int] = []
 
     def close(closer: str) -> None:
@@ -119,9 +130,7 @@ def _without_unclosed(text: str) -> str:
                 hide(place)
 
     def hide(place: int) -> None:
-        hidden.append(place)
-        if text[place : place + 2] in ("{{", "[["):
-            hidden.append(place + 1)
+        hidden.extend((place, place + 1) if text[place : place + 2] in ("{{", "[[") else (place,))
 
     for match in _BRACKET.finditer(text):
         opened, name = match["open"], (match["name"] or "").lower()
@@ -138,18 +147,13 @@ def _without_unclosed(text: str) -> str:
         elif match["less"] is not None:
             hidden.append(match.start())
         elif match["line"] is not None:
-            # A link to another site ends with its line.
+            # An external link ends with its line.
             while open_ and open_[-1][0] == "]":
                 counts["]"] -= 1
                 hide(open_.pop()[1])
     for _, place in open_:
         hide(place)
-    if not hidden:
-        return text
-    characters = list(text)
-    for place in hidden:
-        characters[place] = _HIDDEN[text[place]]
-    return "".join(characters)
+    return hidden
 
 
 def _collect(code: Wikicode, dropped_links: frozenset[str], pieces: list[str]) -> None:
@@ -165,11 +169,11 @@ def _collect(code: Wikicode, dropped_links: frozenset[str], pieces: list[str]) -
             case nodes.Tag():
                 _collect_tag(node, dropped_links, pieces)
             case nodes.HTMLEntity():
-                # Half of a pair is no character.
+                # Half of a surrogate pair is not a character.
                 pieces.append(node.normalize().encode(errors="ignore").decode())
             case nodes.Heading():
                 pieces.append("\n")
-            case _:  # templates, their arguments, comments
+            case _:  # templates, template arguments, comments
                 pass
 
 
@@ -198,5 +202,5 @@ def _collect_tag(tag: nodes.Tag, dropped_links: frozenset[str], pieces: list[str
 
 
 def lowered(names: Iterable[str]) -> frozenset[str]:
-    """Return namespace names as ``prose`` compares them."""
+    """Return namespace names in the form that ``prose`` compares."""
     return frozenset(name.replace("_", " ").lower() for name in names)

@@ -1,1 +1,1 @@
-"""The compressor's forward pass over packed passages."""
+"""The compressor's forward pass over passages that are packed without padding."""

@@ -1,4 +1,4 @@
-"""How many tokens a batch may have: as many as the device's memory holds, found by trying, and remembered."""
+"""The token budget: the largest number of tokens in a batch. On a GPU it is found by trying, and cached."""
 
 import json
 import logging
@@ -7,42 +7,79 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from platformdirs import user_cache_path
 
 log = logging.getLogger(__name__)
 
-# Larger batches fill no more of a GPU's units and take memory from others.
-MOST_TOKENS = 131_072
-# Of the memory that is free: fragments and what other libraries take need some, too.
-_USED = 0.85
+# Larger batches do not fill a GPU any better, and leave less memory to other processes.
+MAX_TOKENS = 131_072
+# Share of the free memory to use: fragmentation and other libraries need the rest.
+_USED_SHARE = 0.85
+# Tokens of the batch whose memory is measured first.
 _PROBE = 4096
+# Budgets are multiples of this, and at least this.
 _STEP = 1024
 
 
-def find_token_budget(peak_of: Callable[[int], int], free: int, known: int | None = None) -> int:
-    """The largest token budget, in steps of 1,024 and up to 131,072, whose batch fits.
+def gpu_token_budget(
+    device: torch.device, model_config: Any, dtype: torch.dtype, run: Callable[[int], None], cache: "BudgetCache"
+) -> int:
+    """Return the largest token budget that fits a GPU, from the cache or by trying.
 
     Args:
-        peak_of: runs a batch of so many tokens and returns the bytes that it took at most.
-        free: bytes that there are.
-        known: what was found another time; it is only tried once more.
-
-    Returns:
-        the budget. The batch of it was run.
+        device: the GPU.
+        model_config: transformers configuration of the compressor, which names the budget in the cache.
+        dtype: dtype of the compressor.
+        run: function that computes a batch of a given number of tokens.
+        cache: budgets found before.
 
     Raises:
-        torch.OutOfMemoryError: if not even 1,024 tokens fit.
+        torch.OutOfMemoryError: not even 1,024 tokens fit.
     """
-    if known is None:
+
+    def peak_of(tokens: int) -> int:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run(tokens)
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    # A GPU that other processes use too has another budget.
+    key = f"{_name_of(device, model_config, dtype)}, {free >> 30} GiB free"
+    cached = cache.get(key)
+    budget = find_token_budget(peak_of, free, cached)
+    if budget != cached:
+        cache.set(key, budget)
+    log.info("%s computes batches of up to %d tokens", device, budget)
+    return budget
+
+
+def find_token_budget(peak_of: Callable[[int], int], free: int, cached: int | None = None) -> int:
+    """Return the largest token budget whose batch fits, a multiple of 1,024 up to 131,072. A batch of it was run.
+
+    Args:
+        peak_of: function that runs a batch of a given number of tokens and returns its peak GPU memory in bytes.
+        free: free GPU memory in bytes.
+        cached: budget found before, which is tried first.
+
+    Raises:
+        torch.OutOfMemoryError: not even 1,024 tokens fit.
+    """
+    start = cached
+    if start is None:
         try:
             per_token = max(peak_of(_PROBE), 1) / _PROBE
         except torch.OutOfMemoryError:
-            known = _PROBE // 2
+            start = _PROBE // 2
         else:
-            known = min(int(free * _USED / per_token), MOST_TOKENS)
-    budget = max(known // _STEP, 1) * _STEP
+            start = min(int(free * _USED_SHARE / per_token), MAX_TOKENS)
+    budget = max(start // _STEP, 1) * _STEP
     while True:
         try:
             peak_of(budget)
@@ -54,59 +91,68 @@ def find_token_budget(peak_of: Callable[[int], int], free: int, known: int | Non
             return budget
 
 
-class TokenBudget:
-    """A token budget that is less after a batch that did not fit, and is tried again later.
+def _name_of(device: torch.device, model_config: Any, dtype: torch.dtype) -> str:
+    """Return a cache key: everything that the GPU memory of a batch depends on."""
+    properties = torch.cuda.get_device_properties(device)
+    sizes = "x".join(
+        str(getattr(model_config, name, "?")) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
+    )
+    return f"{properties.name}, {properties.total_memory >> 20} MiB, {model_config.model_type} {sizes}, {dtype}"
 
-    Another process may have taken the memory for a moment, so the budget is restored after some calls: more of them
-    each time that it does not fit again, since it may be too large for good.
+
+class TokenBudget:
+    """A token budget that shrinks when a batch does not fit, and is restored later.
+
+    Another process may have taken the memory for a moment, so the budget is restored after some calls. Each time that
+    it does not fit again, the number of calls doubles, since the budget may be too large for good.
 
     Args:
-        most: the budget.
+        limit: the budget.
 
     Attributes:
-        most: the budget.
-        now: most tokens of a batch at present.
+        limit: the budget.
+        current: largest current number of tokens in a batch.
     """
 
-    def __init__(self, most: int):
-        self.most = self.now = most
+    def __init__(self, limit: int):
+        self.limit = self.current = limit
         self._calls_left, self._patience = 0, 1
         self._failed = False
 
     def begin_call(self) -> None:
-        """Tell that a call begins, of some batches."""
+        """Note that a call of several batches begins."""
         if self._calls_left > 0:
             self._calls_left -= 1
         else:
-            if self.now == self.most:
+            if self.current == self.limit:
                 self._patience = 1
-            self.now = self.most
+            self.current = self.limit
         self._failed = False
 
     def halve(self, failed: int) -> None:
-        """Tell that a batch of so many tokens did not fit."""
-        self.now = max(failed // 2, 1)
+        """Note that a batch of ``failed`` tokens did not fit, and halve the budget."""
+        self.current = max(failed // 2, 1)
         if not self._failed:
             self._calls_left, self._patience = self._patience, 2 * self._patience
         self._failed = True
 
 
-class KnownBudgets:
-    """Token budgets that were found, by device and model, in a file of the user's cache.
+class BudgetCache:
+    """Token budgets found before, by device and model, in a file of the user's cache folder.
 
-    The file is an aid: one that cannot be read or written is as good as none.
+    The file only saves time: one that cannot be read or written is ignored.
     """
 
     def __init__(self, path: Path | None = None):
         self._path = path or user_cache_path("pisco-index") / "token-budgets.json"
 
     def get(self, key: str) -> int | None:
-        """What is known of a device and model."""
+        """Return the budget of a device and model, or None."""
         value = self._read().get(key)
-        return value if isinstance(value, int) and 0 < value <= MOST_TOKENS else None
+        return value if isinstance(value, int) and 0 < value <= MAX_TOKENS else None
 
     def set(self, key: str, budget: int) -> None:
-        """Remember it."""
+        """Store the budget of a device and model."""
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=self._path.name)

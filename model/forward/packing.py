@@ -1,4 +1,4 @@
-"""Passages one behind the other, with no padding between them: what the compressor computes on."""
+"""Passages packed one after another into a batch, with no padding between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,11 +9,11 @@ import torch
 
 
 class Passages:
-    """Passages as one array of token ids, so that nothing is done passage by passage.
+    """Passages as one array of token ids, so that packing loops over no passage.
 
     Attributes:
-        ids: ``(Σ length,)`` int32, the passages' token ids one behind the other.
-        lengths: ``(passages,)`` int64, tokens of each.
+        ids: token ids of the passages, one passage after another, ``(Σ length,)`` int32.
+        lengths: number of tokens of each passage, ``(passages,)`` int64.
     """
 
     def __init__(self, ids: np.ndarray, lengths: np.ndarray):
@@ -24,7 +24,7 @@ class Passages:
 
     @classmethod
     def of(cls, passages: "Passages | Sequence[Sequence[int]]") -> "Passages":
-        """Make an array of lists of token ids."""
+        """Make passages of lists of token ids."""
         if isinstance(passages, Passages):
             return passages
         lengths = np.fromiter(map(len, passages), np.int64, len(passages))
@@ -35,20 +35,21 @@ class Passages:
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
-    """Some passages on a device, one behind the other.
+class PackedBatch:
+    """A batch of passages, one after another.
 
-    Rows behind the last passage are filling, up to a size that a graph was compiled for; no passage sees them.
+    The batch may be filled up with rows after the last passage, to a size that a graph was compiled for. No passage
+    attends to them.
 
     Attributes:
-        ids: ``(rows,)`` int32, token ids.
-        positions: ``(1, rows)`` int64, each token's place in its passage.
-        starts: ``(passages + 1,)`` int32, the row where each passage begins, and the end.
-        memory: ``(memory tokens,)`` int64, their rows.
-        memory_starts: ``(passages + 1,)`` int32, where in ``memory`` each passage begins, and the end.
-        longest: no passage has more tokens.
-        most_memory: no passage has more memory tokens.
-        memory_last: whether memory tokens stand behind the text in every passage.
+        ids: token ids, ``(rows,)`` int32.
+        positions: position of each token in its passage, ``(1, rows)`` int64.
+        starts: row at which each passage begins, and the end of the last one, ``(passages + 1,)`` int32.
+        memory: rows of the memory tokens, ``(memory tokens,)`` int64.
+        memory_starts: index in ``memory`` at which each passage begins, and the end, ``(passages + 1,)`` int32.
+        longest: number of tokens of the longest passage.
+        most_memory: largest number of memory tokens of a passage.
+        memory_last: True if the memory tokens of every passage are its last tokens.
     """
 
     ids: torch.Tensor
@@ -60,8 +61,8 @@ class Packed:
     most_memory: int
     memory_last: bool
 
-    def to(self, device: torch.device) -> "Packed":
-        """Copy to a device; to a GPU without waiting for it."""
+    def to(self, device: torch.device) -> "PackedBatch":
+        """Copy the batch to a device, without waiting for a GPU."""
         if device.type == "cpu":
             return self
         tensors = {
@@ -72,14 +73,14 @@ class Packed:
         return replace(self, **tensors)
 
 
-def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int = 0) -> Packed:
-    """Pack some passages, in the order in which they are chosen.
+def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int = 0) -> PackedBatch:
+    """Pack some passages into a batch, in the order in which they are chosen.
 
     Args:
-        passages: all of them.
-        chosen: ``(n,)``, the numbers of those that are packed.
-        memory_token_id: the id whose rows are looked for.
-        rows: fill up to so many.
+        passages: all passages.
+        chosen: indices of the passages to pack, ``(n,)``.
+        memory_token_id: id of the memory token.
+        rows: number of rows to fill the batch up to.
     """
     lengths = passages.lengths[chosen]
     starts = offsets(lengths)
@@ -92,7 +93,7 @@ def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int
     memory = np.flatnonzero(ids[:total] == memory_token_id)
     memory_starts = np.searchsorted(memory, starts)
     per_passage = np.diff(memory_starts)
-    return Packed(
+    return PackedBatch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions)[None],
         starts=torch.from_numpy(starts.astype(np.int32)),
@@ -100,11 +101,11 @@ def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int
         memory_starts=torch.from_numpy(memory_starts.astype(np.int32)),
         longest=int(lengths.max(initial=0)),
         most_memory=int(per_passage.max(initial=0)),
-        # The last ones of a passage, if there is no other token behind the first of them.
+        # m memory tokens are the last of their passage if the first of them is at most m rows from its end.
         memory_last=bool((np.repeat(starts[1:] - per_passage, per_passage) <= memory).all()),
     )
 
 
 def offsets(lengths: np.ndarray) -> np.ndarray:
-    """``(n + 1,)`` int64: where each of n parts begins, and the end."""
+    """Return the start of each of n parts, and the end of the last one: ``(n + 1,)`` int64."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

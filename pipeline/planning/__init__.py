@@ -1,1 +1,1 @@
-"""From a corpus to shards: the plan of a fresh build or of an update."""
+"""Decide which records of a corpus make up which shard, before anything is computed."""

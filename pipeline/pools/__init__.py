@@ -1,1 +1,1 @@
-"""Where shards are computed: in this process, in a child process, or on Ray."""
+"""Compute shards in a pool of workers: in this process, or as Ray actors."""

@@ -1,4 +1,4 @@
-"""A worker in a child process, which may die or hang without harm."""
+"""A worker in a child process, which may die or hang without harm to this one."""
 
 import ctypes
 import multiprocessing
@@ -8,28 +8,31 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ..interrupt import SIGNALS
-from ..worker import Pulse, ShardWorker, WorkerSpec
+from ...interrupt import SIGNALS
+from ..steps import Pulse
+from ..worker import ShardWorker, WorkerSpec
 from .watchdog import Watchdog, WorkerDiedError, WorkerHungError
 
+# Seconds between two pulses of a busy child.
 PULSE_S = 0.5
-# Time to load the model.
+# Seconds for a child to load the model.
 START_S = 600.0
+# Seconds to wait for a killed process to end.
 _END_S = 5.0
-# Of Linux's prctl: the signal that a process gets when its parent ends.
+# Option of Linux's prctl: the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
 
 class ChildWorker:
-    """A ``ShardWorker`` in a process of its own, which does one thing at a time.
+    """A ``ShardWorker`` in its own process, which does one thing at a time.
 
     Args:
-        spec: what the worker needs.
-        hang_s: for how long it may take no step.
+        spec: everything the worker requires.
+        hang_s: seconds without a step after which the worker hangs.
 
     Raises:
-        WorkerDiedError: its process ends before it is ready.
-        Exception: what keeps the worker from starting.
+        WorkerDiedError: the process ended before the worker was ready.
+        Exception: error that keeps the worker from starting.
     """
 
     def __init__(self, spec: WorkerSpec, *, hang_s: float):
@@ -47,12 +50,12 @@ class ChildWorker:
             raise
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the worker, and wait for what it returns.
+        """Call a method of the worker and return its result.
 
         Raises:
-            WorkerHungError: it took no step for too long.
-            WorkerDiedError: its process ended.
-            Exception: what the method raises.
+            WorkerHungError: the worker took no step for too long.
+            WorkerDiedError: the process ended.
+            Exception: error of the method.
         """
         try:
             self._connection.send((method, arguments))
@@ -61,11 +64,11 @@ class ChildWorker:
         return self._answer(self._hang_s)
 
     def pulse(self) -> Pulse:
-        """What it did last."""
+        """Return the last activity that the worker reported."""
         return self._pulse
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.join(_END_S)
         self._connection.close()
@@ -98,12 +101,12 @@ class ChildWorker:
 
 
 def _serve(connection: Connection, spec: WorkerSpec) -> None:
-    """The child's side: ready, then one call after another until the parent is gone."""
+    """Run the child: start the worker, report it ready, then answer one call after another until the parent ends."""
     for number in SIGNALS:
-        # A terminal signals all processes of a command; the parent decides what becomes of this one.
+        # A terminal sends its signals to all processes of a command. The parent decides when the child ends.
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
-        # One that hangs, or was stopped, would not notice that the parent was killed.
+        # A child that hangs or is stopped would not notice that its parent was killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     sending = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Shards that a process had in hand when it died: after a crash nobody else is left to tell."""
+"""Record which shards were in flight when a process crashed."""
 
 import json
 from collections import Counter
@@ -12,13 +12,16 @@ CRASHES_NAME = ".build.crashes"
 
 
 class CrashLog:
-    """Counts, for each shard, the processes that ended without a word while they had it in hand.
+    """Counts, for each shard, the processes that died while the shard was in flight.
 
-    It is kept beside the store's lock, for builds that compute in their own process; in an object store nothing is.
-    Where there is no store yet its folder is made, and taken away again if nothing comes into it.
+    The log lies next to the store's lock. For a store in an object store nothing is kept. If the store's folder does
+    not exist yet, the log makes it, and removes it again if it stays empty.
 
     Args:
-        uri: of the store.
+        uri: address of the store.
+
+    Attributes:
+        counts: number of crashes by shard number, those of earlier processes included.
     """
 
     def __init__(self, uri: str):
@@ -26,29 +29,40 @@ class CrashLog:
         self._path: Path | None = None if folder is None else folder / CRASHES_NAME
         self._made_folder = False
         self.counts: Counter[int] = Counter()
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             if self._path is not None:
                 found = json.loads(self._path.read_text())
                 self.counts.update({int(shard): int(times) for shard, times in found["crashes"].items()})
                 self.counts.update(map(int, found["in_hand"]))
 
-    def holds(self, shards: Collection[int]) -> None:
-        """Note which shards are in hand."""
-        self._write(shards)
+    def note(self, in_flight: Collection[int]) -> None:
+        """Write down which shards are in flight now."""
+        if self._path is None:
+            return
+        # The log only saves time after a crash. A full disk must not end a build that may have nothing to write.
+        with suppress(OSError):
+            if not self._path.parent.exists():
+                self._path.parent.mkdir(parents=True)
+                self._made_folder = True
+            # A store made by someone else may have a link there, which must not be written through.
+            self._draft.unlink(missing_ok=True)
+            with self._draft.open("x") as file:
+                json.dump({"crashes": self.counts, "in_hand": sorted(in_flight)}, file)
+            self._draft.replace(self._path)
 
-    def done(self, shard: int) -> None:
-        """Forget a shard's crashes."""
+    def forget(self, shard: int) -> None:
+        """Forget a shard's crashes, because it is finished."""
         self.counts.pop(shard, None)
 
     def close(self) -> None:
-        """Note that the build ends with a word; without crashes nothing is left of the log."""
+        """Write down that nothing is in flight; delete the log if there were no crashes."""
         if self.counts:
-            self._write(())
+            self.note(())
         else:
-            self.forget()
+            self.delete()
 
-    def forget(self) -> None:
-        """Delete the log: all shards are done."""
+    def delete(self) -> None:
+        """Delete the log."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             self._draft.unlink(missing_ok=True)
@@ -60,17 +74,3 @@ class CrashLog:
     def _draft(self) -> Path:
         assert self._path is not None
         return self._path.with_name(f"{self._path.name}.draft")
-
-    def _write(self, in_hand: Collection[int]) -> None:
-        if self._path is None:
-            return
-        # It only saves time after a crash: a disk that is full must not end a build that may have nothing to write.
-        with suppress(OSError):
-            if not self._path.parent.exists():
-                self._path.parent.mkdir(parents=True)
-                self._made_folder = True
-            # Somebody else's store may have a link there.
-            self._draft.unlink(missing_ok=True)
-            with self._draft.open("x") as file:
-                json.dump({"crashes": self.counts, "in_hand": sorted(in_hand)}, file)
-            self._draft.replace(self._path)

@@ -1,58 +1,55 @@
-"""Noticing workers that died or hang."""
+"""Detect workers that died or hang."""
 
 import time
 from collections.abc import Callable
 
 import torch
 
-from ...errors import PiscoIndexError, without_credentials
-
-_LONGEST = 500
+from ...errors import PiscoIndexError
 
 
 class WorkerDiedError(PiscoIndexError):
-    """A worker's process or node went away with its shards."""
+    """A worker's process or node ended while it had shards."""
 
 
 class WorkerHungError(WorkerDiedError):
-    """A worker took no step for too long, and was ended."""
-
-
-def describe(error: BaseException) -> str:
-    """An error in a line: its kind and the first line of what it says."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {without_credentials(lines[0])}"[:_LONGEST]
+    """A worker took no step for too long and was ended."""
 
 
 def is_worker_broken(error: BaseException) -> bool:
-    """Whether a worker that raised this can do nothing more: a device that failed an assertion fails ever after."""
+    """Return True if a worker that raised this error must be replaced: a GPU stays lost after a failed assertion."""
     return isinstance(error, (WorkerDiedError, torch.AcceleratorError))
 
 
 class Watchdog:
-    """Notices a worker that takes no step for too long.
+    """Detects that a worker takes no step for too long.
 
-    Time counts only between looks that are close together: a driver that was itself stopped blames nobody.
+    Long gaps between polls are not counted, so that a paused driver does not make its workers look hung.
 
     Args:
-        limit_s: how long is too long.
-        clock: seconds from some beginning, never set back.
+        limit_s: seconds without a step after which a worker hangs.
+        clock: clock in seconds that never goes back.
     """
 
-    LONGEST_LOOK_S = 5.0
+    LONGEST_GAP_S = 5.0
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic):
         self.limit_s = limit_s
         self._clock = clock
         self._steps: int | None = None
-        self._looked = clock()
+        self._polled = clock()
         self._idle_s = 0.0
 
     def is_hung(self, steps: int | None, *, busy: bool) -> bool:
-        """Look at the worker: the steps it has taken by its last answer, and whether it has anything to do."""
+        """Poll the worker and return True if it hangs.
+
+        Args:
+            steps: number of steps that the worker reported last.
+            busy: True if the worker has something to do.
+        """
         now = self._clock()
-        self._idle_s += min(now - self._looked, self.LONGEST_LOOK_S)
-        self._looked = now
+        self._idle_s += min(now - self._polled, self.LONGEST_GAP_S)
+        self._polled = now
         if not busy or steps != self._steps:
             self._steps, self._idle_s = steps, 0.0
         return self._idle_s > self.limit_s

@@ -1,1 +1,1 @@
-"""Everything that only looks at a build: progress, pace, events, Prometheus, status."""
+"""Everything that only observes a build: progress, pace, events, Prometheus, status."""

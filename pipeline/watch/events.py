@@ -1,4 +1,4 @@
-"""The log of a build's events: a JSON object a line, for programs. docs/watching.md describes it."""
+"""The event log of a build: one JSON object per line, for programs. docs/watching.md describes it."""
 
 import hashlib
 import json
@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from ...configs import BuildConfig
-from ...errors import BuildIncompleteError, BuildInterruptedError, ConfigError
+from ...errors import BuildIncompleteError, BuildInterruptedError, ConfigError, error_summary
 from ...store import Prediction
-from .progress import WorkerState, described
+from .progress import WorkerState
 from .tally import Tally
 
 PROGRESS_SECONDS = 60.0
 
 
 class EventLog(Tally):
-    """Appends what happens in a build to a file, each event when it happens.
+    """Appends the events of a build to a file as they happen.
 
-    A build that goes on may go on in the same file; ``run`` tells runs apart. A line that is no JSON belongs to a run
-    that was killed while it wrote it.
+    A resumed build may append to the same file; ``run`` identifies the run. A line that is not JSON belongs to a run
+    that was killed while it wrote the line.
 
     Args:
-        path: the file, which is made if it is not there.
-        clock: seconds, never going back, for durations.
+        path: the file; created if it does not exist.
+        clock: monotonic clock, in seconds, for durations.
 
     Raises:
         ConfigError: the file cannot be opened for writing.
@@ -48,50 +48,50 @@ class EventLog(Tally):
                     if file.read(1) != b"\n":
                         file.write(b"\n")
         except OSError as error:
-            raise ConfigError(f"The events cannot be written to {path}: {error.strerror}. Name another file.") from None
+            raise ConfigError(f"the events cannot be written to {path}: {error.strerror}. Name another file.") from None
 
     def began(self, uri: str, config: BuildConfig) -> None:
-        """Say what is built, where and by whom."""
+        """Log what is built, where and by which process."""
         digest = hashlib.blake2b(config.model_dump_json().encode(), digest_size=16).hexdigest()
         place = {"host": socket.gethostname(), "pid": os.getpid()}
         self._write("began", uri=uri, version=version("pisco-index"), config=digest, **place)
 
     def planning(self, files: int) -> None:
-        """Say so."""
+        """Log the start of planning."""
         self._write("planning", files=files)
 
     def loading(self, device: str, compiled: bool | None) -> None:
-        """Say so."""
+        """Log that workers load the compressor."""
         self._write("loading", device=device, compiled=compiled)
 
     def calibrating(self, codec: str) -> None:
-        """Say so."""
+        """Log that the codec is being calibrated."""
         self._write("calibrating", codec=codec)
 
     def calibrated(self, prediction: Prediction) -> None:
-        """Say what is to be expected of the codec."""
+        """Log the codec's predicted size and loss."""
         error_db = None if prediction.error_db is None else round(prediction.error_db, 3)
         bits = round(prediction.bits_per_value, 3)
         self._write("calibrated", codec=prediction.codec, bits_per_value=bits, error_db=error_db)
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
-        """Say how much there is to do."""
+        """Log the size of the plan."""
         super().started(shards, done, characters, where)
         self._last_progress = self._clock()
         self._write("started", shards=shards, done=done, characters=sum(characters.values()), where=where)
 
     def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
-        """Say so."""
+        """Log a written shard."""
         super().finished_shard(number, documents, tokens, size)
         self._write("finished_shard", shard=number, documents=documents, tokens=tokens, bytes=size)
 
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
-        """Say why."""
+        """Log a failed attempt and its error."""
         super().failed_shard(number, error, attempt, final)
-        self._write("failed_shard", shard=number, error=described(error), attempt=attempt, final=final)
+        self._write("failed_shard", shard=number, error=error_summary(error), attempt=attempt, final=final)
 
     def workers(self, states: Sequence[WorkerState]) -> None:
-        """Say which workers are ready now that were not, and once a minute how far the build is."""
+        """Log workers that became ready, and once a minute the progress."""
         super().workers(states)
         for state in states:
             if state.doing != "starting" and state.name not in self._known:
@@ -112,45 +112,45 @@ class EventLog(Tally):
             )
 
     def lost_worker(self, name: str, reason: str) -> None:
-        """Say why."""
+        """Log a lost worker and the reason."""
         super().lost_worker(name, reason)
         self._known.discard(name)
         self._write("lost_worker", worker=name, reason=reason)
 
     def alone(self, number: int) -> None:
-        """Say so."""
+        """Log that a shard is isolated."""
         self._write("alone", shard=number)
 
     def quarantined(self, number: int, doc_id: str, error: str) -> None:
-        """Say which and why."""
+        """Log a quarantined document and its error."""
         super().quarantined(number, doc_id, error)
         self._write("quarantined", shard=number, doc_id=doc_id, error=error)
 
     def waiting_for_store(self, error: Exception, seconds: float) -> None:
-        """Say why."""
+        """Log why the store cannot be reached."""
         super().waiting_for_store(error, seconds)
-        self._write("waiting_for_store", error=described(error), seconds=round(seconds, 3))
+        self._write("waiting_for_store", error=error_summary(error), seconds=round(seconds, 3))
 
     def committed(self, shards: int) -> None:
-        """Say how many."""
+        """Log the number of committed shards."""
         super().committed(shards)
         self._write("committed", shards=shards)
 
     def lost_listener(self, name: str, error: Exception) -> None:
-        """Say which and why."""
-        self._write("lost_listener", listener=name, error=described(error))
+        """Log a listener that failed."""
+        self._write("lost_listener", listener=name, error=error_summary(error))
 
     def stopping(self) -> None:
-        """Say so."""
+        """Log that the build is stopping."""
         super().stopping()
         self._write("stopping")
 
     def concluded(self, error: BaseException | None) -> None:
-        """Say how it ended, and the totals."""
+        """Log how the build ended, and the totals."""
         self._write(
             "ended",
             how=_ending(error),
-            error=None if error is None else described(error),
+            error=None if error is None else error_summary(error),
             shards=self.shards,
             done=self.done,
             documents=self.written_documents,
@@ -164,13 +164,13 @@ class EventLog(Tally):
     def _write(self, event: str, **fields: Any) -> None:
         elapsed = {"elapsed_s": round(self._clock() - self._first, 3)}
         values = {"time": now(), "event": event, "run": self._run, **elapsed, **fields}
-        # Opened for each: events are few, and whoever moves the file away gets a new one.
+        # Opened for each event: events are few, and log rotation may move the file away.
         with self._path.open("ab") as file:
             file.write(json.dumps(values).encode() + b"\n")
 
 
 def now() -> str:
-    """The time by the wall clock, RFC 3339 in UTC with milliseconds."""
+    """Return the current time, RFC 3339 in UTC with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,4 +1,4 @@
-"""The moments of a build, for whoever wants to tell of it; several may listen."""
+"""The moments of a build, and the listeners that are notified of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...configs import BuildConfig
-from ...errors import without_credentials
 from ...store import Prediction
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What a worker does right now.
+    """Activity of a worker at one moment.
 
     Attributes:
-        name: of the worker, the same for as long as it lives.
-        doing: what with.
-        shard: that it does this with.
-        documents: that it has compressed since it started.
-        tokens: that it has compressed since it started.
-        part: of that shard that it has compressed, 0 to 1; None where it cannot tell.
+        name: name of the worker, constant while it lives.
+        doing: current activity.
+        shard: number of the shard that it is busy with; None without one.
+        documents: number of documents compressed since it started.
+        tokens: number of tokens compressed since it started.
+        part: compressed part of its shard, 0 to 1; None where it is unknown.
     """
 
     name: str
@@ -31,107 +30,114 @@ class WorkerState:
     part: float | None = None
 
 
-def described(error: BaseException) -> str:
-    """An error's class and message, in one paragraph, without credentials."""
-    return f"{type(error).__name__}: {without_credentials(str(error))}"
-
-
 class BuildProgress:
-    """The moments of a build. Every method returns at once; these, the library's default, say nothing."""
+    """Listener to a build: override the moments of interest. Methods must return at once; the defaults do nothing."""
 
     def began(self, uri: str, config: BuildConfig) -> None:
-        """What was given fits together: the store's address, a whole one without credentials, and the configuration."""
+        """The inputs were opened and fit together. ``uri`` is the store's full address, without credentials."""
 
     def planning(self, files: int) -> None:
-        """Every record of so many files is read and checked before anything is computed."""
+        """Planning begins: every record of ``files`` files is read and validated."""
 
     def planned_records(self, count: int) -> None:
-        """So many records have been scanned."""
+        """``count`` records have been read so far."""
 
     def loading(self, device: str, compiled: bool | None) -> None:
-        """Workers load the compressor, and compile its layers or not; None is on a GPU. ``auto`` is what they have."""
+        """Workers load the compressor.
+
+        Args:
+            device: device that they load it onto; ``auto`` is each worker's own.
+            compiled: True if they compile its layers; None compiles on GPUs only.
+        """
 
     def calibrating(self, codec: str) -> None:
-        """A sample of the corpus is compressed, to fit the codec to."""
+        """A sample of the corpus is compressed, to calibrate the codec."""
 
     def calibrated(self, prediction: Prediction) -> None:
-        """The codec is fitted: what it will cost and lose."""
+        """The codec is calibrated; ``prediction`` has its size and loss."""
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
-        """Workers begin: all shards, those done before, characters of each shard to do, and where they run."""
+        """Workers start on the shards of a plan.
+
+        Args:
+            shards: number of shards in the plan.
+            done: number of shards that earlier runs committed.
+            characters: number of characters of each shard to do, by shard number.
+            where: description of the pool, for display.
+        """
 
     def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
-        """A shard was written: its documents, tokens fed and payload bytes."""
+        """A shard was written, with this many documents, tokens fed to the compressor and payload bytes."""
 
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:
-        """A shard failed; unless it was the last attempt it is tried again."""
+        """An attempt at a shard failed; it is retried unless ``final``."""
 
     def workers(self, states: Sequence[WorkerState]) -> None:
-        """What each worker does, about once a second."""
+        """The state of each worker, about once a second."""
 
     def lost_worker(self, name: str, reason: str) -> None:
-        """A worker died, or was ended because it hung; another takes its place where there is room."""
+        """A worker died or was ended because it hung; it is replaced where there is room."""
 
     def alone(self, number: int) -> None:
-        """A shard that failed too often is now tried document by document, to find the one that it fails of."""
+        """A shard that failed too often is isolated: its documents are tried one by one to find those that fail."""
 
     def quarantined(self, number: int, doc_id: str, error: str) -> None:
-        """A document of a shard cannot be compressed; its row is stored with the error in place of memory."""
+        """A document of a shard cannot be compressed; its row has the error in place of memory."""
 
     def waiting_for_store(self, error: Exception, seconds: float) -> None:
-        """The store cannot be reached; the next try comes in so many seconds."""
+        """The store cannot be reached and is retried in ``seconds`` seconds."""
 
     def committed(self, shards: int) -> None:
-        """So many shards were committed."""
+        """``shards`` shards were committed."""
 
     def lost_listener(self, name: str, error: Exception) -> None:
-        """One of several listeners failed, and is told nothing any more; the build goes on."""
+        """One of several listeners failed and is not notified any more; the build continues."""
 
     def stopping(self) -> None:
-        """A signal came: what is in hand is finished."""
+        """A signal came: assigned shards are finished, and no further one is begun."""
 
     def concluded(self, error: BaseException | None) -> None:
-        """The build has come to its result, or to what it raises; it comes right before ``ended``."""
+        """The build has a result, or raises ``error``; comes right before ``ended``."""
 
     def ended(self) -> None:
-        """The last worker is done."""
+        """The build is over."""
 
 
 class Listeners(BuildProgress):
-    """Several listeners in place of one, told one after another.
+    """Several listeners in place of one, notified in order.
 
-    One that fails must not end a build of many hours: it is told nothing any more, and the others are told so.
+    A failing listener must not end a build of many hours: it is dropped, and the others are notified of that.
     """
 
     def __init__(self, *listeners: BuildProgress):
         self._listeners = list(listeners)
 
-    def _tell(self, moment: str, *args: Any, **kwargs: Any) -> None:
+    def _notify(self, moment: str, *args: Any, **kwargs: Any) -> None:
         for listener in tuple(self._listeners):
             try:
                 getattr(listener, moment)(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001  whatever it is, it is not the build's
+            except Exception as error:  # noqa: BLE001  a listener's failure is not the build's
                 self._listeners.remove(listener)
                 with suppress(Exception):
                     listener.ended()
-                self._tell("lost_listener", type(listener).__name__, error)
+                self._notify("lost_listener", type(listener).__name__, error)
 
 
-def _telling(moment: str) -> Callable[..., None]:
-    def tell(self: Listeners, *args: Any, **kwargs: Any) -> None:
-        self._tell(moment, *args, **kwargs)
+def _notifier(moment: str) -> Callable[..., None]:
+    def notify(self: Listeners, *args: Any, **kwargs: Any) -> None:
+        self._notify(moment, *args, **kwargs)
 
-    return tell
+    return notify
 
 
 MOMENTS = tuple(name for name in vars(BuildProgress) if not name.startswith("_"))
 for _moment in MOMENTS:
-    setattr(Listeners, _moment, _telling(_moment))
+    setattr(Listeners, _moment, _notifier(_moment))
 
 
 @contextmanager
-def told_of_its_end(progress: BuildProgress) -> Iterator[None]:
-    """Tell a listener how the build ends that runs in this ``with`` block."""
+def notified_of_the_end(progress: BuildProgress) -> Iterator[None]:
+    """Notify a listener how the build in this ``with`` block ends."""
     try:
         yield
     except BaseException as error:

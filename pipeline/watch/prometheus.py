@@ -1,4 +1,4 @@
-"""A build's numbers for Prometheus. The only file that imports prometheus_client, an optional package."""
+"""Serve a build's numbers to Prometheus. Only this file imports prometheus_client, an optional package."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -15,26 +15,26 @@ class Metrics(Tally):
     """Serves a build's numbers at ``http://HOST:PORT/metrics`` for as long as it runs.
 
     Args:
-        port: to listen at; 0 takes a free one.
-        host: to listen at; others than this machine are let in by another address than the default one.
+        port: port to listen at; 0 takes a free one.
+        host: address to listen at; the default admits this machine only.
 
     Attributes:
-        port: that it listens at.
+        port: port that the server listens at.
 
     Raises:
         InputError: the package prometheus-client is not installed.
-        ConfigError: it cannot listen there.
+        ConfigError: the server cannot listen there.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1"):
         super().__init__()
         if find_spec("prometheus_client") is None:
             raise InputError(
-                "Metrics need prometheus-client, not installed here. Install it: pip install 'pisco-index[metrics]'"
+                "metrics need prometheus-client, not installed here. Install it: pip install 'pisco-index[metrics]'"
             )
         from prometheus_client import CollectorRegistry, start_http_server
 
-        # Kept here, since another thread asks for them.
+        # Computed by the build's thread, read by the server's.
         self._remaining_s: float | None = None
         self._speed = 0.0
         registry = CollectorRegistry(auto_describe=False)
@@ -44,33 +44,33 @@ class Metrics(Tally):
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ConfigError(
-                f"Metrics cannot be served at port {port} of {host}: {reason}. Name another --metrics-port."
+                f"metrics cannot be served at port {port} of {host}: {reason}. Name another --metrics-port."
             ) from None
         self.port = self._server.server_port
 
     def workers(self, states: Sequence[WorkerState]) -> None:
-        """Keep what they do, and what it means, for the next who asks."""
+        """Keep the workers' states, and the speed and remaining time that follow from them."""
         super().workers(states)
-        self._reckon()
+        self._estimate()
 
     def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
-        """Count it."""
+        """Count a written shard."""
         super().finished_shard(number, documents, tokens, size)
-        self._reckon()
+        self._estimate()
 
     def ended(self) -> None:
-        """Stop to serve."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def collect(self) -> Iterator[Any]:
-        """The numbers as they are; called by the server, in a thread of its own."""
+        """Yield the current metrics; called in the server's own thread."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         counters = {
             "documents": ("Documents of the shards that were written.", self.written_documents),
-            "tokens": ("Tokens that the compressor saw of the shards that were written.", self.written_tokens),
+            "tokens": ("Tokens fed to the compressor, in written shards.", self.written_tokens),
             "payload_bytes": ("Bytes of payloads that were written.", self.size),
             "shard_failures": ("Attempts at shards that failed.", self.failures),
             "quarantined_documents": ("Documents that cannot be compressed.", self.quarantined_documents),
@@ -85,13 +85,13 @@ class Metrics(Tally):
         for state, count in {**states, "committed": self.done - self.uncommitted}.items():
             shards.add_metric([state], count)
         yield shards
-        workers = GaugeMetricFamily("pisco_index_workers", "Workers by what they do.", labels=["state"])
+        workers = GaugeMetricFamily("pisco_index_workers", "Number of workers by state.", labels=["state"])
         doing = self.doing
         for state in STATES:
             workers.add_metric([state], doing.get(state, 0))
         yield workers
         gauges = {
-            "tokens_per_second": ("Tokens a second, of late, all workers together.", self._speed),
+            "tokens_per_second": ("Recent tokens per second of all workers.", self._speed),
             "eta_seconds": ("Seconds until the last shard is done; absent before there is a speed.", self._remaining_s),
             "last_commit_timestamp_seconds": ("When this run last committed, in Unix time.", self.committed_at),
         }
@@ -99,5 +99,5 @@ class Metrics(Tally):
             if value is not None:
                 yield GaugeMetricFamily(f"pisco_index_{name}", help_text, value=value)
 
-    def _reckon(self) -> None:
+    def _estimate(self) -> None:
         self._remaining_s, self._speed = self.pace.remaining_s, self.tokens_per_s

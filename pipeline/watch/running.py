@@ -1,4 +1,4 @@
-"""How a build is going, asked from elsewhere: of the store, and where it is local, of what the build leaves there."""
+"""The progress of a build as seen from elsewhere: from its store and, for a local one, from the status file in it."""
 
 import json
 import os
@@ -12,36 +12,36 @@ from typing import Any, TypeVar, cast
 
 from ...configs import BuildConfig
 from ...store import Holder, Store, count_failures, done_shards, last_commits, local_folder, lock_holder
+from ..planning.stored import current_plan
 from .events import now
 from .progress import WorkerState
 from .tally import Tally
-from .totals import current_plan
 
 _T = TypeVar("_T")
 
 STATUS_NAME = ".build.status"
 STATUS_SECONDS = 3.0
 
-# What a build wrote longer ago says nothing of now: it hangs, or waits for its disk.
+# Age in seconds above which a status file is ignored: its build hangs, or waits for its disk.
 FRESH_S = 60.0
 
 
 @dataclass(frozen=True)
 class DriverStatus:
-    """What a running build says of itself in the folder of its store.
+    """Status that a running build writes into the folder of its store.
 
     Attributes:
-        time: when it said so, RFC 3339 in UTC.
-        pid: of its process, the lock's holder.
-        began: when its workers began, RFC 3339 in UTC.
-        where: they run.
-        stopping: whether a signal came, so that only what is in hand is finished.
-        documents: compressed in this run.
-        tokens: compressed in this run.
-        tokens_per_s: of late, all workers together.
-        failed_tries: of shards.
-        remaining_s: seconds left; None before there is a speed.
-        workers: what each does.
+        time: time of writing, RFC 3339 in UTC.
+        pid: process id of the build, which holds the lock.
+        began: start of its workers, RFC 3339 in UTC.
+        where: description of its pool.
+        stopping: True after a signal: only assigned shards are finished.
+        documents: number of documents compressed in this run.
+        tokens: number of tokens compressed in this run.
+        tokens_per_s: recent tokens per second of all workers together.
+        failed_tries: number of failed attempts at shards.
+        remaining_s: seconds left; None while the speed is unknown.
+        workers: state of each worker.
     """
 
     time: str
@@ -58,7 +58,7 @@ class DriverStatus:
 
     @classmethod
     def read(cls, folder: Path) -> "DriverStatus | None":
-        """What a build said last in the folder of its store; None if there is nothing, or nothing that can be read."""
+        """Return the last status in a store's folder; None if there is none that can be read."""
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             values = json.loads((folder / STATUS_NAME).read_text("utf-8"))
             workers = tuple(_of(WorkerState, each) for each in values["workers"])
@@ -67,20 +67,20 @@ class DriverStatus:
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was said, by this machine's clock."""
+        """Seconds since the status was written, by this machine's clock."""
         return (datetime.now(UTC) - datetime.fromisoformat(self.time)).total_seconds()
 
 
 def _of(kind: type[_T], values: Mapping[str, Any]) -> _T:
-    """An object of the values that its class knows; a later version may write more."""
+    """Return an object of the values that its class knows; later versions may write more."""
     return kind(**{each.name: values[each.name] for each in fields(cast(Any, kind)) if each.name in values})
 
 
 class StatusFile(Tally):
-    """Keeps ``.build.status`` in the folder of a local store while workers are at work, for whoever asks.
+    """Keeps ``.build.status`` in the folder of a local store while workers run.
 
-    The file is replaced, never written to, so that nobody reads half of it. It counts only while the store's lock is
-    held by the process that it names.
+    The file is replaced, never written in place, so that no reader sees half of it. It is valid only while the process
+    that it names holds the store's lock.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -91,29 +91,29 @@ class StatusFile(Tally):
         self._is_stopping = False
 
     def began(self, uri: str, config: BuildConfig) -> None:  # noqa: ARG002
-        """Take note of the folder."""
+        """Remember the store's folder."""
         self._folder = local_folder(uri)
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
-        """Begin to write: from here on the lock is held."""
+        """Start writing: from now on the lock is held."""
         super().started(shards, done, characters, where)
         self._where, self._since = where, now()
         self._write()
 
     def workers(self, states: Sequence[WorkerState]) -> None:
-        """Write what they do, every few seconds."""
+        """Write the workers' states every few seconds."""
         super().workers(states)
         if self._written_at is not None and self._clock() - self._written_at >= STATUS_SECONDS:
             self._write()
 
     def stopping(self) -> None:
-        """Write that nothing new is begun."""
+        """Write that the build is stopping."""
         super().stopping()
         self._is_stopping = True
         self._write()
 
     def ended(self) -> None:
-        """Take the file away."""
+        """Delete the file."""
         if self._folder is not None and self._written_at is not None:
             (self._folder / STATUS_NAME).unlink(missing_ok=True)
 
@@ -135,7 +135,7 @@ class StatusFile(Tally):
             workers=self.states,
         )
         new = self._folder / f"{STATUS_NAME}.new"
-        # Somebody else's store may have a link there, and what it leads to is not to be written over.
+        # Another person's store may have a link there, whose target must not be overwritten.
         new.unlink(missing_ok=True)
         with new.open("x", encoding="utf-8") as file:
             json.dump(asdict(status), file)
@@ -144,23 +144,23 @@ class StatusFile(Tally):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How the build of a store is going.
+    """Progress of a store's build.
 
     Attributes:
-        uri: of the store.
-        shards: of the plan in force.
-        missing: of them, not done yet.
-        records: of the plan.
-        documents: in the store, failed ones included.
-        failed_documents: rows that have an error and no memory.
-        rejected_records: records of the corpus that gave no document.
-        last_commit: when the store was last committed to, RFC 3339 in UTC.
-        documents_per_s: over the last commits that came one soon after the other; None where there are too few.
-        remaining_s: seconds until all shards are done: as the build itself says, else by the last commits; 0 when all
-            are; None where it cannot be told, and where no build is running.
-        running: whether a process holds the store's lock; None in an object store, which has none.
-        holder: who does.
-        driver: what the running build says of itself; None in an object store, and before its workers began.
+        uri: address of the store.
+        shards: number of shards of the plan in force.
+        missing: number of those that are not done yet.
+        records: number of records in the plan.
+        documents: number of documents in the store, failed ones included.
+        failed_documents: number of rows with an error in place of memory.
+        rejected_records: number of records of the corpus that gave no document.
+        last_commit: time of the last commit, RFC 3339 in UTC.
+        documents_per_s: documents per second over the last commits in quick succession; None if there are too few.
+        remaining_s: seconds until all shards are done, from the running build or else from the last commits; 0 when
+            all are done; None where it is unknown and where no build is running.
+        running: True if a process holds the store's lock; None in an object store, which has no lock.
+        holder: process that holds the lock.
+        driver: status of the running build; None in an object store, and before its workers started.
     """
 
     uri: str
@@ -179,28 +179,28 @@ class RunStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard is done."""
+        """True if every shard is done."""
         return not self.missing
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as values that JSON knows."""
+        """Return the status as JSON-able values."""
         return asdict(self) | {"complete": self.is_complete}
 
 
 def run_status(uri: str | Path) -> RunStatus:
-    """How the build of a store is going, from any machine that reaches the store, while it runs or afterwards.
+    """Return the progress of a store's build, from any machine that reaches the store, while it runs or afterwards.
 
-    It only reads, and keeps no build from starting.
+    This only reads, and never keeps a build from starting.
 
     Raises:
-        StoreError: if there is no store, as before a first build has planned, or it cannot be read.
+        StoreError: there is no store (a first build has not planned yet), or it cannot be read.
     """
     store = Store.open(uri)
     folder = local_folder(store.uri)
     holder = lock_holder(store.uri)
     driver = DriverStatus.read(folder) if folder is not None and holder is not None else None
     if driver is not None and holder is not None and driver.pid != holder.pid:
-        # Left by a build that was killed.
+        # The file was left by a build that was killed.
         driver = None
     plan = current_plan(store)
     missing = plan.missing(done_shards(store))

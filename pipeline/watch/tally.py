@@ -1,4 +1,4 @@
-"""What has been done since the workers of a build began: the numbers that all who tell of it have in common."""
+"""Count what happens in a build, for every listener that reports numbers."""
 
 import time
 from collections import Counter
@@ -9,26 +9,26 @@ from .progress import BuildProgress, WorkerState
 
 
 class Tally(BuildProgress):
-    """Counts while it listens; those who tell of a build are made of it.
+    """A listener that counts; the event log, the screen, the metrics and the status file derive from it.
 
     Args:
-        clock: seconds, never going back.
+        clock: monotonic clock, in seconds.
 
     Attributes:
-        shards: of the plan.
-        done: of them, written or done before.
-        uncommitted: of those done, written but not committed yet.
-        given_up: shards that failed in all their attempts.
-        failures: attempts that failed.
-        quarantined_documents: that cannot be compressed.
-        lost_workers: workers that died, or were ended because they hung.
-        unreachable: times that the store could not be reached.
-        size: bytes of payloads written.
-        written_documents: documents of the shards written.
-        written_tokens: tokens of the shards written.
-        states: what each worker does, by the last that was heard of it.
-        committed_at: seconds since 1970 of the last commit; None before one.
-        pace: speed and time left.
+        shards: number of shards in the plan.
+        done: number of shards that are written, in this run or before.
+        uncommitted: number of shards that are written and not committed yet.
+        given_up: number of shards that failed in all their attempts.
+        failures: number of failed attempts.
+        quarantined_documents: number of documents that cannot be compressed.
+        lost_workers: number of workers that died or were ended because they hung.
+        unreachable: number of times that the store could not be reached.
+        size: bytes of the written payloads.
+        written_documents: number of documents in the written shards.
+        written_tokens: number of tokens in the written shards.
+        states: latest state of each worker.
+        committed_at: Unix time of the last commit in seconds; None before the first one.
+        pace: speed and remaining time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -44,12 +44,12 @@ class Tally(BuildProgress):
         self._began = clock()
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:  # noqa: ARG002
-        """Begin with a plan; what was counted stays, since a build may work off two plans."""
+        """Begin with a plan. The counts stay, since one build may do the shards of two plans."""
         self.shards, self.done, self.states = shards, done, ()
         self.pace, self._began = Pace(characters, self._clock), self._clock()
 
     def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
-        """Count it."""
+        """Count a written shard."""
         self.done += 1
         self.uncommitted += 1
         self._finished.add(number)
@@ -59,55 +59,55 @@ class Tally(BuildProgress):
         self.pace.finish(number, documents, tokens)
 
     def failed_shard(self, number: int, error: Exception, attempt: int, final: bool) -> None:  # noqa: ARG002
-        """Count it."""
+        """Count a failed attempt."""
         self.failures += 1
         self.given_up += final
         if number in self._finished:
-            # Its files were found damaged when it was to be committed.
+            # Its files were found damaged before the commit.
             self._finished.remove(number)
             self.done -= 1
             self.uncommitted -= 1
         self.pace.fail(number, final)
 
     def workers(self, states: Sequence[WorkerState]) -> None:
-        """Keep what they do."""
+        """Keep the workers' states."""
         self.states = tuple(states)
         self.pace.update(states)
 
     def lost_worker(self, name: str, reason: str) -> None:  # noqa: ARG002
-        """Count it."""
+        """Count a lost worker."""
         self.lost_workers += 1
         self.pace.lose_worker(name)
 
     def quarantined(self, number: int, doc_id: str, error: str) -> None:  # noqa: ARG002
-        """Count it."""
+        """Count a quarantined document."""
         self.quarantined_documents += 1
 
     def waiting_for_store(self, error: Exception, seconds: float) -> None:  # noqa: ARG002
-        """Count it."""
+        """Count a failed attempt to reach the store."""
         self.unreachable += 1
 
     def committed(self, shards: int) -> None:
-        """Count them."""
+        """Count committed shards."""
         self.uncommitted = max(self.uncommitted - shards, 0)
         self.committed_at = time.time()
 
     def stopping(self) -> None:
-        """Nothing new is begun."""
+        """Stop expecting further shards to begin."""
         self.pace.drain()
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the workers began."""
+        """Seconds since the workers started."""
         return max(self._clock() - self._began, 1e-9)
 
     @property
     def tokens_per_s(self) -> float:
-        """Of late, all workers together; before that can be told, since they began."""
+        """Recent tokens per second of all workers together; at first, the mean since the workers started."""
         recent = self.pace.tokens_per_s
         return self.pace.tokens / self.elapsed_s if recent is None else recent
 
     @property
     def doing(self) -> dict[str, int]:
-        """How many workers do what."""
+        """Number of workers by activity."""
         return dict(Counter[str](state.doing for state in self.states))

@@ -1,30 +1,26 @@
-"""How far a store's build is."""
+"""The totals of a store and of its plan."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...store import Store, StoreInfo, describe, done_shards, plan_in_force
-from ..planning.plan import Changes, Plan
-
-PLAN_ASSET = "plan.json"
-"""Where a store keeps the plan that it was created with."""
-
-CONFIG_ASSET = "config.json"
+from ...store import Store, StoreInfo, describe, done_shards
+from ..planning.plan import Changes
+from ..planning.stored import current_plan
 
 
 @dataclass(frozen=True)
 class BuildStatus:
-    """A store in numbers, beside what its plan says.
+    """Totals of a store and of its plan.
 
     Attributes:
-        store: the store in numbers.
-        records: lines, rows or pages of the plan in force.
-        shards_planned: of that plan.
-        shards_missing: not done yet.
-        dropped: records left out on purpose, by reason.
-        rejected: records left out because they cannot be used, by reason.
-        changes: what the plan changes where it is an update's.
+        store: totals of the store.
+        records: number of records (lines, rows or pages) in the plan in force.
+        shards_planned: number of shards of that plan.
+        shards_missing: numbers of the shards that are not done yet.
+        dropped: number of records left out on purpose, by reason.
+        rejected: number of records that cannot be used, by reason.
+        changes: changes that the plan makes, if it is an update's.
     """
 
     store: StoreInfo
@@ -37,11 +33,11 @@ class BuildStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard is done."""
+        """True if every shard is done."""
         return not self.shards_missing
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as values that JSON knows."""
+        """Return the totals as JSON-able values."""
         return self.store.to_dict() | {
             "records": self.records,
             "shards_planned": self.shards_planned,
@@ -53,10 +49,10 @@ class BuildStatus:
 
 
 def build_status(uri: str | Path) -> BuildStatus:
-    """Describe a store, finished or not, also while a build is writing it.
+    """Count what a store holds, finished or not, also while a build is writing it.
 
     Raises:
-        StoreError: if there is no store, or it cannot be read.
+        StoreError: there is no store, or it cannot be read.
     """
     store = Store.open(uri)
     plan = current_plan(store)
@@ -69,12 +65,3 @@ def build_status(uri: str | Path) -> BuildStatus:
         rejected=dict(plan.rejected),
         changes=plan.changes,
     )
-
-
-def current_plan(store: Store) -> Plan:
-    """The plan that a store is built to.
-
-    Raises:
-        StoreError: the store has none, or it cannot be read.
-    """
-    return Plan.from_json(store.asset(plan_in_force(store.table) or PLAN_ASSET))

@@ -1,8 +1,8 @@
-"""Whole numbers of 1 to 8 bits packed into bytes, and out again by table look-up.
+"""Pack whole numbers of 1 to 8 bits into bytes, and unpack them by table look-up.
 
-A number of b bits is cut into fields of 8, 4, 2 and 1 bits, as many as b has ones in binary, the lowest bits in the
-smallest field. Each field of all numbers of a row is a plane of its own; planes follow each other, the smallest field
-first. Within a plane, numbers fill each byte from its lowest bits.
+A number of b bits is cut into fields of 8, 4, 2 and 1 bits: one for each 1 in the binary digits of b, the lowest bits
+in the smallest field. The same field of all numbers in a row forms a plane. Planes follow one another, the one of the
+smallest field first. Within a plane, numbers fill each byte from its lowest bits.
 """
 
 from functools import cache
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Bytes that so many numbers of so many bits take, each plane filled up to whole bytes."""
+    """Return the size of a packed row of numbers. Each plane is padded to whole bytes."""
     return sum(-(-count * field // 8) for field in _fields(bits))
 
 
@@ -27,14 +27,14 @@ def pack(numbers: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The numbers ``(n, count)`` uint8 of rows that pack made."""
+    """Return the numbers ``(n, count)`` uint8 in rows that ``pack`` made."""
     numbers = None
     start = shift = 0
     for field in _fields(bits):
         size = -(-count * field // 8)
         plane = packed[:, start : start + size]
         if field < 8:
-            # One look-up gives all numbers of a byte.
+            # One look-up gives all numbers in a byte.
             table = _bytes_of(field)
             plane = table[plane].view(np.uint8).reshape(len(packed), size * 8 // field)[:, :count]
         numbers = plane if numbers is None else numbers | (plane << shift)
@@ -59,7 +59,7 @@ def _pack_field(numbers: np.ndarray, bits: int) -> np.ndarray:
 
 @cache
 def _bytes_of(bits: int) -> np.ndarray:
-    """For each byte the numbers in it, lowest bits first, as one integer of 8 / bits bytes: ``(256,)``."""
+    """Return for each byte the numbers in it, lowest bits first, as one integer of 8 / bits bytes: ``(256,)``."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     numbers = (np.arange(256, dtype=np.uint8)[:, None] >> shifts) & np.uint8((1 << bits) - 1)
     return np.ascontiguousarray(numbers).view(f"u{8 // bits}").ravel()

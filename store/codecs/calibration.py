@@ -1,9 +1,8 @@
-"""What the calibrated codecs know of a corpus: fitted once to a sample of its memory, and kept in the store.
+"""Calibrations: statistics of a corpus's memory, fitted once to a sample and kept in the store.
 
-Plain error misleads where some channels are tens of times as large as others, as large language models have them: it
-counts those and nothing else. Every calibrated codec therefore works on normalised memory, each channel less its mean
-and divided by its standard deviation, and errors are counted there (`normalised error`, 1 being the channels' own
-variance).
+In large language models some channels are tens of times as large as the others. Plain squared error counts these
+channels and hardly anything else. Calibrated codecs therefore work on normalised memory, in which each channel has mean
+0 and standard deviation 1, and errors are measured there: a normalised error of 1 equals the channels' own variance.
 """
 
 import math
@@ -20,26 +19,31 @@ from safetensors.numpy import load, save
 from ...errors import CorruptStoreError
 
 CALIBRATION_PREFIX = "calibration/"
-"""Assets of this name, followed by the reference in 8 hexadecimal digits, are calibrations."""
+"""Prefix of calibration assets; its reference follows in 8 hexadecimal digits."""
 
-# A channel that hardly moves must not make of its rounding a signal.
-_STD_FLOOR = 0.01
+REFERENCE_BYTES = 4
+"""Size of a reference to a calibration, in payloads."""
+
 MAX_BITS = 8
+"""Most bits that a quantised number has: its code is stored in a byte."""
+
+# Smallest standard deviation, as a share of the median one. Dividing by less would turn the rounding noise of a channel
+# that is nearly constant into a signal.
+_STD_FLOOR = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a codec needs to know of a corpus.
+    """The statistics of a corpus that a codec needs.
 
     Attributes:
-        mean: of each channel, ``(dim,)`` float32.
-        std: of each channel, ``(dim,)`` float32, positive.
-        signs: 1 or -1 for each channel, ``(dim,)`` int8: what makes the rotation of ``int4`` a random one.
-        levels: values that a quantised number may stand for, float32: 2 for 1 bit, then 4 for 2 bits and so on, up to
-            256 for 8 bits, each rising: ``(510,)``.
-        transform: for each number that ``klt3`` and ``klt2`` store what it adds to the normalised vector,
-            ``(m, dim)`` float32.
-        widths: bits of each of these numbers, ``(m,)`` uint8, falling.
+        mean: mean of each channel, ``(dim,)`` float32.
+        std: standard deviation of each channel, ``(dim,)`` float32, positive.
+        signs: random 1 or -1 for each channel, ``(dim,)`` int8; the rotation of ``int4`` begins with them.
+        levels: values that a quantised number can stand for, ``(510,)`` float32: 2 for 1 bit, then 4 for 2 bits, up to
+            256 for 8 bits, each group ascending.
+        transform: basis of ``klt3`` and ``klt2``, ``(m, dim)`` float32: a vector for each number that they store.
+        widths: bits of each stored number, ``(m,)`` uint8, descending.
     """
 
     mean: np.ndarray
@@ -51,63 +55,63 @@ class Calibration:
 
     @property
     def dim(self) -> int:
-        """Width of the memory that it was fitted to."""
+        """Width of the memory that the calibration was fitted to."""
         return len(self.mean)
 
     @cached_property
     def reference(self) -> int:
-        """What payloads call it: low 32 bits of XXH3-64 of its bytes."""
+        """Number by which payloads refer to the calibration: the low 32 bits of XXH3-64 of its bytes."""
         return reference_of(self.to_bytes())
 
     @property
     def asset(self) -> str:
-        """The name under which a store keeps it."""
+        """Name of the asset in which a store keeps the calibration."""
         return asset_name(self.reference)
 
     @cached_property
     def per_std(self) -> np.ndarray:
-        """One divided by ``std``."""
+        """Reciprocal of ``std``: multiplying by it is faster than dividing."""
         return 1 / self.std
 
     @cached_property
     def analysis(self) -> np.ndarray:
-        """What the transform's numbers are read from a normalised vector with: ``(dim, m)`` float32."""
+        """Matrix ``(dim, m)`` float32 that maps a normalised vector to its numbers in the basis ``transform``."""
         assert self.transform is not None
         energy = np.square(self.transform).sum(axis=1, keepdims=True)
         return np.ascontiguousarray((self.transform / energy).T)
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """Memory ``(n, dim)`` less the mean, divided by the standard deviation, as a new float32 array."""
+        """Return memory ``(n, dim)`` less the mean, divided by the standard deviation, as a new float32 array."""
         normalised = values - self.mean
         normalised *= self.per_std
         return normalised
 
     def denormalise(self, normalised: np.ndarray) -> np.ndarray:
-        """The opposite, in place."""
+        """Undo ``normalise`` in place."""
         normalised *= self.std
         normalised += self.mean
         return normalised
 
     def levels_of(self, bits: int) -> np.ndarray:
-        """The levels of numbers of so many bits, ``(2 ** bits,)`` float32."""
+        """Return the levels for numbers of this many bits, ``(2 ** bits,)`` float32."""
         assert self.levels is not None
         return self.levels[2**bits - 2 : 2 ** (bits + 1) - 2]
 
     def to_bytes(self) -> bytes:
-        """The arrays as a safetensors file."""
+        """Return the arrays as a safetensors file."""
         arrays = {name: value for name, value in self._arrays().items() if value is not None}
         return save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read what to_bytes wrote.
+        """Read what ``to_bytes`` wrote.
 
         Raises:
-            CorruptStoreError: the arrays are not those of a calibration, or do not fit together.
+            CorruptStoreError: the bytes are not a calibration, or its arrays do not fit together.
         """
         try:
             arrays = load(data)
-        # Of numbers that NumPy does not know it raises other errors.
+        # For a dtype that NumPy does not have, load raises errors of other kinds than SafetensorError.
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptStoreError(f"a calibration cannot be read: {error}.") from None
         dim = arrays["mean"].size if "mean" in arrays else 0
@@ -116,13 +120,13 @@ class Calibration:
         expected |= {"transform": (count, dim), "widths": (count,)}
         shapes = {name: array.shape for name, array in arrays.items()}
         if {"mean", "std"} - shapes.keys() or any(shapes[name] != expected.get(name) for name in shapes):
-            raise CorruptStoreError(f"a calibration has arrays of the shapes {shapes}, which do not fit together.")
+            raise CorruptStoreError(f"a calibration has arrays that do not fit together: their shapes are {shapes}.")
         kinds = {"signs": np.int8, "widths": np.uint8}
         sound = all(
             array.dtype == kinds.get(name, np.float32) and np.isfinite(array).all() for name, array in arrays.items()
         )
         if not sound or (arrays["std"] <= 0).any() or not np.isin(arrays.get("widths", 1), np.arange(1, 9)).all():
-            raise CorruptStoreError("a calibration has numbers that none can have.")
+            raise CorruptStoreError("a calibration has values or dtypes that no calibration can have.")
         return cls(**arrays)
 
     def _arrays(self) -> dict[str, np.ndarray | None]:
@@ -130,20 +134,20 @@ class Calibration:
 
 
 def reference_of(data: bytes) -> int:
-    """What payloads call the calibration of these bytes."""
+    """Return the number by which payloads refer to the calibration with these bytes."""
     return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF
 
 
 def asset_name(reference: int) -> str:
-    """The name under which a store keeps a calibration."""
+    """Return the name of the asset in which a store keeps a calibration."""
     return f"{CALIBRATION_PREFIX}{reference:08x}"
 
 
 def fit_channels(sample: np.ndarray) -> Calibration:
-    """Mean and standard deviation of each channel of a sample ``(n, dim)``; values that are no numbers do not count.
+    """Fit the mean and standard deviation of each channel to a sample ``(n, dim)``.
 
-    No standard deviation is less than a hundredth of the median one, so that channels that are (nearly) constant do no
-    harm; where that is zero too, as with one vector, all are 1.
+    Vectors with NaN or infinity are ignored. No standard deviation is less than a hundredth of the median one. If that
+    is zero too, as for a sample of one vector, all standard deviations are 1.
     """
     sample = np.asarray(sample, dtype=np.float32)
     finite = sample[np.isfinite(sample).all(axis=1)]
@@ -158,25 +162,25 @@ def fit_channels(sample: np.ndarray) -> Calibration:
 
 
 def fit_rotation(sample: np.ndarray, seed: int = 0) -> Calibration:
-    """Channels, sign bits and levels: what ``int4`` needs."""
+    """Fit what ``int4`` needs: the channels' statistics, random signs, and the levels."""
     signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), sample.shape[1])
     return replace(fit_channels(sample), signs=signs, levels=gaussian_levels())
 
 
 def fit_transform(sample: np.ndarray, bits: int, block: int = 16) -> Calibration:
-    """Channels, the Karhunen-Loève transform of a sample, and how many bits each of its numbers gets.
+    """Fit what ``klt3`` and ``klt2`` need: the channels' statistics, a Karhunen-Loève transform, widths and levels.
 
     Args:
-        sample: memory ``(n, dim)``; 16 × dim vectors or more for a transform that holds for others too.
-        bits: to spend on a value, on average.
-        block: numbers that get the same width.
+        sample: memory ``(n, dim)``; at least 16 × dim vectors, or the transform does not suit other memory.
+        bits: number of bits to spend on a value, on average.
+        block: count of neighbouring numbers that have the same width.
     """
     channels = fit_channels(sample)
     normalised = channels.normalise(np.asarray(sample, np.float32))
     normalised = normalised[np.isfinite(normalised).all(axis=1)]
     covariance = normalised.T @ normalised / max(len(normalised), 1)
     energies, vectors = np.linalg.eigh(covariance.astype(np.float64))
-    # Falling; those that the sample cannot tell from nothing stand for nothing.
+    # eigh sorts ascending, and rounding makes energies that are zero slightly negative.
     energies, vectors = np.maximum(energies[::-1], 0), vectors[:, ::-1]
     widths = _spend(energies, bits, block)
     kept = (widths > 0) & (energies > energies[0] * 1e-9)
@@ -190,7 +194,10 @@ def fit_transform(sample: np.ndarray, bits: int, block: int = 16) -> Calibration
 
 
 def _spend(energies: np.ndarray, bits: int, block: int) -> np.ndarray:
-    """Water-filling: bits go, one a number, to the block of numbers whose error that lessens most."""
+    """Return the width of each number, descending, by water-filling.
+
+    One bit for each of its numbers goes to the block whose error this reduces most, until the budget is spent.
+    """
     dim = len(energies)
     blocks = [slice(start, min(start + block, dim)) for start in range(0, dim, block)]
     gain = -np.diff(gaussian_errors())
@@ -215,13 +222,13 @@ def _spend(energies: np.ndarray, bits: int, block: int) -> np.ndarray:
 
 @cache
 def gaussian_levels() -> np.ndarray:
-    """The levels of Lloyd (1957) and Max (1960) for a normal distribution, for 1 to 8 bits: ``(510,)`` float32."""
+    """Return Lloyd's (1957) and Max's (1960) levels for a normal distribution, for 1 to 8 bits: ``(510,)`` float32."""
     return np.concatenate([_lloyd_max(bits) for bits in range(1, MAX_BITS + 1)]).astype(np.float32)
 
 
 @cache
 def gaussian_errors() -> np.ndarray:
-    """Mean squared error of a standard normal number in 0 to 8 bits: ``(9,)``."""
+    """Return the mean squared error of a standard normal number that is stored in 0 to 8 bits: ``(9,)``."""
     errors = [1.0]
     for bits in range(1, MAX_BITS + 1):
         levels = _lloyd_max(bits)
@@ -233,9 +240,9 @@ def gaussian_errors() -> np.ndarray:
 @cache
 def _lloyd_max(bits: int) -> np.ndarray:
     count = 2**bits
-    # Quantiles of the density to the power of a third, which is where the levels lie for many bits.
+    # Quantiles of the density to the power of a third: the levels approach these as the bits increase.
     levels = np.sqrt(3) * _normal_quantiles((np.arange(count) + 0.5) / count)
-    # For many bits they lie there closely enough, and would move slowly.
+    # With many bits the start is close enough, and the iteration would converge slowly.
     for _ in range(2000 if bits < 6 else 200):
         mass, moment = _cells(levels)
         moved = moment / mass
@@ -246,9 +253,9 @@ def _lloyd_max(bits: int) -> np.ndarray:
 
 
 def _cells(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mass and first moment of a normal distribution in the cell of each level."""
+    """Return the mass and the first moment of a normal distribution in the cell of each level."""
     edges = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
-    # From the nearer tail, where differences are exact.
+    # Computed from the nearer tail: there the mass is not the difference of two numbers near 1.
     tail = np.array([math.erfc(abs(edge) / math.sqrt(2)) / 2 for edge in edges])
     below = np.where(edges < 0, tail, 1 - tail)
     mass = np.where(edges[:-1] >= 0, tail[:-1] - tail[1:], below[1:] - below[:-1])

@@ -1,4 +1,4 @@
-"""Codecs that keep memory as it is: float32, and bfloat16 with and without entropy coding."""
+"""Codecs that store float numbers: float32, and bfloat16 with and without entropy coding."""
 
 from collections.abc import Sequence
 
@@ -9,35 +9,35 @@ from ...errors import CorruptStoreError
 from .calibration import Calibration
 from .codec import chunks, join
 
-# No matches but for long repeats: what is left is zstd's Huffman coder, which is all that exponents gain from.
+# Settings that find only long repeats, which leaves little but zstd's Huffman coder: exponents gain from nothing else.
 _ZSTD = zstandard.ZstdCompressionParameters.from_level(
     1, min_match=7, hash_log=6, write_content_size=True, write_checksum=False
 )
 
 
 class _Exact:
-    """What codecs without calibration share: they refuse nothing, and their latents are the memory."""
+    """Base of the codecs without calibration: they refuse no document, and their latents are the memory."""
 
     fallback: str | None = None
     needs: tuple[str, ...] = ()
 
     def sample_vectors(self, dim: int) -> int:  # noqa: ARG002
-        """None."""
+        """Return 0: there is no calibration."""
         return 0
 
     def calibrate(self, sample: np.ndarray) -> None:
-        """Nothing to fit."""
+        """Return None: there is no calibration."""
 
     def restore(self, latents: np.ndarray, calibration: Calibration | None) -> np.ndarray:  # noqa: ARG002
-        """The latents are the memory."""
+        """Return the latents, which are the memory."""
         return latents
 
     def inverse(self, calibration: Calibration | None) -> None:
-        """The latents are the memory."""
+        """Return None: the latents are the memory."""
 
 
 class Fp32(_Exact):
-    """The float32 values themselves."""
+    """Codec that stores float32 values unchanged."""
 
     name = "fp32"
     codec_id = 2
@@ -49,7 +49,7 @@ class Fp32(_Exact):
         lengths: Sequence[int],
         calibration: Calibration | None,  # noqa: ARG002
     ) -> Sequence[bytes | None]:
-        """Encode the memory of k documents."""
+        """Encode the memory of k documents, as `Codec.encode` says."""
         return _split(values.astype("<f4", copy=False), lengths)
 
     def latents(
@@ -65,7 +65,7 @@ class Fp32(_Exact):
 
 
 class Bf16(_Exact):
-    """The upper half of each float32: exact for memory computed in bfloat16, else rounded to nearest, ties to even."""
+    """Codec that rounds values to bfloat16, which is exact for memory that was computed in bfloat16."""
 
     name = "bf16"
     codec_id = 1
@@ -77,7 +77,7 @@ class Bf16(_Exact):
         lengths: Sequence[int],
         calibration: Calibration | None,  # noqa: ARG002
     ) -> Sequence[bytes | None]:
-        """Encode the memory of k documents; NaN stays NaN."""
+        """Encode the memory of k documents, as `Codec.encode` says; NaN stays NaN."""
         return _split(to_bf16(values), lengths)
 
     def latents(
@@ -89,15 +89,16 @@ class Bf16(_Exact):
     ) -> np.ndarray:
         """Decode the bodies of k documents into ``(Σ n_mem, dim)`` float32."""
         bits = join(bodies, n_mem, dim, n_mem * dim * 2).view("<u2").astype(np.uint32)
-        # In place: a second array of this size costs several times the shift.
+        # In place, because allocating a second array of this size takes several times as long as the shift.
         np.left_shift(bits, 16, out=bits)
         return bits.view(np.float32).reshape(-1, dim)
 
 
 class Bf16z(_Exact):
-    """The values of ``bf16``: sign and mantissa as they are, the exponents in one zstd frame a document.
+    """Codec that stores the values of ``bf16`` in less space: exponents go into a zstd frame.
 
-    Mantissas are as good as random; exponents of a corpus are few, and Huffman coding takes them to about 3 bits.
+    Signs and mantissas are stored as they are, because they are as good as random. A corpus has few different
+    exponents, so Huffman coding needs about 3 bits for one.
     """
 
     name = "bf16z"
@@ -110,14 +111,14 @@ class Bf16z(_Exact):
         lengths: Sequence[int],
         calibration: Calibration | None,  # noqa: ARG002
     ) -> Sequence[bytes | None]:
-        """Encode the memory of k documents."""
+        """Encode the memory of k documents, as `Codec.encode` says."""
         halves = to_bf16(values)
         exponents, rest = np.empty(halves.shape, np.uint8), np.empty(halves.shape, np.uint8)
         for part in chunks(halves):
             bits = halves[part]
             exponents[part] = (bits >> 7).astype(np.uint8)
             rest[part] = bits & 0x7F | (bits >> 8) & 0x80
-        # Made here, since threads may not share one.
+        # Made here because threads must not share a compressor.
         compressor = zstandard.ZstdCompressor(compression_params=_ZSTD)
         plain, packed = _split(rest, lengths), _split(exponents, lengths)
         return [each + compressor.compress(frame) for each, frame in zip(plain, packed, strict=True)]
@@ -138,7 +139,7 @@ class Bf16z(_Exact):
             frame = body[size:]
             try:
                 if zstandard.frame_content_size(frame) != size:
-                    raise CorruptStoreError(f"a payload's exponents are not the {size} that its header says.")
+                    raise CorruptStoreError(f"a payload does not hold the {size} exponents that its header says.")
                 frames.append(decompressor.decompress(frame))
             except zstandard.ZstdError as error:
                 raise CorruptStoreError(f"a payload's exponents cannot be decompressed: {error}.") from None
@@ -156,7 +157,7 @@ class Bf16z(_Exact):
 
 
 def to_bf16(values: np.ndarray) -> np.ndarray:
-    """The upper halves, little-endian uint16, of float32 rounded to nearest, ties to even; NaN stays NaN."""
+    """Round float32 to bfloat16, ties to even, and return the bits as little-endian uint16; NaN stays NaN."""
     every = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     halves = np.empty(every.shape, "<u2")
     for part in chunks(every):
@@ -168,12 +169,12 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
         rounded >>= 16
         halves[part] = rounded
     if (strange := np.isnan(values)).any():
-        # Rounding could carry a NaN into infinity or zero; its quiet bit keeps it one.
+        # Rounding could carry a NaN into infinity or zero; with the quiet bit set it stays NaN.
         halves[strange] = (every[strange] >> 16) | 0x40
     return halves
 
 
 def _split(rows: np.ndarray, lengths: Sequence[int]) -> list[bytes]:
-    """The bytes of each document's rows."""
+    """Return the bytes of each document's rows."""
     ends = np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()
     return [rows[end - n : end].tobytes() for end, n in zip(ends, lengths, strict=True)]

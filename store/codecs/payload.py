@@ -1,20 +1,20 @@
 """The payload record: the memory of one document as self-describing, self-checking bytes.
 
-Little-endian, a header of 24 bytes and a body that the codec defines::
+A record is little-endian. It has a header of 24 bytes and a body that the codec defines::
 
     offset  size
      0      2     magic, "pi"
      2      1     version of this record, 1
      3      1     codec id
-     4      4     n_mem, memory tokens
+     4      4     n_mem, number of memory tokens
      8      4     dim, width of a memory embedding
     12      4     length of the body in bytes
-    16      4     document: low 32 bits of XXH3-64 of the id in UTF-8
+    16      4     document hash: low 32 bits of XXH3-64 of the id in UTF-8
     20      4     CRC-32 (zlib's) of bytes 0-19 and the body
     24      …     body
 
-All counts have 32 bits, because a book has more than 65,535 memory tokens and must not be lost; that is eight bytes in
-about nine thousand. The document's hash tells a payload that landed in another row from one that is damaged.
+Counts have 32 bits, because a book has more than 65,535 memory tokens and must not be lost. Against 16 bits that costs
+eight bytes in about nine thousand. The document hash exposes a whole payload that is in another document's row.
 """
 
 import struct
@@ -26,13 +26,14 @@ import numpy as np
 import xxhash
 
 from ...errors import CorruptStoreError, StoreError
-from . import REFERENCE_BYTES, Codec, codec_by_id, codec_by_name, is_calibrated
-from .calibration import Calibration
+from .calibration import REFERENCE_BYTES, Calibration
+from .codec import Codec
+from .registry import codec_by_id, codec_by_name, is_calibrated
 
 MAGIC = b"pi"
 RECORD_VERSION = 1
 CODEC_OFFSET = 3
-# Far beyond any model, and small enough that sizes computed from it cannot overflow.
+# Largest width of a memory embedding: far beyond any model, and too small for sizes computed from it to overflow.
 MAX_DIM = 1 << 20
 
 _CHECKED = struct.Struct("<2sBBIIII")
@@ -42,7 +43,7 @@ _IDENTITY = struct.Struct("<2sB9xII")
 
 
 class Header(NamedTuple):
-    """What a record says of itself."""
+    """The fields of a record's header, less magic, version and checksum."""
 
     codec_id: int
     n_mem: int
@@ -52,13 +53,13 @@ class Header(NamedTuple):
 
 
 class Latents(NamedTuple):
-    """Records of one codec and calibration, decoded as far as look-up and scales go.
+    """The latents of k records that have the same codec and calibration.
 
     Attributes:
-        values: all latents in order, ``(Σ n_mem, m)`` float32.
-        lengths: memory tokens of each record, ``(k,)`` int64.
-        codec: of all of them.
-        calibration: of all of them; None for a codec that has none.
+        values: latents of all records in order, ``(Σ n_mem, m)`` float32.
+        lengths: number of memory tokens of each record, ``(k,)`` int64.
+        codec: codec of the records.
+        calibration: calibration of the records; None for a codec that has none.
     """
 
     values: np.ndarray
@@ -68,17 +69,17 @@ class Latents(NamedTuple):
 
 
 Calibrations = Callable[[int], Calibration]
-"""Finds the calibration that payloads refer to by a number; what it raises is raised."""
+"""Function that returns the calibration with a reference. Its exceptions reach the caller."""
 
 
 def encode(doc_id: str, values: np.ndarray, codec: Codec, calibration: Calibration | None = None) -> bytes:
-    """Make the record of one document.
+    """Return the record of one document.
 
     Args:
-        doc_id: the document's id.
-        values: its memory, ``(n_mem, dim)``, converted to float32.
-        codec: how to store it; a document that would lose too much is stored by a better one.
-        calibration: for codecs that need one.
+        doc_id: id of the document.
+        values: memory of the document, ``(n_mem, dim)``, converted to float32.
+        codec: codec to use; a document that would lose too much is stored by the fallback codec.
+        calibration: the codec's calibration, if it needs one.
 
     Raises:
         ValueError: ``values`` does not have two dimensions, or the codec needs a calibration.
@@ -96,14 +97,14 @@ def encode_batch(
     codec: Codec,
     calibration: Calibration | None = None,
 ) -> list[bytes]:
-    """Make the records of k documents.
+    """Return the records of k documents.
 
     Args:
-        doc_ids: their ids, k.
-        values: all memory in order, ``(Σ n_mem, dim)``, converted to float32.
-        lengths: memory tokens of each, k.
-        codec: how to store them; documents that would lose too much are stored by a better one (``Codec.fallback``).
-        calibration: for codecs that need one.
+        doc_ids: ids of the documents, k of them.
+        values: memory of all documents in order, ``(Σ n_mem, dim)``, converted to float32.
+        lengths: number of memory tokens of each document, k of them.
+        codec: codec to use; documents that would lose too much are stored by ``Codec.fallback``.
+        calibration: the codec's calibration, if it needs one.
 
     Raises:
         ValueError: the arguments do not fit together, or the codec needs a calibration.
@@ -131,16 +132,16 @@ def encode_batch(
 
 
 def decode(payload: bytes, doc_id: str | None = None, calibrations: Calibrations | None = None) -> np.ndarray:
-    """The memory of one record, ``(n_mem, dim)`` float32.
+    """Return the memory in one record, ``(n_mem, dim)`` float32.
 
     Args:
         payload: the record.
-        doc_id: whose it should be; None does not check.
-        calibrations: finds the calibration that it refers to, if it does.
+        doc_id: id of the document that the record should belong to; None skips this check.
+        calibrations: function that returns the calibration that the record refers to.
 
     Raises:
-        CorruptStoreError: it is not a whole and undamaged record of that document.
-        StoreError: it needs a calibration that is not to be had.
+        CorruptStoreError: the payload is not a whole and undamaged record of that document.
+        StoreError: the calibration that the record refers to is not available.
     """
     values, _ = decode_batch([payload], None if doc_id is None else [doc_id], calibrations)
     return values
@@ -149,19 +150,20 @@ def decode(payload: bytes, doc_id: str | None = None, calibrations: Calibrations
 def decode_batch(
     payloads: Sequence[bytes], doc_ids: Sequence[str] | None = None, calibrations: Calibrations | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The memory of k records as one ragged batch.
+    """Return the memory in k records as one ragged batch.
 
     Args:
         payloads: the records, in any mix of codecs.
-        doc_ids: whose they should be, in the same order; None does not check.
-        calibrations: finds the calibrations that they refer to.
+        doc_ids: ids of the documents that the records should belong to, in the same order; None skips this check.
+        calibrations: function that returns the calibrations that the records refer to.
 
     Returns:
-        values ``(Σ n_mem, dim)`` float32 and lengths ``(k,)`` int64. No records give ``(0, 0)`` and ``(0,)``.
+        Values ``(Σ n_mem, dim)`` float32 and lengths ``(k,)`` int64. Without records their shapes are ``(0, 0)`` and
+        ``(0,)``.
 
     Raises:
-        CorruptStoreError: one is not a whole and undamaged record of its document, or widths differ.
-        StoreError: one needs a calibration that is not to be had.
+        CorruptStoreError: a payload is not a whole and undamaged record of its document, or the widths differ.
+        StoreError: a calibration that a record refers to is not available.
     """
     if not payloads:
         return np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
@@ -178,19 +180,19 @@ def decode_batch(
 def decode_latents(
     payloads: Sequence[bytes], doc_ids: Sequence[str] | None = None, calibrations: Calibrations | None = None
 ) -> Latents | None:
-    """The latents of k records, at least one, if all have one codec and calibration; else None.
+    """Return the latents of k records, at least one; None if their codecs or calibrations differ.
 
-    Arguments and errors are those of decode_batch.
+    Arguments and errors are those of ``decode_batch``.
     """
     records = _checked(payloads, doc_ids)
     return _latents(records, calibrations) if len(np.unique(records.kinds)) == 1 else None
 
 
 def read_header(payload: bytes) -> Header:
-    """Read the header of a record and check what needs no pass over its body.
+    """Read the header of a record, and check everything that needs no pass over the body.
 
     Raises:
-        CorruptStoreError: it is no record, is cut short, or is of a newer version.
+        CorruptStoreError: the payload is not a record, is cut short, or has a newer version.
     """
     if len(payload) < HEADER_BYTES:
         raise CorruptStoreError(f"a payload has {len(payload)} bytes, less than its header of {HEADER_BYTES}.")
@@ -198,13 +200,15 @@ def read_header(payload: bytes) -> Header:
     if magic != MAGIC:
         raise CorruptStoreError(f"a payload begins with {magic!r}, not {MAGIC!r}.")
     if version != RECORD_VERSION:
-        raise CorruptStoreError(f"a payload has version {version}; this version reads {RECORD_VERSION}.")
+        raise CorruptStoreError(
+            f"a payload has version {version}, and this version of pisco-index reads version {RECORD_VERSION}."
+        )
     header = Header(*fields)
     if len(payload) != HEADER_BYTES + header.body_bytes:
         raise CorruptStoreError(
-            f"a payload has {len(payload) - HEADER_BYTES} bytes of body; its header says {header.body_bytes}."
+            f"a payload has a body of {len(payload) - HEADER_BYTES} bytes, and its header says {header.body_bytes}."
         )
-    # Every codec spends a byte or more on a vector.
+    # Every codec spends at least a byte on a vector.
     if header.dim > MAX_DIM or header.n_mem > header.body_bytes:
         raise CorruptStoreError(
             f"a payload body of {header.body_bytes} bytes cannot hold {header.n_mem} memory tokens of width "
@@ -214,7 +218,7 @@ def read_header(payload: bytes) -> Header:
 
 
 def is_record_of(payload: bytes, doc_id: str) -> bool:
-    """Whether bytes look like the record of a document: by magic, version, length and the document's hash."""
+    """Return True if bytes look like the record of a document, judged by magic, version, length and document hash."""
     if len(payload) < HEADER_BYTES:
         return False
     magic, version, body_bytes, doc_hash = _IDENTITY.unpack_from(payload)
@@ -245,10 +249,10 @@ class _Records(NamedTuple):
     """k records that passed their checks.
 
     Attributes:
-        bodies: of each.
-        lengths: memory tokens of each, ``(k,)`` int64.
-        kinds: codec id of each, times 2³², plus its calibration's reference, ``(k,)`` int64.
-        dim: width of all of them.
+        bodies: bodies of the records.
+        lengths: number of memory tokens of each record, ``(k,)`` int64.
+        kinds: codec id of each record times 2³², plus the reference of its calibration, ``(k,)`` int64.
+        dim: width of the memory in all records.
     """
 
     bodies: list[memoryview]

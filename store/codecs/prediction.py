@@ -1,4 +1,4 @@
-"""What a codec will make of a corpus: tried on a sample of its memory before a build begins."""
+"""Predict what a codec costs and loses, by trying it on a sample of a corpus's memory before a build begins."""
 
 import math
 from collections.abc import Sequence
@@ -6,29 +6,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import Codec, is_calibrated
 from .calibration import Calibration, fit_channels
+from .codec import Codec
 from .payload import CODEC_OFFSET, decode_batch, encode_batch
+from .registry import is_calibrated
 
-# The decoder's divergence was this much of the normalised error for calibrated codecs, while that was below -12 dB.
+# Measured with calibrated codecs: the divergence of the decoder was between these multiples of the normalised error, as
+# long as that was below -12 dB.
 _KL_OF_ERROR = (0.4, 0.9)
 _KL_HOLDS_BELOW_DB = -12.0
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a codec costs and loses.
+    """The cost and the loss of a codec, measured on a sample.
 
     Attributes:
-        codec: its name.
-        vectors: of the sample that it was tried on.
-        bits_per_value: of the payloads, headers included.
-        error_db: normalised error (each channel's squared error over its variance, mean over all) in decibels; None for
-            no error at all, or where the sample is too small to tell.
-        lossy: whether the codec loses anything of memory that was computed in bfloat16.
-        kl: estimate of the divergence of the decoder's distribution over the next token, in nats: lowest and highest;
-            None where there is no ground for one.
-        fallbacks: share of the sample's documents that are stored by a codec that keeps more.
+        codec: name of the codec.
+        vectors: number of vectors in the sample.
+        bits_per_value: size of the payloads per value, headers included.
+        error_db: normalised error in decibels (each channel's squared error over its variance, averaged over the
+            channels); None if there is no error at all, or if the sample is too small to tell.
+        lossy: True if the codec loses something of memory that was computed in bfloat16.
+        kl: estimated divergence of the decoder's next-token distribution in nats, as lowest and highest value; None if
+            the error gives no basis for an estimate.
+        fallbacks: share of the sample's documents that fell back to a codec that keeps more.
     """
 
     codec: str
@@ -48,14 +50,14 @@ def predict(
     *,
     is_enough: bool = True,
 ) -> Prediction:
-    """Encode and decode a sample.
+    """Encode and decode a sample, and measure what that costs and loses.
 
     Args:
-        codec: what to try.
+        codec: the codec to try.
         values: memory of the sample's documents, ``(Σ n_mem, dim)``.
-        lengths: memory tokens of each document.
-        calibration: of the codec.
-        is_enough: whether a calibration fitted to this sample holds for others too; else no error is told.
+        lengths: number of memory tokens of each document.
+        calibration: the codec's calibration.
+        is_enough: False if the sample is too small for its calibration to suit other documents; no error is given then.
     """
     values = np.asarray(values, np.float32)
     names = [""] * len(lengths)
@@ -81,9 +83,10 @@ def predict(
 
 
 def normalised_error_db(values: np.ndarray, decoded: np.ndarray) -> float | None:
-    """Squared error of each channel over its variance, mean over all, in decibels; None for no error.
+    """Return the normalised error of decoded memory in decibels; None if there is no error.
 
-    Both are ``(n, dim)``; vectors that hold what is no number do not count.
+    The error is each channel's squared error over its variance, averaged over the channels. Both arrays are
+    ``(n, dim)``. Vectors with NaN or infinity are ignored.
     """
     finite = np.isfinite(values).all(axis=1)
     std = fit_channels(values).std

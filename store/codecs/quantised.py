@@ -1,7 +1,7 @@
-"""The calibrated codecs: normalised memory in 8, 4, 3 or 2 bits a value.
+"""The calibrated codecs: normalised memory in 8, 4, 3 or 2 bits per value.
 
-Every body begins with the reference of its calibration (u32), then a scale for each vector (fp16), then the vectors'
-rows of packed numbers.
+A body has the reference of its calibration (u32), then a scale for each vector (fp16), then a row of packed numbers for
+each vector.
 """
 
 from abc import ABC, abstractmethod
@@ -12,24 +12,24 @@ from itertools import pairwise
 import numpy as np
 
 from .bits import pack, packed_bytes, unpack
-from .calibration import Calibration, fit_channels, fit_rotation, fit_transform
+from .calibration import REFERENCE_BYTES, Calibration, fit_channels, fit_rotation, fit_transform
 from .codec import chunks, error_of_documents, join
 from .rotation import rotate, rotate_back
 
-REFERENCE_BYTES = 4
 _SCALE = np.dtype("<f2")
-# Enough vectors for means and deviations to within some hundredths, which the vectors' own scales make up for.
+# Vectors in a sample for means and standard deviations. With this many they are right to within a few percent, and the
+# scale of each vector makes up for the rest.
 _CHANNEL_VECTORS = 1024
-# Numbers are quantised by look-up in steps of 1 / 512 of a standard deviation up to 8 of them.
+# The look-up table for quantising has 512 steps per standard deviation and reaches 8 deviations to either side.
 _STEPS, _REACH = 512, 8
 
 
 class _Quantised(ABC):
-    """What the calibrated codecs share.
+    """Base of the calibrated codecs.
 
     Attributes:
-        bound: greatest error of a document that it takes, mean over its normalised values.
-        needs: arrays of a calibration beside means and deviations.
+        bound: largest error of a document that the codec accepts, averaged over its normalised values.
+        needs: names of the arrays of a calibration, apart from ``mean`` and ``std``, that decoding requires.
     """
 
     bound: float
@@ -37,7 +37,7 @@ class _Quantised(ABC):
 
     @abstractmethod
     def _row_bytes(self, dim: int, calibration: Calibration) -> int:
-        """Bytes of a vector's packed numbers."""
+        """Return the size of a vector's packed numbers in bytes."""
 
     def _bodies(
         self,
@@ -47,20 +47,20 @@ class _Quantised(ABC):
         errors: np.ndarray,
         lengths: Sequence[int],
     ) -> Sequence[bytes | None]:
-        """Put bodies together, for the documents that do not lose too much."""
+        """Return the bodies of the documents; None for a document whose error is above the bound."""
         reference = calibration.reference.to_bytes(REFERENCE_BYTES, "little")
         ends = np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()
-        # A comparison that an error that is no number fails too.
+        # An error that is NaN fails this comparison too.
         taken = (error_of_documents(errors, lengths) <= self.bound).tolist()
         return [
-            reference + scales[end - n : end].tobytes() + rows[end - n : end].tobytes() if whether else None
-            for end, n, whether in zip(ends, lengths, taken, strict=True)
+            reference + scales[end - n : end].tobytes() + rows[end - n : end].tobytes() if is_taken else None
+            for end, n, is_taken in zip(ends, lengths, taken, strict=True)
         ]
 
     def _parts(
         self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scales ``(Σ n_mem, 1)`` float32 and packed rows ``(Σ n_mem, bytes)`` of bodies."""
+        """Split bodies into scales ``(Σ n_mem, 1)`` float32 and packed rows ``(Σ n_mem, bytes)``."""
         row_bytes = self._row_bytes(dim, calibration)
         begins = (REFERENCE_BYTES + n_mem * _SCALE.itemsize).tolist()
         heads = [body[REFERENCE_BYTES:begin] for body, begin in zip(bodies, begins, strict=True)]
@@ -70,27 +70,27 @@ class _Quantised(ABC):
 
 
 class Int8(_Quantised):
-    """Normalised memory in steps of a 127th of the largest number of its vector."""
+    """Codec that stores normalised memory as whole multiples of a 127th of the largest number in each vector."""
 
     name = "int8"
     codec_id = 4
     fallback: str | None = "bf16"
     fidelity = 3
-    # -30 dB: an ordinary document has about -42.
+    # -30 dB. The error of an ordinary document is about -42 dB.
     bound = 1e-3
 
     def sample_vectors(self, dim: int) -> int:  # noqa: ARG002
-        """Enough for the channels' means and standard deviations."""
+        """Return the sample size for means and standard deviations of the channels."""
         return _CHANNEL_VECTORS
 
     def calibrate(self, sample: np.ndarray) -> Calibration:
-        """The channels' means and standard deviations."""
+        """Fit the means and standard deviations of the channels."""
         return fit_channels(sample)
 
     def encode(
         self, values: np.ndarray, lengths: Sequence[int], calibration: Calibration | None
     ) -> Sequence[bytes | None]:
-        """Encode the memory of k documents."""
+        """Encode the memory of k documents, as `Codec.encode` says."""
         assert calibration is not None
         codes = np.empty(values.shape, np.int8)
         scales = np.empty(len(values), _SCALE)
@@ -98,19 +98,19 @@ class Int8(_Quantised):
             for part in chunks(values):
                 normalised = calibration.normalise(values[part])
                 peaks = np.maximum(normalised.max(axis=1), -normalised.min(axis=1))
-                # Up to the next fp16, so that no number passes 127.
+                # Rounded up to the next fp16, so that no number exceeds 127.
                 stored = np.nextafter((peaks / 127).astype(_SCALE), _SCALE.type(np.inf))
                 scales[part] = np.where(peaks == 0, _SCALE.type(0), stored)
                 normalised *= (1 / stored.astype(np.float32))[:, None]
                 codes[part] = np.rint(normalised, out=normalised)
-            # Of a number rounded to steps of s the mean squared error is s²/12.
+            # Rounding to steps of s has the mean squared error s²/12.
             errors = scales.astype(np.float64) ** 2 / 12
         return self._bodies(calibration, scales, codes, errors, lengths)
 
     def latents(
         self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration | None
     ) -> np.ndarray:
-        """Normalised memory ``(Σ n_mem, dim)``."""
+        """Decode the bodies of k documents to normalised memory ``(Σ n_mem, dim)``."""
         assert calibration is not None
         scales, rows = self._parts(bodies, n_mem, dim, calibration)
         latents = rows.view(np.int8).astype(np.float32)
@@ -118,12 +118,12 @@ class Int8(_Quantised):
         return latents
 
     def restore(self, latents: np.ndarray, calibration: Calibration | None) -> np.ndarray:
-        """Undo the normalisation."""
+        """Undo the normalisation of latents ``(n, dim)``."""
         assert calibration is not None
         return calibration.denormalise(latents)
 
     def inverse(self, calibration: Calibration | None) -> tuple[np.ndarray, np.ndarray]:
-        """The standard deviations on a diagonal, and the means."""
+        """Return a diagonal matrix of the standard deviations, and the means."""
         assert calibration is not None
         return np.diag(calibration.std), calibration.mean
 
@@ -132,29 +132,32 @@ class Int8(_Quantised):
 
 
 class Int4(_Quantised):
-    """Normalised memory, rotated so that its numbers are near normally distributed, in Lloyd's and Max's 16 levels."""
+    """Codec that stores normalised and rotated memory in the 16 levels of Lloyd and Max.
+
+    The rotation makes the numbers nearly normally distributed, which these levels suit best.
+    """
 
     name = "int4"
     codec_id = 5
     fallback: str | None = "int8"
     fidelity = 2
-    # -16 dB: an ordinary document has about -20.
+    # -16 dB. The error of an ordinary document is about -20 dB.
     bound = 10**-1.6
     needs: tuple[str, ...] = ("signs", "levels")
     _BITS = 4
 
     def sample_vectors(self, dim: int) -> int:  # noqa: ARG002
-        """Enough for the channels' means and standard deviations."""
+        """Return the sample size for means and standard deviations of the channels."""
         return _CHANNEL_VECTORS
 
     def calibrate(self, sample: np.ndarray) -> Calibration:
-        """The channels, random signs and the levels."""
+        """Fit the channels, and choose random signs."""
         return fit_rotation(sample)
 
     def encode(
         self, values: np.ndarray, lengths: Sequence[int], calibration: Calibration | None
     ) -> Sequence[bytes | None]:
-        """Encode the memory of k documents."""
+        """Encode the memory of k documents, as `Codec.encode` says."""
         assert calibration is not None
         assert calibration.signs is not None
         levels = calibration.levels_of(self._BITS)
@@ -170,7 +173,7 @@ class Int4(_Quantised):
                 rotated *= np.where(root > 0, 1 / root, 0)[:, None]
                 codes = _nearest(rotated, levels)
                 taken = levels.take(codes, mode="clip")
-                # The scale that makes the levels lie nearest, which is a little less than the root mean square.
+                # The scale with the smallest error, which is a little less than the root mean square.
                 both = np.einsum("ij,ij->i", rotated, taken)
                 norm = np.einsum("ij,ij->i", taken, taken)
                 scales[part] = root * both / norm
@@ -183,24 +186,24 @@ class Int4(_Quantised):
     def latents(
         self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration | None
     ) -> np.ndarray:
-        """Normalised and rotated memory ``(Σ n_mem, dim)``."""
+        """Decode the bodies of k documents to normalised and rotated memory ``(Σ n_mem, dim)``."""
         assert calibration is not None
         scales, rows = self._parts(bodies, n_mem, dim, calibration)
         levels = calibration.levels_of(self._BITS)
-        # One look-up a byte gives both of its numbers.
+        # One look-up gives both numbers in a byte.
         pairs = np.stack([np.tile(levels, 16), np.repeat(levels, 16)], axis=1).view(np.uint64).ravel()
         latents = pairs.take(rows, mode="clip").view(np.float32)[:, :dim]
         latents *= scales
         return latents
 
     def restore(self, latents: np.ndarray, calibration: Calibration | None) -> np.ndarray:
-        """Rotate back, and undo the normalisation."""
+        """Rotate latents ``(n, dim)`` back, and undo the normalisation."""
         assert calibration is not None
         assert calibration.signs is not None
         return calibration.denormalise(rotate_back(latents, calibration.signs.astype(np.float32)))
 
     def inverse(self, calibration: Calibration | None) -> tuple[np.ndarray, np.ndarray]:
-        """The rotation back, times the standard deviations; and the means."""
+        """Return the matrix that rotates back and multiplies by the standard deviations, and the means."""
         assert calibration is not None
         assert calibration.signs is not None
         identity = np.eye(calibration.dim, dtype=np.float32)
@@ -211,13 +214,15 @@ class Int4(_Quantised):
 
 
 class Klt(_Quantised):
-    """Normalised memory in the basis of its Karhunen-Loève transform, more bits where it varies more.
+    """Codec that stores normalised memory in the basis of its Karhunen-Loève transform.
+
+    Numbers that vary more get more bits.
 
     Args:
-        codec_id: its number.
-        bits: that a value takes, on average.
-        bound: greatest error of a document.
-        fidelity: its place among the codecs.
+        codec_id: number of the codec.
+        bits: number of bits per value, on average.
+        bound: largest error of a document that the codec accepts.
+        fidelity: rank of the codec by how much of the memory it keeps.
     """
 
     fallback: str | None = "int8"
@@ -231,17 +236,17 @@ class Klt(_Quantised):
         self._bits = bits
 
     def sample_vectors(self, dim: int) -> int:
-        """Enough for a covariance that other vectors have too."""
+        """Return the sample size for a covariance that holds for other vectors too."""
         return max(16 * dim, _CHANNEL_VECTORS)
 
     def calibrate(self, sample: np.ndarray) -> Calibration:
-        """The channels, the transform, the widths and the levels."""
+        """Fit the channels, the transform and the widths of its numbers."""
         return fit_transform(sample, self._bits)
 
     def encode(
         self, values: np.ndarray, lengths: Sequence[int], calibration: Calibration | None
     ) -> Sequence[bytes | None]:
-        """Encode the memory of k documents."""
+        """Encode the memory of k documents, as `Codec.encode` says."""
         assert calibration is not None
         assert calibration.transform is not None
         dim = max(values.shape[1], 1)
@@ -275,7 +280,7 @@ class Klt(_Quantised):
     def latents(
         self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration | None
     ) -> np.ndarray:
-        """Coefficients of the transform ``(Σ n_mem, m)``."""
+        """Decode the bodies of k documents to coefficients of the transform ``(Σ n_mem, m)``."""
         assert calibration is not None
         assert calibration.widths is not None
         scales, rows = self._parts(bodies, n_mem, dim, calibration)
@@ -290,13 +295,13 @@ class Klt(_Quantised):
         return latents
 
     def restore(self, latents: np.ndarray, calibration: Calibration | None) -> np.ndarray:
-        """Apply the transform, and undo the normalisation."""
+        """Apply the transform to latents ``(n, m)``, and undo the normalisation."""
         assert calibration is not None
         assert calibration.transform is not None
         return calibration.denormalise(latents @ calibration.transform)
 
     def inverse(self, calibration: Calibration | None) -> tuple[np.ndarray, np.ndarray]:
-        """The transform, times the standard deviations; and the means."""
+        """Return the transform times the standard deviations, and the means."""
         assert calibration is not None
         assert calibration.transform is not None
         return calibration.transform * calibration.std, calibration.mean
@@ -306,7 +311,7 @@ class Klt(_Quantised):
 
 
 def _groups(calibration: Calibration) -> list[tuple[int, slice]]:
-    """Widths that occur, falling, each with the numbers that have it."""
+    """Return the widths that occur, descending, each with the slice of the numbers that have it."""
     widths = calibration.widths
     assert widths is not None
     begins = [0, *(np.flatnonzero(np.diff(widths.astype(np.int16))) + 1).tolist(), len(widths)]
@@ -314,9 +319,9 @@ def _groups(calibration: Calibration) -> list[tuple[int, slice]]:
 
 
 def _nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """For each value the number of the level nearest to it, uint8, up to the step of the look-up table.
+    """Return for each value the number of the nearest level, uint8, to within a step of the look-up table.
 
-    Values are at most as large as the root of their vector's length; what is no number gets some level.
+    A value is at most as large as the root of its vector's length. NaN gets any level.
     """
     places = values * np.float32(_STEPS)
     places += np.float32(_REACH * _STEPS)

@@ -1,7 +1,8 @@
-"""An orthonormal rotation that spreads every channel over all others, of any width, in few operations.
+"""A fast orthonormal rotation, for any width, that spreads every channel over all channels.
 
-For the width ``dim = m × b``, b the largest power of two that divides it, it is the Kronecker product of the DCT-II
-matrix of m and the Hadamard matrix of b, both orthonormal, after a change of some channels' signs.
+Let ``dim = m × b``, where b is the largest power of two that divides the width. The rotation first changes the signs of
+some channels. Then it multiplies by the Kronecker product of the DCT-II matrix of order m and the Hadamard matrix of
+order b, both orthonormal.
 """
 
 from functools import cache
@@ -10,12 +11,12 @@ import numpy as np
 
 
 def rotate(values: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """Rotate the rows of ``(n, dim)`` float32; signs are 1 or -1, ``(dim,)``."""
+    """Rotate the rows of ``(n, dim)`` float32. The signs ``(dim,)`` are 1 or -1."""
     return _apply(values * signs, forward=True)
 
 
 def rotate_back(rotated: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """The opposite of rotate."""
+    """Undo ``rotate``: return the rows ``(n, dim)`` as they were."""
     restored = _apply(rotated, forward=False)
     restored *= signs
     return restored
@@ -26,7 +27,7 @@ def _apply(values: np.ndarray, *, forward: bool) -> np.ndarray:
     if not rows:
         return values
     dct, left, right = _factors(dim)
-    # H_b is the product of two smaller ones: two small products cost far less than one with H_b.
+    # The Hadamard matrix of b is the Kronecker product of two smaller ones, and two small products cost far less.
     shaped = values.reshape(-1, len(right)) @ right
     if len(left) > 1:
         shaped = np.matmul(left, shaped.reshape(-1, len(left), len(right)))
@@ -42,7 +43,7 @@ def _factors(dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _hadamard(power: int) -> np.ndarray:
-    """Sylvester's matrix of the order 2 ** power, orthonormal and symmetric."""
+    """Return Sylvester's matrix of order 2 ** power, orthonormal and symmetric."""
     matrix = np.ones((1, 1))
     for _ in range(power):
         matrix = np.block([[matrix, matrix], [matrix, -matrix]]) / np.sqrt(2)

@@ -1,4 +1,7 @@
-"""Where id maps are kept: a file for each set of data files, in a hidden folder of the store or in the user's cache."""
+"""Keep id maps in files, so that they need not be made again.
+
+There is one file for each set of data files, in a hidden folder of the store or else in the user's cache.
+"""
 
 import hashlib
 import secrets
@@ -19,26 +22,28 @@ from platformdirs import user_cache_path
 
 from ...errors import CorruptStoreError
 from ..table.addresses import MEMORY, local_folder
-from ..table.direct import pages_of
 from ..table.failures import lance_errors
+from ..table.pages import payload_pages
 from ..table.rows import read_rows
 from .idmap import Bytes, DamagedMapError, IdMap, Segment, encode_map, extend, hashes_of
 
 CACHE_FOLDER = ".pisco-index"
+"""Name of the hidden folder for id maps in a store."""
 
 _SUFFIX = ".idmap"
 _TEMPORARY = ".tmp"
-# The newest, and the one before for readers that have stayed on it.
+# Maps that stay in a folder: the newest, and the one before it for readers that still have the older version open.
 _KEPT = 2
+# Age of a temporary file whose process must have died: writing a map takes seconds.
 _ABANDONED_S = 3600
 
 
 def named_fragments(table: lance.LanceDataset) -> dict[str, LanceFragment]:
-    """The fragments of a version, each under a name that stands for its data files."""
+    """Return the fragments of a version by names that stand for their data files."""
     named: dict[str, LanceFragment] = {}
     for fragment in table.get_fragments():
         name = _name(fragment.metadata)
-        # Data files that are in the table twice are two fragments all the same.
+        # A table can contain the same data files twice, as two fragments.
         while name in named:
             name += "+"
         named[name] = fragment
@@ -46,15 +51,15 @@ def named_fragments(table: lance.LanceDataset) -> dict[str, LanceFragment]:
 
 
 def open_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment]) -> IdMap:
-    """The id map of a version: one that is kept, or else one made with the help of those that are, and kept.
+    """Return the id map of a version: the cached one, or a new one that extends the best cached one and is cached too.
 
     Args:
         uri: resolved address of the store.
-        table: ``memory`` at that version.
-        fragments: of that version, by name.
+        table: the table ``memory``, at that version.
+        fragments: fragments of that version, by name.
 
     Raises:
-        CorruptStoreError: the ids that Lance gives are not those of the rows.
+        CorruptStoreError: the ids that Lance returns do not match the rows.
         StoreError: the ids cannot be read.
     """
     file_name = _file_name(fragments)
@@ -72,10 +77,10 @@ def open_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceF
 
 
 def remake_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment]) -> IdMap:
-    """The id map of a version, made from its ids alone and held in memory: for when a kept one is found damaged.
+    """Return the id map of a version, made from nothing but its ids and held in memory, to replace a damaged map.
 
     Raises:
-        CorruptStoreError: the ids that Lance gives are not those of the rows.
+        CorruptStoreError: the ids that Lance returns do not match the rows.
         StoreError: the ids cannot be read.
     """
     pieces = _make(uri, table, fragments, None)
@@ -86,13 +91,13 @@ def remake_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, Lanc
 def _make(
     uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment], base: IdMap | None
 ) -> list[Bytes]:
-    """The bytes of a map: what a base knows of these fragments, and the rows of the others."""
+    """Return the bytes of a map that takes known fragments from a base, and reads the rows of the other fragments."""
     known = set() if base is None else {segment.key for segment in base.segments}
     added = {name: fragment for name, fragment in fragments.items() if name not in known}
     payload = next(field.id() for field in table.lance_schema.fields() if field.name() == "payload")
     segments = [
-        # The number of rows in the metadata may be lacking; Lance then looks into the file.
-        Segment(name, rows, pages_of(uri, MEMORY, replace(fragment.metadata, physical_rows=rows), payload))
+        # The metadata can lack the number of rows; physical_rows of the fragment then reads it from the file.
+        Segment(name, rows, payload_pages(uri, MEMORY, replace(fragment.metadata, physical_rows=rows), payload))
         for name, fragment in added.items()
         for rows in [fragment.physical_rows]
     ]
@@ -100,13 +105,13 @@ def _make(
 
 
 def _hashes(uri: str, table: lance.LanceDataset, fragments: list[LanceFragment]) -> np.ndarray:
-    """Hashes of the ids of all rows of fragments, deleted ones included, in the order of the rows."""
+    """Return the hashes of the ids in all rows of fragments, deleted rows included, in the order of the rows."""
     begins = list(accumulate((each.physical_rows for each in fragments), initial=0))
     hashes = np.empty(begins[-1], dtype=np.uint64)
     ends = {each.fragment_id: begin for each, begin in zip(fragments, begins, strict=False)}
     for fragment, batch in read_rows(table, ["doc_id"], fragments=list(ends)):
-        # Of a fragment with deleted rows this is read only to see that it can be: their ids come from a scan alone, in
-        # which damage ends the process.
+        # Only a scan returns the ids of deleted rows, and damage ends the process in a scan. A fragment with deleted
+        # rows is read here first, so that damage raises an error.
         if fragment.metadata.deletion_file is None:
             start = ends[fragment.fragment_id]
             ends[fragment.fragment_id] = end = start + batch.num_rows
@@ -118,7 +123,7 @@ def _hashes(uri: str, table: lance.LanceDataset, fragments: list[LanceFragment])
 
 
 def _scan(uri: str, table: lance.LanceDataset, fragment: LanceFragment, hashes: np.ndarray) -> None:
-    """Hash the ids of all rows of a fragment, deleted ones included, in the order of the rows."""
+    """Hash the ids in all rows of a fragment, deleted rows included, in the order of the rows."""
     expected = np.arange(len(hashes), dtype=np.uint64) + np.uint64(fragment.fragment_id << 32)
     end = 0
     with lance_errors(f"cannot read the document ids of the store at {uri}"):
@@ -133,10 +138,10 @@ def _scan(uri: str, table: lance.LanceDataset, fragment: LanceFragment, hashes: 
         for batch in batches:
             start, end = end, end + batch.num_rows
             if not _are_at(batch.column("_rowaddr"), expected[start:end]):
-                raise CorruptStoreError(f"the store at {uri} gives its document ids in another order than its rows.")
+                raise CorruptStoreError(f"the store at {uri} returns its document ids in another order than its rows.")
             hashes[start:end] = _hashes_of(batch)
     if end != len(hashes):
-        raise CorruptStoreError(f"the store at {uri} has {end} document ids in {len(hashes)} rows.")
+        raise CorruptStoreError(f"the store at {uri} returns {end:,} document ids for {len(hashes):,} rows.")
 
 
 def _hashes_of(batch: pa.RecordBatch) -> np.ndarray:
@@ -144,22 +149,22 @@ def _hashes_of(batch: pa.RecordBatch) -> np.ndarray:
 
 
 def _are_at(addresses: pa.Array, expected: np.ndarray) -> bool:
-    """Whether rows have these addresses; deleted ones have none."""
+    """Return True if the rows that are not deleted have these addresses; deleted rows have no address."""
     live = addresses.is_valid().to_numpy(zero_copy_only=False)
     return len(live) == len(expected) and bool((addresses.fill_null(0).to_numpy() == expected)[live].all())
 
 
 def _folders(uri: str) -> Iterator[Path]:
-    """Where maps of a store may be, the best place first."""
+    """Yield the folders that may hold maps of a store, the preferred one first."""
     store = local_folder(uri)
-    # A link in somebody else's store would lead what is written and tidied up here to any folder.
+    # In a store from somebody else, a link could make this package write and delete files in any folder.
     if store is not None and not (store / CACHE_FOLDER).is_symlink():
         yield store / CACHE_FOLDER
     yield user_cache_path("pisco-index") / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
 
 
 def _name(fragment: FragmentMetadata) -> str:
-    """Says which data files hold the rows of a fragment, and how; data files have random names and never change."""
+    """Return a name for a fragment's data files and columns. Data files have random names and never change."""
     files = [(file.base_id, file.path, file.fields, file.column_indices) for file in fragment.files]
     described = repr((files, fragment.physical_rows, fragment.overlays))
     return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
@@ -174,7 +179,7 @@ def _shared_rows(kept: IdMap, fragments: Mapping[str, Any]) -> int:
 
 
 def _maps_in(folder: Path) -> list[Path]:
-    """Maps in a folder, the newest first."""
+    """Return the maps in a folder, the newest first."""
     try:
         return sorted(folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     except OSError:
@@ -182,21 +187,24 @@ def _maps_in(folder: Path) -> list[Path]:
 
 
 def _load(path: Path) -> IdMap | None:
-    """A map that was kept, or None if there is none that is whole."""
+    """Return the map in a file; None if the file does not hold a whole map."""
     try:
         with path.open("rb") as file:
             mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
         return IdMap(mapped)
-    except (OSError, ValueError, DamagedMapError):  # an empty file is a ValueError
+    except (OSError, ValueError, DamagedMapError):  # ValueError: mmap of an empty file
         return None
 
 
 def _keep(uri: str, file_name: str, pieces: list[Bytes]) -> IdMap | None:
-    """Write a map where that is possible, at once or not at all, and return it from there."""
+    """Write a map to the first folder where that is possible, and return it from there; None if no folder works.
+
+    The file appears as a whole or not at all.
+    """
     store = local_folder(uri)
     for folder in _folders(uri):
         if store is not None and not store.is_dir():
-            continue  # the store was deleted, and its folder must not come back
+            continue  # The store was deleted, and mkdir would bring its folder back.
         temporary = folder / f"{file_name}.{secrets.token_hex(8)}{_TEMPORARY}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -213,10 +221,10 @@ def _keep(uri: str, file_name: str, pieces: list[Bytes]) -> IdMap | None:
 
 
 def _tidy(folder: Path) -> None:
-    """Delete maps of older versions, and what processes that died have left."""
+    """Delete maps of older versions, and temporary files of processes that died."""
     with suppress(OSError):
         abandoned = time.time() - _ABANDONED_S
         old = [path for path in folder.glob(f"*{_TEMPORARY}") if path.stat().st_mtime < abandoned]
         for path in [*_maps_in(folder)[_KEPT:], *old]:
-            with suppress(OSError):  # another process was faster
+            with suppress(OSError):  # Another process was faster.
                 path.unlink()

@@ -1,9 +1,23 @@
-"""Finding rows by document id: a sorted table of hashes that lies in a file as it lies in memory.
+"""The id map, which finds rows by document id: a sorted table of hashes, with the same bytes in a file as in memory.
 
-All rows of the data files are numbered through, file after file: that is a row's *position*. The map knows, for each
-64-bit hash of an id, the positions of the rows with that hash. Positions stay valid as long as the data files do, which
-are immutable; so a map that lacks only new files is extended, and rows that are deleted stay in it: whoever reads looks
-at the deletions of its own version.
+The *position* of a row is its number when the rows of all data files are counted, file after file. The map gives, for
+each 64-bit hash of an id, the positions of the rows with that hash. Data files never change, so positions stay valid,
+and a map that lacks only new files can be extended. Deleted rows stay in the map; readers check the deletions of their
+own version.
+
+A map file is named after its data files: BLAKE2b-128, in hexadecimal, of its segments' keys, sorted and concatenated.
+It is in the byte order of the machine, and each section begins at a multiple of 8 bytes:
+
+- prefix: ``piscoids``; u32 version; u32 CRC-32 of the header; u64 length of the header;
+- header: JSON with ``byteorder``; ``integer``, ``I`` or ``Q`` for integers of 32 or 64 bits; ``bucket_bits`` b;
+  ``checksums``, the CRC-32 of the next section; ``segments``;
+- checksums: u32 for each block of 64 buckets, the CRC-32 of its part of the next three sections;
+- starts: 2^b + 1 integers, the first row of each bucket, then the number of rows;
+- hashes: u64 for each row, ascending: XXH3-64 of the id, with a seed. A bucket holds those with the same upper b bits;
+- positions: an integer for each row.
+
+A segment is one fragment, ``[key, rows, pages]``. Its key is a hash of its data files' names and column layout, its
+pages are the fields of ``PayloadPage``.
 """
 
 import json
@@ -19,15 +33,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from ..table.direct import Integer, Page
+from ..table.pages import Integer, PayloadPage
 
 MAGIC = b"piscoids"
 MAP_VERSION = 1
 
-# Not the hash in a payload's header, so that the two together tell ids apart by 96 bits.
+# Seed of the hash. It makes the hash independent of the one in a payload's header, so that both together distinguish
+# ids by 96 bits.
 _SEED = 0x706973636F
 
 _PREFIX = struct.Struct("<8sIIQ")
+# Average number of rows in a bucket, small enough for a quick search and large enough for a small table of buckets.
 _ROWS_PER_BUCKET = 8
 _BUCKETS_PER_BLOCK = 64
 _ALIGNED = 8
@@ -36,34 +52,34 @@ Bytes = bytes | memoryview | mmap.mmap
 
 
 class DamagedMapError(Exception):
-    """A map's bytes are not what was written; it is made again, so this never leaves the store."""
+    """The bytes of a map are not those that were written. The caller makes a new map."""
 
 
 class Segment(NamedTuple):
-    """The rows of one fragment, as they lie in its immutable data files.
+    """The rows of one fragment, in the order of its data files.
 
     Attributes:
-        key: identifies the data files.
-        rows: how many there are, deleted ones included.
-        pages: where the payloads lie, or none if only Lance can read them.
+        key: name that identifies the data files.
+        rows: number of rows, deleted ones included.
+        pages: places of the payloads.
     """
 
     key: str
     rows: int
-    pages: tuple[Page, ...]
+    pages: tuple[PayloadPage, ...]
 
 
 class IdMap:
-    """Positions of rows by document id; read-only, so threads may share it.
+    """Positions of rows by document id. The map is read-only, so threads may share it.
 
-    It takes 12.5 bytes a row. The hashes are spread evenly, so their upper bits lead to a bucket of about 8 rows. Every
-    64 buckets are a block with a checksum, which is compared when the block is first looked at.
+    It takes 12.5 bytes per row. Hashes are spread evenly, so their upper bits select a bucket of about 8 rows. Each
+    block of 64 buckets has a checksum, which is compared when the block is first used.
 
     Args:
-        buffer: what `encode_map` made, in memory or mapped from a file.
+        buffer: bytes that ``encode_map`` made, in memory or mapped from a file.
 
     Raises:
-        DamagedMapError: it is cut short, damaged, of another version or something else.
+        DamagedMapError: the buffer is damaged, cut short, or not a map of this version.
     """
 
     def __init__(self, buffer: Bytes):
@@ -72,7 +88,7 @@ class IdMap:
             raise DamagedMapError("it is cut short")
         magic, version, checksum, length = _PREFIX.unpack_from(view)
         if (magic, version) != (MAGIC, MAP_VERSION):
-            raise DamagedMapError("it is no id map of this version")
+            raise DamagedMapError("it is not an id map of this version")
         sections = _Sections(view, _PREFIX.size)
         header_bytes = sections.take(length, "B")
         if zlib.crc32(header_bytes) != checksum:
@@ -81,7 +97,7 @@ class IdMap:
         if header["byteorder"] != sys.byteorder:
             raise DamagedMapError("it was made on a machine of another byte order")
         self.segments = tuple(
-            Segment(key, rows, tuple(Page(*page) for page in pages)) for key, rows, pages in header["segments"]
+            Segment(key, rows, tuple(PayloadPage(*page) for page in pages)) for key, rows, pages in header["segments"]
         )
         self.rows = sum(segment.rows for segment in self.segments)
         integer, buckets = header["integer"], 1 << header["bucket_bits"]
@@ -98,22 +114,22 @@ class IdMap:
         self._unchecked = set(range(blocks))
         self._file = buffer if isinstance(buffer, mmap.mmap) and hasattr(buffer, "madvise") else None
         if self._file is not None:
-            # Lookups are scattered: to read on after each would be in vain.
+            # Look-ups are scattered, so reading ahead would be wasted.
             self._file.madvise(mmap.MADV_RANDOM)
 
     def find(self, doc_ids: Iterable[str]) -> list[int | tuple[int, ...]]:
-        """Where documents may be.
+        """Find the rows that may be those of documents.
 
         Returns:
-            For each id the position of the one row with its hash, or the positions of all if there are not one but
-            none or several.
+            For each id, the position of the row with its hash if there is exactly one; otherwise a tuple of the
+            positions of all such rows, which may be empty.
 
         Raises:
             DamagedMapError: a block fails its checksum, or the file was cut short since it was mapped.
         """
         shift, starts, hashes, positions = self._shift, self._starts, self._hashes, self._positions
         keys = [hash_of(doc_id) for doc_id in doc_ids]
-        # To look at what a file no longer has would end the process.
+        # Reading a mapped page beyond the end of a file would end the process.
         if self._file is not None and self._file.size() != len(self._file):
             raise DamagedMapError("its file was cut short")
         if self._unchecked:
@@ -135,7 +151,7 @@ class IdMap:
         return found
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """All hashes, ascending, and their positions, both ``(rows,)``.
+        """Return all hashes, ascending, and their positions, both ``(rows,)``.
 
         Raises:
             DamagedMapError: a block fails its checksum.
@@ -161,7 +177,7 @@ class IdMap:
         self._unchecked.discard(block)
 
     def _will_need(self, file: mmap.mmap, blocks: Collection[int]) -> None:
-        """Have the system read blocks all at once; looking at them would read one page after the other."""
+        """Make the system read blocks all at once; otherwise it would read one page after the other."""
         starts, hashes, positions = self._places
         edges = [(block * _BUCKETS_PER_BLOCK, (block + 1) * _BUCKETS_PER_BLOCK + 1) for block in blocks]
         _advise(file, starts, edges)
@@ -172,12 +188,12 @@ class IdMap:
 
 
 def encode_map(segments: Sequence[Segment], hashes: np.ndarray, positions: np.ndarray) -> list[Bytes]:
-    """The bytes of a map, in pieces to be written one after the other.
+    """Return the bytes of a map, in pieces to write one after the other.
 
     Args:
-        segments: what positions count through.
-        hashes: of all rows, ascending, ``(rows,)`` uint64.
-        positions: of the same rows, ``(rows,)``.
+        segments: segments whose rows the positions count.
+        hashes: hashes of all rows, ascending, ``(rows,)`` uint64.
+        positions: positions of the same rows, ``(rows,)``.
     """
     bits = max(1, (len(hashes) // _ROWS_PER_BUCKET).bit_length() - 1)
     integer = integer_for(len(hashes))
@@ -206,16 +222,16 @@ def encode_map(segments: Sequence[Segment], hashes: np.ndarray, positions: np.nd
 def extend(
     base: IdMap | None, kept: Collection[str], added: Sequence[Segment], hashes: np.ndarray
 ) -> tuple[list[Segment], np.ndarray, np.ndarray]:
-    """What to encode as a map: a base's segments as far as they are kept, and further ones.
+    """Join some segments of an older map and new segments.
 
     Args:
-        base: an older map.
-        kept: keys of the segments that may come from it.
-        added: the further ones.
-        hashes: of the ids of their rows, in row order.
+        base: the older map, if there is one.
+        kept: keys of the segments to take from the base, if it has them.
+        added: new segments.
+        hashes: hashes of the ids in the new segments, in the order of the rows.
 
     Returns:
-        What encode_map takes.
+        The arguments of ``encode_map``.
 
     Raises:
         DamagedMapError: the base is damaged.
@@ -237,7 +253,7 @@ def extend(
 def _without(
     segments: Sequence[Segment], kept: Collection[str], hashes: np.ndarray, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out the rows of segments that are not kept, and close the gaps."""
+    """Return hashes and positions without the rows of segments that are not kept, and renumber the other rows."""
     rows = np.array([segment.rows for segment in segments])
     stays = np.array([segment.key in kept for segment in segments])
     ends = np.cumsum(rows)
@@ -248,23 +264,23 @@ def _without(
 
 
 def hash_of(doc_id: str) -> int:
-    """The hash by which the map knows an id; any string has one, though an id that is no Unicode is in no store."""
+    """Return the hash of an id in the map. A string that is not valid Unicode has a hash too, but no store holds it."""
     return xxhash.xxh3_64_intdigest(doc_id.encode("utf-8", "surrogatepass"), _SEED)
 
 
 def hashes_of(doc_ids: Sequence[bytes]) -> np.ndarray:
-    """The hashes of ids in UTF-8, ``(k,)`` uint64."""
+    """Return the hashes of ids in UTF-8, ``(k,)`` uint64."""
     digest = xxhash.xxh3_64_intdigest
     return np.fromiter((digest(doc_id, _SEED) for doc_id in doc_ids), dtype=np.uint64, count=len(doc_ids))
 
 
 def integer_for(rows: int) -> Integer:
-    """The format, in the letters of struct, of integers up to a number of rows."""
+    """Return the format of integers that can count this many rows, in the letters of ``struct``."""
     return "I" if rows < 1 << 32 else "Q"
 
 
 def _advise(file: mmap.mmap, place: tuple[int, memoryview], ranges: Iterable[tuple[int, int]]) -> None:
-    """Announce ranges of a section that begins at a place in a file; what is outside of it is left out."""
+    """Announce ranges of a section that will be read, cut off at its end. The section has a position in the file."""
     at, section = place
     for first, end in ranges:
         start = at + first * section.itemsize
@@ -288,7 +304,7 @@ def _checksum(parts: Iterable[Any]) -> int:
 
 
 class _Sections:
-    """Cuts a buffer into arrays, each beginning at a multiple of 8 bytes."""
+    """Arrays cut from a buffer one after the other, each beginning at a multiple of 8 bytes."""
 
     def __init__(self, view: memoryview, start: int):
         self._view = view
@@ -304,4 +320,4 @@ class _Sections:
 
     def require_end(self) -> None:
         if self.at != len(self._view):
-            raise DamagedMapError("it goes on after its end")
+            raise DamagedMapError("it continues after its end")

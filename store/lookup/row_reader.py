@@ -1,4 +1,4 @@
-"""Reading rows by document id: found by the id map, read directly where that is possible, and by Lance where not."""
+"""Read rows by document id. The id map finds them; payloads are read directly if possible, and otherwise by Lance."""
 
 import threading
 from bisect import bisect_right
@@ -21,15 +21,16 @@ from .idmap import DamagedMapError, IdMap
 
 
 class RowReader:
-    """Reads rows of one version of ``memory`` by id. Threads may share it.
+    """Reader of rows by document id, in one version of ``memory``. Threads may share it.
 
-    Rows with the same 64-bit hash are read by Lance, and their ids compared: ids in the store are never taken for each
-    other. A row that is alone with its hash is read directly and known by 96 bits: those 64, and 32 of another hash in
-    its payload. So an id that the store does not hold is taken for one of its n documents with a probability of n/2⁹⁶.
+    If several rows have the same 64-bit hash, Lance reads them and their ids are compared, so two ids in the store are
+    never confused. A row with a unique hash is read directly and recognised by 96 bits: these 64, and 32 bits of
+    another hash in its payload. An id that is not in a store of n documents is taken for one of them with probability
+    n/2⁹⁶.
 
     Attributes:
-        direct: payloads that were read directly.
-        by_lance: rows that Lance read.
+        direct: number of payloads that were read directly.
+        by_lance: number of rows that Lance read.
     """
 
     def __init__(self, uri: str, table: lance.LanceDataset, taker: RowTaker):
@@ -49,18 +50,19 @@ class RowReader:
     def read(
         self, wanted: Mapping[str, None], columns: Sequence[str]
     ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
-        """Read documents; each that is there comes in one of two ways.
+        """Read the rows of documents. A document that the store holds appears in one of the two results.
 
         Args:
-            wanted: their ids.
-            columns: what to read beside payloads.
+            wanted: ids of the documents.
+            columns: names of further columns to read.
 
         Returns:
-            Payloads by id. And rows by id, with ``doc_id``, ``payload``, ``error`` and the columns: of the documents
-            without a payload, of all if there are columns to read, and of those that only Lance can read.
+            Payloads by id, for documents that were read directly. Rows by id, with ``doc_id``, ``payload``, ``error``
+            and the further columns, for documents that Lance read: all of them if there are further columns, otherwise
+            those without a payload and those that cannot be read directly.
 
         Raises:
-            CorruptStoreError: an id is there twice.
+            CorruptStoreError: the store holds an id twice.
             StoreError: the store cannot be read.
         """
         try:
@@ -68,8 +70,8 @@ class RowReader:
             records = read_ranges(ranges)
         except FileNotFoundError as error:
             raise StoreError(
-                f"the data file {error.filename} is gone: the store was changed and cleaned up, or deleted, since it "
-                "was opened. Open it again."
+                f"the data file {error.filename} is gone: since the store was opened, it was changed and cleaned up, "
+                "or deleted. Open it again."
             ) from error
         except OSError as error:
             raise StoreError(f"cannot read documents of the store at {self._uri}: {error}") from error
@@ -83,7 +85,7 @@ class RowReader:
         return payloads, self._take(by_lance, wanted, columns) if by_lance else {}
 
     def held(self, wanted: Mapping[str, None]) -> set[str]:
-        """Which of some ids are there; every id is compared.
+        """Return those of the wanted ids that the store holds. Ids are compared themselves, not only their hashes.
 
         Raises:
             StoreError: the store cannot be read.
@@ -95,15 +97,15 @@ class RowReader:
     def _locate(
         self, wanted: Mapping[str, None], direct: bool
     ) -> tuple[list[tuple[DataFile, int, int]], list[tuple[str, "_FragmentRows", int]], list[int]]:
-        """Find rows that are not deleted.
+        """Find the rows of documents, less the deleted ones.
 
         Returns:
-            File, position and length of each payload to read directly; id, fragment and position of their rows; and
-            the offsets, in the table, of the rows that Lance has to read.
+            File, position and length of each payload to read directly; id, fragment and position of the same rows; and
+            the numbers in the table of the rows that Lance must read.
 
         Raises:
             OSError: a data file cannot be read.
-            StoreError: the deletions cannot be read.
+            StoreError: a list of deleted rows cannot be read.
         """
         ranges: list[tuple[DataFile, int, int]] = []
         owners: list[tuple[str, _FragmentRows, int]] = []
@@ -129,7 +131,7 @@ class RowReader:
         return ranges, owners, by_lance
 
     def _find(self, wanted: Mapping[str, None]) -> tuple[list[int | tuple[int, ...]], "_Places"]:
-        """Where the map says that documents may be, and the places that its positions count through."""
+        """Return the rows that may be those of documents, as the map says, and the places that belong to this map."""
         places = self._places
         try:
             return places.id_map.find(wanted), places
@@ -153,19 +155,21 @@ class RowReader:
     def _take(
         self, offsets: Sequence[int], wanted: Mapping[str, None], columns: Sequence[str]
     ) -> dict[str, dict[str, Any]]:
-        """Rows by id, read by Lance; rows of other ids are here only because they share a hash."""
+        """Return rows by id, read by Lance. A row with another id is ignored: it shares its hash with a wanted id."""
         names = list(dict.fromkeys(["doc_id", "payload", "error", *columns]))
         rows = self._taker.take(sorted(set(offsets)), names).to_pylist()
         self.by_lance += len(rows)
         taken: dict[str, dict[str, Any]] = {}
         for row in rows:
             if row["doc_id"] in wanted and taken.setdefault(row["doc_id"], row) is not row:
-                raise CorruptStoreError(f"the store at {self._uri} holds document {row['doc_id']!r} twice.")
+                raise CorruptStoreError(
+                    f"the store at {self._uri} holds document {row['doc_id']!r} twice. Build it again from its corpus."
+                )
         return taken
 
 
 class _Places:
-    """What the positions of a map count through: pages, each with its first position and its fragment."""
+    """The pages that the positions of a map count, each with its first position and its fragment."""
 
     def __init__(self, id_map: IdMap):
         self.id_map = id_map
@@ -177,12 +181,12 @@ class _Places:
 
 
 class _FragmentRows:
-    """The rows of a fragment: which are deleted, and where the others are in the table.
+    """The rows of a fragment: which of them are deleted, and the numbers of the other rows in the table.
 
     Args:
-        fragment: at the version that is read.
+        fragment: the fragment, at the version that is read.
         first: position of its first row.
-        live_before: rows of the table before it, without deleted ones.
+        live_before: number of rows before the fragment in the table, deleted ones not counted.
     """
 
     def __init__(self, fragment: LanceFragment, first: int, live_before: int):
@@ -193,17 +197,17 @@ class _FragmentRows:
         self.has_deleted = fragment.metadata.deletion_file is not None
 
     def is_deleted(self, position: int) -> bool:
-        """Whether the row at a position is deleted."""
+        """Return True if the row at a position is deleted."""
         return self.has_deleted and bool(self._mask()[position - self._first])
 
     def offset(self, position: int) -> int:
-        """The number of a row that is not deleted among all such rows of the table."""
+        """Return the number of a row that is not deleted, counted over the rows of the table that are not deleted."""
         row = position - self._first
         gone = int(np.count_nonzero(self._mask()[:row])) if self.has_deleted else 0
         return self._live_before + row - gone
 
     def _mask(self) -> np.ndarray:
-        """Which rows are deleted, ``(rows,)`` bool; read once."""
+        """Return which rows are deleted, ``(rows,)`` bool. The list is read once and kept."""
         if self._deleted is None:
             deleted = np.ones(self._fragment.physical_rows, dtype=bool)
             deleted[live_rows(self._fragment)] = False

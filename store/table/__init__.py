@@ -1,1 +1,1 @@
-"""What knows Lance's tables and files: addresses, pages, fragments, commits."""
+"""Lance's tables and files: addresses, datasets, rows, pages, fragments, commits."""

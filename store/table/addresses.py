@@ -1,4 +1,4 @@
-"""Where a store's tables and files lie: a local folder or an object store."""
+"""Addresses of a store, its tables and its files, in a local folder or an object store."""
 
 import re
 from pathlib import Path
@@ -6,36 +6,31 @@ from urllib.parse import unquote, urlsplit
 
 from ...errors import StoreError
 
-MEMORY = "memory"
-
-REJECTED = "rejected"
-
-ASSETS = "assets"
-
+MEMORY, REJECTED, ASSETS = "memory", "rejected", "assets"
 TABLES = (MEMORY, REJECTED, ASSETS)
 
-# The schemes of object stores in which Lance commits by a put that fails where the object is there already.
+# Schemes of the object stores in which Lance commits by a conditional put, which fails if the object exists.
 OBJECT_STORES = ("s3", "gs", "az", "abfss")
 
 _ONE_SLASH = re.compile(rf"(?:{'|'.join(OBJECT_STORES)}|https?):/(?!/)")
 
-# How long Lance's client tries. Lance tries everything six times over, so that a store that refuses is given up after
-# some 20 s, and one that is silent after some minutes. What the environment says of these goes before them.
-_PATIENCE = {"client_max_retries": "10", "client_retry_timeout": "30"}
+# Limits on the retries of Lance's client. Lance repeats the whole series six times, so it gives up a store that refuses
+# after about 20 s, and one that is silent after some minutes. The environment overrides these values.
+_RETRIES = {"client_max_retries": "10", "client_retry_timeout": "30"}
 
 
 def resolve_uri(uri: str | Path) -> str:
-    """The form in which the store keeps an address: an absolute local path, or an object-store URI.
+    """Return an address in its only form: an absolute local path, or the URI of an object store.
 
     Object stores (``s3://``, ``gs://``, …) take their credentials and options from the environment.
 
     Raises:
-        StoreError: it is the address of something else, or holds credentials; what it says is not repeated then.
+        StoreError: a store cannot be at this address, or the address holds credentials. The message does not repeat it.
     """
     text = str(uri)
     if _ONE_SLASH.match(text):
-        # A Path of an address: it would become a folder, whatever is in its name.
-        raise StoreError("an object store's address has two slashes behind its scheme; give it as a string, no Path.")
+        # A Path has made one slash of two. Taken for a local path, it would become a folder with this name.
+        raise StoreError("an object store's address has two slashes after its scheme. Pass it as a string, not a Path.")
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     if "://" in text:
@@ -48,38 +43,38 @@ def _require_object_store(uri: str) -> None:
     scheme, _, rest = uri.partition("://")
     if scheme not in OBJECT_STORES:
         places = ", ".join(f"{each}://" for each in OBJECT_STORES)
-        raise StoreError(f"a store cannot be at an address that begins with {scheme}://; name a folder, or {places}.")
-    # A secret may hold slashes, so that its @ is anywhere; but nothing else has a colon here.
+        raise StoreError(f"a store cannot be at an address that begins with {scheme}://. Name a folder, or {places}.")
+    # A secret may contain slashes, so its @ can be anywhere. Only a secret has a colon before the first slash.
     bucket = rest.partition("/")[0]
     if ":" in bucket or ("@" in bucket and scheme != "abfss"):
         raise StoreError(
-            f"a store's {scheme}:// address must not hold credentials, because it is shown and kept. Set them in the "
-            "environment (docs/object-stores.md), and name the bucket and path only."
+            f"a store's {scheme}:// address must not hold credentials, because addresses are shown and kept. Set them "
+            "in the environment (docs/object-stores.md), and name only bucket and path."
         )
     if not bucket:
-        raise StoreError(f"{uri} names no bucket; a store's address is {scheme}://BUCKET/PATH.")
+        raise StoreError(f"{uri} names no bucket. A store's address is {scheme}://BUCKET/PATH.")
     if "?" in rest or "#" in rest:
         raise StoreError(
-            f"a store's {scheme}:// address must have no '?' or '#'. Set options and tokens in the environment "
+            f"a store's {scheme}:// address must not contain '?' or '#'. Set options and tokens in the environment "
             "(docs/object-stores.md)."
         )
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder of a resolved address, or None in an object store."""
+    """Return the folder at a resolved address; None for an object store."""
     return None if "://" in uri else Path(uri)
 
 
 def table_uri(uri: str, table: str) -> str:
-    """The address of one table: where ``lancedb.connect(uri)`` looks for it too."""
+    """Return the address of a table, which is where ``lancedb.connect(uri)`` looks for it too."""
     return f"{uri}/{table}.lance"
 
 
 def data_file_uri(uri: str, table: str, name: str) -> str:
-    """The address of one data file of a table."""
+    """Return the address of a data file of a table."""
     return f"{table_uri(uri, table)}/data/{name}"
 
 
 def storage_options(uri: str) -> dict[str, str] | None:
-    """What Lance is to be told of the place of an address; it takes all else from the environment by itself."""
-    return dict(_PATIENCE) if local_folder(uri) is None else None
+    """Return the storage options for an address. Lance reads the remaining ones from the environment."""
+    return dict(_RETRIES) if local_folder(uri) is None else None

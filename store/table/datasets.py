@@ -1,4 +1,4 @@
-"""Open, create and append to the store's tables."""
+"""Open and create the store's tables, and append to them."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from .failures import check_process, lance_errors
 
 
 def open_table(uri: str, table: str, version: int | None = None) -> lance.LanceDataset:
-    """Open a table at a version, the latest by default.
+    """Open a table at a version, by default the latest one.
 
     Raises:
         StoreError: there is no such table or version, or it cannot be read.
@@ -24,15 +24,15 @@ def open_table(uri: str, table: str, version: int | None = None) -> lance.LanceD
 
 
 def fragments_of(dataset: lance.LanceDataset) -> list[FragmentMetadata]:
-    """All fragments of a version."""
+    """Return the metadata of all fragments in a version of a table."""
     return [fragment.metadata for fragment in dataset.get_fragments()]
 
 
 def find_table(uri: str, table: str) -> lance.LanceDataset | None:
-    """Open a table at its latest version, or None if it was never created, that is, has no version.
+    """Open a table at its latest version; return None if it has no version, that is, was never created.
 
     Raises:
-        StoreError: it is there but cannot be read.
+        StoreError: the table exists but cannot be read.
     """
     check_process()
     folder = local_folder(uri)
@@ -51,7 +51,7 @@ def create_table(uri: str, table: str, rows: pa.Table) -> None:
     """Create a table with its first rows, in one atomic commit.
 
     Raises:
-        StoreError: the table exists, or cannot be written.
+        StoreError: the table exists already, or cannot be written.
     """
     check_process()
     with lance_errors(f"cannot create table {table!r} of the store at {uri}"):
@@ -65,7 +65,7 @@ def create_table(uri: str, table: str, rows: pa.Table) -> None:
 
 
 def append_assets(uri: str, assets: Mapping[str, bytes]) -> None:
-    """Add named values to ``assets``, in one atomic commit.
+    """Add named values to the table ``assets``, in one atomic commit.
 
     Raises:
         OSError, ValueError, RuntimeError: Lance failed.
@@ -79,7 +79,7 @@ def append_assets(uri: str, assets: Mapping[str, bytes]) -> None:
 
 
 def open_data_file(address: str, columns: list[str] | None = None) -> LanceFileReader:
-    """Open one data file, for all columns or some.
+    """Open a data file to read all columns, or only some of them.
 
     Raises:
         OSError, ValueError, RuntimeError: Lance failed.

@@ -1,110 +1,27 @@
-"""Reading payloads straight from Lance's data files, at the speed of the disk.
+"""Read payloads from local data files without Lance, at the speed of the disk.
 
-A data file is immutable. In a page with Lance's encoding "full zip" of uncompressed binary values, one buffer holds the
-values one after the other, each as ``[control byte, if the page has nulls][u64 length][bytes]``, and another, the
-repetition index, where each begins and the last one ends. That layout is Lance's own affair, so nothing is taken for
-granted: pages that are not described in exactly these words are left to Lance, and so is every value that does not turn
-out to be a payload record of the document asked for.
+Data files never change, so a position that was found once stays right. The layout of the files is internal to Lance, so
+every value that is read must turn out to be a payload record of the requested document; Lance reads the row otherwise.
 """
 
 import os
-import re
-import sys
 import threading
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
-import numpy as np
-from lance.fragment import FragmentMetadata
-
-from ...errors import StoreError
 from ..codecs.payload import HEADER_BYTES
-from .addresses import data_file_uri, local_folder
-from .datasets import open_data_file
-from .failures import lance_errors
+from .pages import PayloadPage
 
 try:
     import resource
-except ImportError:  # not a Unix
+except ImportError:  # Windows
     resource = None
 
-# posix_fadvise is not on macOS, pread not on Windows, and Lance's integers are little-endian.
+# macOS has no posix_fadvise.
 _CAN_ADVISE = hasattr(os, "posix_fadvise")
-AVAILABLE = hasattr(os, "pread") and sys.byteorder == "little"
-
-_FILE_VERSION = (2, 2)
-_FULL_ZIP = re.compile(
-    r"PageLayout\{layout:Some\(FullZipLayout\(FullZipLayout\{bits_rep:0,bits_def:(?P<bits_def>[01]),"
-    r"num_items:(?P<rows>\d+),num_visible_items:(?P=rows),"
-    r"value_compression:Some\(CompressiveEncoding\{compression:Some\(Variable\(Variable\{"
-    r"offsets:Some\(CompressiveEncoding\{compression:Some\(Flat\(Flat\{bits_per_value:64,data:None,\},\),\),\},\),"
-    r"values:None,\},\),\),\},\),"
-    r"layers:\[(?P<layer>RepdefAllValidItem|RepdefNullableItem),\],"
-    r"details:Some\(BitsPerOffset\(64,\),\),\},\),\),\}"
-)
-_LENGTH_BYTES = 8
-Integer = Literal["B", "H", "I", "Q"]
-_INTEGERS: dict[int, Integer] = {1: "B", 2: "H", 4: "I", 8: "Q"}
-
-
-class Page(NamedTuple):
-    """Where the payloads of consecutive rows lie in a data file.
-
-    Attributes:
-        file: name of the data file, or empty if only Lance can read the page.
-        rows: rows in the page.
-        data: position of the values in the file.
-        data_bytes: their size.
-        index: position of the repetition index.
-        index_integer: format of its integers, in the letters of struct.
-        prefix: bytes before each payload in its value.
-    """
-
-    file: str
-    rows: int
-    data: int = 0
-    data_bytes: int = 0
-    index: int = 0
-    index_integer: Integer = "Q"
-    prefix: int = 0
-
-
-def pages_of(uri: str, table: str, fragment: FragmentMetadata, field_id: int) -> tuple[Page, ...]:
-    """Where the values of a binary column lie in a fragment, as far as they can be read directly.
-
-    Args:
-        uri: resolved address of the store.
-        table: the table of the fragment.
-        fragment: its metadata.
-        field_id: Lance's number of the column.
-    """
-    only_lance = (Page("", fragment.physical_rows),)
-    holders = [file for file in fragment.files if field_id in file.fields]
-    if not AVAILABLE or local_folder(uri) is None or len(holders) != 1 or fragment.overlays:
-        return only_lance
-    (file,) = holders
-    if file.base_id is not None or (file.file_major_version, file.file_minor_version) != _FILE_VERSION:
-        return only_lance
-    # Damage can have made one list shorter than the other, or a number of it too large.
-    column = dict(zip(file.fields, file.column_indices, strict=False)).get(field_id, -1)
-    address = data_file_uri(uri, table, file.path)
-    try:
-        with lance_errors(f"cannot read {address}"):
-            columns = open_data_file(address).metadata().columns
-    except StoreError:
-        return only_lance
-    if not 0 <= column < len(columns):
-        return only_lance
-    pages = [_page(file.path, page) for page in columns[column].pages]
-    unknown = [i for i, page in enumerate(pages) if page is None]
-    rest = fragment.physical_rows - sum(page.rows for page in pages if page is not None)
-    if len(unknown) > 1 or (rest > 0) != bool(unknown):
-        return only_lance
-    return tuple(Page("", rest) if page is None else page for page in pages)
 
 
 class DataFile:
-    """An open data file; it is closed when nobody holds it any more, so that a reader never loses it to another."""
+    """An open data file, closed when the last reference to it is gone, so that no reader loses it while reading."""
 
     __slots__ = ("fd",)
 
@@ -117,7 +34,7 @@ class DataFile:
 
 
 class DataFiles:
-    """The data files of a table in a local folder, of which a limited number is kept open. Threads may share it."""
+    """The data files of a table in a local folder. A limited number of them stays open. Threads may share it."""
 
     def __init__(self, folder: str):
         self._folder = folder
@@ -126,10 +43,10 @@ class DataFiles:
         self._limit = _open_files_limit()
 
     def get(self, name: str) -> DataFile:
-        """The open file of a name.
+        """Return the open file with a name.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: the file cannot be opened.
         """
         return self._open.get(name) or self._add(name)
 
@@ -143,11 +60,11 @@ class DataFiles:
 
 
 class PageReader:
-    """Finds values of one page in its file; what it needs of the repetition index is read once and kept."""
+    """Reader that finds the payloads of one page in its file. It keeps the page's repetition index."""
 
     __slots__ = ("_data", "_files", "_index", "_name", "_page", "_prefix")
 
-    def __init__(self, page: Page, files: DataFiles):
+    def __init__(self, page: PayloadPage, files: DataFiles):
         self._page = page
         self._files = files
         self._name = page.file
@@ -156,7 +73,7 @@ class PageReader:
         self._index: memoryview | None = None
 
     def locate(self, row: int) -> tuple[DataFile, int, int] | None:
-        """File, position and length of the payload of a row of the page, or None if only Lance can tell.
+        """Return file, position and length of the payload in a row of the page; None if only Lance can read the row.
 
         Raises:
             OSError: the file cannot be read.
@@ -171,27 +88,21 @@ class PageReader:
         return self._files.get(self._name), self._data + start, length
 
     def _read_index(self) -> memoryview:
-        """The repetition index, or nothing if it is not one: where rows + 1 values begin, ascending, in the page."""
-        page = self._page
-        if not page.file:
-            self._index = memoryview(b"")
-            return self._index
-        integer = np.dtype(page.index_integer)
-        size = (page.rows + 1) * integer.itemsize
-        read = _pread(self._files.get(page.file).fd, size, page.index)
-        index = memoryview(b"")
-        if len(read) == size:
-            starts = np.frombuffer(read, integer)
-            if starts[-1] <= page.data_bytes and bool((starts[1:] >= starts[:-1]).all()):
-                index = memoryview(read).cast(page.index_integer)
+        """Return the offsets of the page's repetition index; none if the file does not hold a valid one there."""
+        page, index = self._page, memoryview(b"")
+        if page.file:
+            content = _pread(self._files.get(page.file).fd, page.index_bytes, page.index)
+            if page.is_index(content):
+                index = memoryview(content).cast(page.index_integer)
+        # Assigned once and last, because threads share this reader.
         self._index = index
         return index
 
 
 def read_ranges(ranges: Sequence[tuple[DataFile, int, int]]) -> list[bytes]:
-    """Read ranges of files, given as file, position and length; what lies beyond the end of a file is left out.
+    """Read ranges of files, each given as file, position and length. A range is cut off at the end of its file.
 
-    The system is told of all ranges first, so that the disk works on them at the same time.
+    All ranges are announced to the system before the first is read, so that the disk can work on them at the same time.
 
     Raises:
         OSError: a file cannot be read.
@@ -204,22 +115,8 @@ def read_ranges(ranges: Sequence[tuple[DataFile, int, int]]) -> list[bytes]:
     return [pread(file.fd, length, position) for file, position, length in ranges]
 
 
-def _page(file: str, page) -> Page | None:
-    """What is known of a page of Lance's, or None if it is of another kind."""
-    match = _FULL_ZIP.fullmatch("".join(page.encoding.split()))
-    if match is None or len(page.buffers) != 2:
-        return None
-    data, index = page.buffers
-    rows, with_nulls = int(match["rows"]), match["bits_def"] == "1"
-    width, remainder = divmod(index.size, rows + 1)
-    if remainder or width not in _INTEGERS or with_nulls != (match["layer"] == "RepdefNullableItem"):
-        return None
-    prefix = _LENGTH_BYTES + with_nulls
-    return Page(file, rows, data.position, data.size, index.position, _INTEGERS[width], prefix)
-
-
 def _pread(fd: int, length: int, position: int) -> bytes:
-    """Read all of a range: the system may give less than 2 GiB at once."""
+    """Read a whole range. One call of the system reads at most 2 GiB."""
     pieces = []
     while length and (piece := os.pread(fd, length, position)):
         pieces.append(piece)
@@ -228,7 +125,7 @@ def _pread(fd: int, length: int, position: int) -> bytes:
 
 
 def _open_files_limit() -> int:
-    """A quarter of what a process may have open, since a store is not alone in it."""
+    """Return how many data files to keep open: a quarter of what the process may open, to leave room for the rest."""
     if resource is None:
         return 64
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""The worker's side of a build: write a shard's rows as fragments that nobody sees until they are committed."""
+"""Write a shard's rows as fragments that stay invisible until they are committed: the worker's side of a build."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ from typing import Self
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from lance.fragment import write_fragments
 
 from ...errors import StoreError
@@ -21,24 +20,25 @@ from .datasets import open_table
 from .failures import lance_errors
 
 MAX_ID_BYTES = 512
+"""Largest size of a document id in UTF-8."""
 
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A shard's files, written but not committed: small, made of plain values, JSON-able and picklable.
+    """The description of a shard that was written and not yet committed: small, and easy to pickle or write as JSON.
 
     Attributes:
-        shard: its number.
-        rows: rows of memory, failed documents included.
-        failed: rows with an error instead of a payload.
-        rejected: records that gave no document.
-        tokens_total: tokens of the documents.
-        tokens_fed: tokens that the compressor saw.
-        n_mem: memory tokens.
+        shard: number of the shard.
+        rows: number of rows in ``memory``, failed documents included.
+        failed: number of rows with an error instead of a payload.
+        rejected: number of records that gave no document.
+        tokens_total: number of tokens in the documents.
+        tokens_fed: number of tokens that the compressor was given.
+        n_mem: number of memory tokens.
         payload_bytes: size of the payloads.
-        codecs: documents by the name of the codec that they are stored by.
-        memory_fragments: Lance's metadata of what was written to ``memory``, as JSON; none for a shard without rows.
-        rejected_fragments: the same of ``rejected``.
+        codecs: number of documents stored by each codec, by its name.
+        memory_fragments: Lance's metadata, as JSON, of the fragments in ``memory``; empty for a shard without rows.
+        rejected_fragments: Lance's metadata, as JSON, of the fragments in ``rejected``.
     """
 
     shard: int
@@ -55,25 +55,20 @@ class WrittenShard:
 
     @property
     def files(self) -> tuple[tuple[str, int], ...]:
-        """Name and size in bytes of each data file."""
+        """Name of each data file, and its size in bytes."""
         fragments = map(json.loads, self.memory_fragments + self.rejected_fragments)
         return tuple((file["path"], file["file_size_bytes"]) for each in fragments for file in each["files"])
 
     def to_json(self) -> str:
-        """All of it as a JSON object."""
+        """Return the description as a JSON object."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what to_json wrote."""
+        """Read what ``to_json`` wrote."""
         values = json.loads(text)
         lists = ("memory_fragments", "rejected_fragments")
         return cls(**(values | {name: tuple(values[name]) for name in lists}))
-
-
-def text_hash(text: str) -> bytes:
-    """The 16 bytes that ``memory`` keeps of a document's text: XXH3-128 of its UTF-8."""
-    return xxhash.xxh3_128_digest(text.encode())
 
 
 def memory_rows(
@@ -87,22 +82,15 @@ def memory_rows(
     titles: Sequence[str | None] | None = None,
     texts: Sequence[str | None] | None = None,
 ) -> pa.Table:
-    """Put a shard's documents into a table for write_fragment, one entry a document in every argument.
+    """Return a table of a shard's documents for ``write_fragment``. Every argument has one entry per document.
 
-    ``n_mem`` comes from the payloads' headers. Each document has a payload or an error.
+    The column ``n_mem`` is read from the headers of the payloads. Each document has either a payload or an error.
 
     Raises:
-        StoreError: an id is empty, too long or repeated, or a document has both a payload and an error or neither.
+        StoreError: an id is empty, too long or repeated, or a document has both a payload and an error, or neither.
         ValueError: the arguments have different lengths.
     """
-    for doc_id, payload, error in zip(doc_ids, payloads, errors, strict=True):
-        if not 0 < len(doc_id.encode()) <= MAX_ID_BYTES:
-            raise StoreError(f"the id {doc_id[:80]!r} has not between 1 and {MAX_ID_BYTES} bytes.")
-        if (payload is None) == (error is None):
-            raise StoreError(f"document {doc_id!r} needs a payload or an error, and not both.")
-    if len(set(doc_ids)) != len(doc_ids):
-        repeated = next(doc_id for i, doc_id in enumerate(doc_ids) if doc_id in doc_ids[:i])
-        raise StoreError(f"the id {repeated!r} occurs twice in a shard.")
+    _check_documents(doc_ids, payloads, errors)
     columns = {
         "doc_id": doc_ids,
         "tokens_total": tokens_total,
@@ -119,13 +107,24 @@ def memory_rows(
     return pa.table(given, schema=schema.remove(schema.get_field_index("shard")))
 
 
+def _check_documents(doc_ids: Sequence[str], payloads: Sequence[bytes | None], errors: Sequence[str | None]) -> None:
+    for doc_id, payload, error in zip(doc_ids, payloads, errors, strict=True):
+        if not 0 < len(doc_id.encode()) <= MAX_ID_BYTES:
+            raise StoreError(f"the id {doc_id[:80]!r} must have between 1 and {MAX_ID_BYTES} bytes.")
+        if (payload is None) == (error is None):
+            raise StoreError(f"document {doc_id!r} must have either a payload or an error.")
+    if len(set(doc_ids)) != len(doc_ids):
+        repeated = next(doc_id for i, doc_id in enumerate(doc_ids) if doc_id in doc_ids[:i])
+        raise StoreError(f"the id {repeated!r} occurs twice in a shard.")
+
+
 def rejected_rows(*, sources: Sequence[str], doc_ids: Sequence[str | None], errors: Sequence[str]) -> pa.Table:
-    """Put records that gave no document into a table for write_fragment, one entry a record in every argument.
+    """Return a table of records that gave no document for ``write_fragment``. Every argument has one entry per record.
 
     Args:
-        sources: where each is, for example file and line.
-        doc_ids: its id where it has one.
-        errors: what is wrong with it.
+        sources: places of the records in the corpus, for example file and line.
+        doc_ids: ids of the records, None for a record without one.
+        errors: reasons why the records gave no document.
 
     Raises:
         ValueError: the arguments have different lengths.
@@ -135,18 +134,19 @@ def rejected_rows(*, sources: Sequence[str], doc_ids: Sequence[str | None], erro
 
 
 def write_fragment(uri: str | Path, shard: int, rows: pa.Table, rejected: pa.Table | None = None) -> WrittenShard:
-    """Write a shard to the store without making it visible; that is for commit to do.
+    """Write a shard to the store. It stays invisible until ``commit``.
 
-    Should this fail, or the process die in it, nothing refers to what was written, and remove_orphans deletes it.
+    If this fails, or the process dies, no version refers to the files that were written, and ``remove_orphans`` deletes
+    them.
 
     Args:
-        uri: of the store.
-        shard: its number; the column ``shard`` is set to it.
-        rows: the documents, from memory_rows.
-        rejected: what gave no document, from rejected_rows.
+        uri: address of the store.
+        shard: number of the shard, for the column ``shard``.
+        rows: the documents, from ``memory_rows``.
+        rejected: the records that gave no document, from ``rejected_rows``.
 
     Raises:
-        StoreError: there is no store, it has not these columns, the disk is full, or writing failed.
+        StoreError: there is no store, it lacks one of the columns, the disk is full, or writing failed.
     """
     uri = resolve_uri(uri)
     rejected = REJECTED_SCHEMA.empty_table() if rejected is None else rejected
@@ -177,16 +177,16 @@ def _write(uri: str, table: str, shard: int, rows: pa.Table) -> tuple[str, ...]:
             dataset,
             mode="append",
             data_storage_version=DATA_STORAGE_VERSION,
-            # One file a shard, however many rows it has.
+            # One file per shard, however many rows it has.
             max_rows_per_file=rows.num_rows,
         )
     return tuple(json.dumps(fragment.to_json()) for fragment in fragments)
 
 
 def _conform(rows: pa.Table, shard: int, schema: pa.Schema, dataset: lance.LanceDataset) -> pa.Table:
-    """Give a table the columns of the store's: the shard's number, and nulls where an optional one is not given."""
+    """Return the rows with all columns of the store's table: add the shard, and nulls for absent optional columns."""
     if unknown := set(rows.column_names) - set(schema.names):
-        raise StoreError(f"{dataset.uri} was created without the column {min(unknown)!r}.")
+        raise StoreError(f"{dataset.uri} was created without the column {min(unknown)!r}. Build a new store to add it.")
     columns = []
     for each in schema:
         if each.name == "shard":
@@ -199,6 +199,7 @@ def _conform(rows: pa.Table, shard: int, schema: pa.Schema, dataset: lance.Lance
 
 
 def _codecs(payload: pa.ChunkedArray) -> dict[str, int]:
+    """Count the payloads of each codec, by its name."""
     numbers = pc.call_function("binary_slice", [payload], pc.SliceOptions(CODEC_OFFSET, CODEC_OFFSET + 1))
     counts = pc.call_function("value_counts", [numbers]).to_pylist()
     return {codec_by_id(each["values"][0]).name: each["counts"] for each in counts if each["values"] is not None}

@@ -1,23 +1,130 @@
-"""The page layout of large values in Lance's data files."""
+"""The parts of the layout of large values in Lance's data files that this package relies on.
 
+Lance stores a column of large values, such as payloads, in pages with the encoding "full zip". Such a page has two
+buffers. One holds the values back to back. The other, the repetition index, holds the offset at which each value begins
+and, last, the offset at which the last value ends.
+
+The layout is internal to Lance and may change. Payloads are therefore read without Lance only from pages whose
+description is the known one, word by word. Each value in them is
+``[control byte, if the page has nulls][u64 length][bytes]``.
+"""
+
+import os
 import re
+import sys
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from lance.fragment import FragmentMetadata
 
-from .addresses import local_folder
+from ...errors import StoreError
+from .addresses import data_file_uri, local_folder
 from .datasets import open_data_file
 from .failures import lance_errors
 
-# In how Lance prints the encoding of a page of large values, each found by an offset.
-_FULL_ZIP = re.compile(r"FullZipLayout \{.*?num_items: (?P<items>\d+)", re.DOTALL)
+# Windows has no pread, and Lance's integers are little-endian.
+CAN_READ_DIRECTLY = hasattr(os, "pread") and sys.byteorder == "little"
+
+Integer = Literal["B", "H", "I", "Q"]
+"""Format of an unsigned integer, in the letters of ``struct``."""
+
+_INTEGERS: dict[int, Integer] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_FILE_VERSION = (2, 2)
+_LENGTH_BYTES = 8
+
+# Lance describes a page in Rust's debug format, here without white space: the part that all pages with a repetition
+# index have, and the whole description of a page of uncompressed values.
+_FULL_ZIP = re.compile(r"FullZipLayout\{.*?num_items:(?P<rows>\d+)")
+_UNCOMPRESSED = (
+    "PageLayout{layout:Some(FullZipLayout(FullZipLayout{bits_rep:0,bits_def:%d,num_items:%d,num_visible_items:%d,"
+    "value_compression:Some(CompressiveEncoding{compression:Some(Variable(Variable{"
+    "offsets:Some(CompressiveEncoding{compression:Some(Flat(Flat{bits_per_value:64,data:None,},),),},),"
+    "values:None,},),),},),layers:[%s,],details:Some(BitsPerOffset(64,),),},),),}"
+)
+_LAYERS = ("RepdefAllValidItem", "RepdefNullableItem")
+
+
+class PayloadPage(NamedTuple):
+    """The place of the payloads of consecutive rows in a data file.
+
+    Attributes:
+        file: name of the data file; empty if only Lance can read the page.
+        rows: number of rows in the page.
+        data: position of the values in the file.
+        data_bytes: size of all values together.
+        index: position of the repetition index in the file.
+        index_integer: format of the offsets in the index.
+        prefix: number of bytes before the payload in each value; 0 if only Lance can read the page.
+    """
+
+    file: str
+    rows: int
+    data: int = 0
+    data_bytes: int = 0
+    index: int = 0
+    index_integer: Integer = "Q"
+    prefix: int = 0
+
+    @property
+    def index_bytes(self) -> int:
+        """Size of the repetition index: one offset more than there are rows."""
+        return (self.rows + 1) * np.dtype(self.index_integer).itemsize
+
+    def is_index(self, content: bytes) -> bool:
+        """Return True if these bytes can be the page's repetition index: ascending offsets within the values."""
+        if len(content) != self.index_bytes:
+            return False
+        offsets = np.frombuffer(content, np.dtype(self.index_integer).newbyteorder("<"))
+        return bool(offsets[-1] <= self.data_bytes and (offsets[1:] >= offsets[:-1]).all())
+
+
+def payload_pages(uri: str, table: str, fragment: FragmentMetadata, field_id: int) -> tuple[PayloadPage, ...]:
+    """Return the pages of a binary column in a fragment, in the order of the rows.
+
+    Pages that only Lance can read have no file name. If there are several of them, the whole fragment is one such page,
+    since Lance does not say how many rows each of them has.
+
+    Args:
+        uri: resolved address of the store.
+        table: name of the table that the fragment belongs to.
+        fragment: metadata of the fragment.
+        field_id: Lance's number of the column.
+    """
+    only_lance = (PayloadPage("", fragment.physical_rows),)
+    holders = [file for file in fragment.files if field_id in file.fields]
+    if not CAN_READ_DIRECTLY or local_folder(uri) is None or len(holders) != 1 or fragment.overlays:
+        return only_lance
+    (file,) = holders
+    if file.base_id is not None or (file.file_major_version, file.file_minor_version) != _FILE_VERSION:
+        return only_lance
+    # In damaged metadata one list can be shorter than the other, or a number in it too large.
+    column = dict(zip(file.fields, file.column_indices, strict=False)).get(field_id, -1)
+    address = data_file_uri(uri, table, file.path)
+    try:
+        with lance_errors(f"cannot read {address}"):
+            columns = open_data_file(address).metadata().columns
+    except StoreError:
+        return only_lance
+    if not 0 <= column < len(columns):
+        return only_lance
+    found = [_payload_page(file.path, page) for page in columns[column].pages]
+    pages = [page if page is not None and page.prefix else None for page in found]
+    unreadable = pages.count(None)
+    rest = fragment.physical_rows - sum(page.rows for page in pages if page is not None)
+    if unreadable > 1 or (rest > 0) != bool(unreadable):
+        return only_lance
+    return tuple(page or PayloadPage("", rest) for page in pages)
 
 
 def row_index_problem(address: str) -> str | None:
-    """What is wrong with the offsets by which Lance finds large values in a local data file; None if nothing is.
+    """Check the offsets by which Lance finds the large values in a local data file.
 
-    Lance believes them, and asks for as much memory as a damaged one says, until there is none left. How they lie
-    in a file is Lance's own affair: what is not recognised passes.
+    Lance believes these offsets: a damaged one makes it allocate as much memory as the offset says, until the process
+    runs out of memory. Pages in a layout that is not known here pass the check.
+
+    Returns:
+        Description of the problem, to follow the file's name in a message; None if there is none.
 
     Raises:
         StoreError: the file cannot be opened.
@@ -25,18 +132,31 @@ def row_index_problem(address: str) -> str | None:
     if local_folder(address) is None:
         return None
     with lance_errors(f"cannot open {address}"):
-        pages = [page for column in open_data_file(address).metadata().columns for page in column.pages]
-        layouts = [(page.buffers, _FULL_ZIP.search(page.encoding)) for page in pages]
+        columns = open_data_file(address).metadata().columns
+        pages = [_payload_page(address, page) for column in columns for page in column.pages]
     with Path(address).open("rb") as file:
-        for buffers, layout in layouts:
-            if layout is None or len(buffers) != 2:
+        for page in pages:
+            if page is None:
                 continue
-            values, index = buffers
-            width, rest = divmod(index.size, int(layout["items"]) + 1)
-            if rest or width not in (1, 2, 4, 8):
-                continue
-            file.seek(index.position)
-            offsets = np.frombuffer(file.read(index.size), dtype=f"<u{width}")
-            if (offsets[1:] < offsets[:-1]).any() or offsets[-1] > values.size:
+            file.seek(page.index)
+            if not page.is_index(file.read(page.index_bytes)):
                 return "has damaged offsets of values"
     return None
+
+
+def _payload_page(file: str, page: Any) -> PayloadPage | None:
+    """Return the layout of a page as Lance describes it; None if the page has no repetition index."""
+    description = "".join(page.encoding.split())
+    found = _FULL_ZIP.search(description)
+    if found is None or len(page.buffers) != 2:
+        return None
+    data, index = page.buffers
+    rows = int(found["rows"])
+    width, remainder = divmod(index.size, rows + 1)
+    if remainder or width not in _INTEGERS:
+        return None
+    prefix = 0
+    for has_nulls, layer in enumerate(_LAYERS):
+        if description == _UNCOMPRESSED % (has_nulls, rows, rows, layer):
+            prefix = _LENGTH_BYTES + has_nulls
+    return PayloadPage(file, rows, data.position, data.size, index.position, _INTEGERS[width], prefix)

@@ -1,4 +1,4 @@
-"""Read the rows of a table in order or by number."""
+"""Read the rows of a table, in order or by number."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,14 +19,20 @@ def read_rows(
     fragments: Sequence[int] | None = None,
     batch_rows: int = 65_536,
 ) -> Iterator[tuple[lance.LanceFragment, pa.RecordBatch]]:
-    """The rows of a table in order, or of some of its fragments, a batch at a time, each with its fragment.
+    """Yield the rows of a table, or of some of its fragments, in order: batches, each with its fragment.
 
-    It takes rows by number in place of scanning. Lance hands a scan over as an Arrow C stream, where a damaged file
-    whose error message has a zero byte, or on which Lance panics, ends the process; here it raises. It is as fast, for
-    payloads faster.
+    Rows are taken by number instead of scanned. Lance passes a scan on as an Arrow C stream, in which a damaged file
+    can end the process: by an error message with a zero byte, or by a panic. Taking rows raises an error in both cases.
+    It is as fast as a scan, and faster for payloads.
+
+    Args:
+        dataset: the table.
+        columns: names of the columns to read.
+        fragments: ids of the fragments to read; None for all.
+        batch_rows: largest number of rows in a batch.
 
     Raises:
-        StoreError: a file is missing or cannot be read; names it.
+        StoreError: a file is missing or cannot be read; the message names it.
     """
     check_process()
     wanted = None if fragments is None else set(fragments)
@@ -41,7 +47,7 @@ def read_rows(
 
 
 def live_rows(fragment: lance.LanceFragment) -> np.ndarray:
-    """Which rows of a fragment's data files are not deleted, ``(k,)`` uint64, ascending.
+    """Return the numbers of the rows in a fragment's data files that are not deleted, ``(k,)`` uint64, ascending.
 
     Raises:
         StoreError: the list of deleted rows cannot be read.
@@ -49,16 +55,18 @@ def live_rows(fragment: lance.LanceFragment) -> np.ndarray:
     if fragment.metadata.deletion_file is None:
         return np.arange(fragment.physical_rows, dtype=np.uint64)
     with lance_errors(f"cannot read which rows of {fragment_name(fragment)} are deleted"):
-        # A scan, but of nothing except that list.
+        # A scan without columns, which reads only that list.
         addresses = fragment.to_table(columns=[], with_row_address=True).column("_rowaddr").to_numpy()
     return addresses & np.uint64(0xFFFFFFFF)
 
 
 def read_addressed(dataset: lance.LanceDataset, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """The rows of a table in order, a batch of one fragment at a time, each with its addresses, ``(k,)`` uint64.
+    """Yield the rows of a table in order: batches, each with the addresses of its rows, ``(k,)`` uint64.
+
+    All rows of a batch are from one fragment.
 
     Raises:
-        StoreError: a file is missing or cannot be read; names it.
+        StoreError: a file is missing or cannot be read; the message names it.
     """
     current, begin, addresses = None, 0, np.empty(0, np.uint64)
     for fragment, batch in read_rows(dataset, columns):
@@ -70,11 +78,11 @@ def read_addressed(dataset: lance.LanceDataset, columns: Sequence[str]) -> Itera
 
 
 class RowTaker:
-    """Takes rows of a version of ``memory`` by number, after a look at their files. Threads may share it.
+    """Reader of rows by number, in one version of ``memory``. It checks their files first. Threads may share it.
 
     Args:
-        uri: of the store.
-        dataset: the table.
+        uri: address of the store.
+        dataset: the table ``memory``, at that version.
     """
 
     def __init__(self, uri: str, dataset: lance.LanceDataset):
@@ -86,10 +94,14 @@ class RowTaker:
         self._checked: set[int] = set()
 
     def take(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.Table:
-        """Rows in the order of their numbers among the rows of the table that are not deleted, from 0.
+        """Return rows in the order of the given numbers.
+
+        Args:
+            numbers: numbers of rows, counted from 0 over the rows of the table that are not deleted.
+            columns: names of the columns to read.
 
         Raises:
-            CorruptStoreError: a file has damaged offsets of values.
+            CorruptStoreError: the offsets of values in a file are damaged.
             StoreError: a file is missing or cannot be read.
         """
         for at in set(np.searchsorted(self._ends, numbers, side="right").tolist()) - self._checked:
@@ -103,5 +115,5 @@ class RowTaker:
 
 
 def fragment_name(fragment: lance.LanceFragment) -> str:
-    """The file that a fragment's rows lie in, within its table's folder."""
+    """Return the path of a fragment's data file in its table's folder, as a name of the fragment in messages."""
     return f"data/{fragment.metadata.files[0].path}" if fragment.metadata.files else f"fragment {fragment.fragment_id}"

@@ -1,9 +1,9 @@
-"""Commits as compare-and-swap: a table's next version is proposed from its latest, and looked at anew on any conflict.
+"""Commit by compare-and-swap: propose a table's next version from its latest one, and propose again after a conflict.
 
-Lance's operation ``Merge`` states all fragments of the next version, and is refused after any other commit of rows, so
-whoever proposes has seen all there is. ``Append`` would not do: it never conflicts. Where a fragment goes, ``Merge``
-cannot say so and ``Update`` does. It conflicts with what touched the same fragments, so each of these touches the
-first one.
+Lance's operation ``Merge`` states all fragments of the next version. Lance refuses it after any other commit of rows,
+so a proposal always takes into account what was committed before. ``Append`` does not serve: it never conflicts.
+``Merge`` cannot remove fragments, so a proposal that does is an ``Update``. Lance refuses an ``Update`` only if another
+commit touched one of the same fragments, so every ``Update`` here touches the first fragment.
 """
 
 import time
@@ -23,10 +23,12 @@ from .datasets import fragments_of, open_table
 from .failures import LANCE_FAILURES, is_disk_full, lance_errors
 from .rows import read_addressed
 
+# Attempts of a commit, with waits that double from the first to the longest: about 6 s in all.
 MAX_ATTEMPTS = 12
 _FIRST_WAIT_S = 0.01
 _LONGEST_WAIT_S = 1.0
 
+# Ids that are searched at a time. Arrow builds the hash table of the wanted ids again for each search.
 _SEARCHED_ROWS = 1 << 20
 
 
@@ -35,9 +37,9 @@ class Proposal:
     """The next version of a table.
 
     Attributes:
-        kept: the fragments of the latest version that stay, some with further rows deleted.
-        added: new ones.
-        metadata: what the schema says from then on, where every fragment is kept; None leaves it as it is.
+        kept: fragments of the latest version that stay, some of them with more rows deleted.
+        added: new fragments.
+        metadata: new metadata of the schema, which requires that every fragment is kept; None leaves it as it is.
     """
 
     kept: Sequence[FragmentMetadata]
@@ -48,21 +50,21 @@ class Proposal:
 def swap(
     uri: str, table: str, propose: Callable[[lance.LanceDataset], Proposal | None], action: str
 ) -> lance.LanceDataset | None:
-    """Commit what is proposed from a table's latest version; on any failure propose again.
+    """Commit a proposal made from a table's latest version; after a failure, make another proposal and try again.
 
-    A commit can land and report an error all the same, so ``propose`` must recognise what it has proposed before.
+    A commit can succeed and still report an error, so ``propose`` must recognise its own earlier proposals.
 
     Args:
-        uri: of the store.
-        table: its name.
-        propose: given the latest version; None where there is nothing left to do.
-        action: what fails, for the error.
+        uri: address of the store.
+        table: name of the table.
+        propose: function from the latest version to a proposal, or to None if nothing is left to do.
+        action: beginning of the error message, for example "cannot delete …".
 
     Returns:
-        The new version; None where there was nothing to do.
+        The new version; None if there was nothing to do.
 
     Raises:
-        StoreError: the disk is full, or the table could not be written in many attempts.
+        StoreError: the disk is full, or all attempts failed.
     """
     failure: Exception | None = None
     for attempt in range(MAX_ATTEMPTS):
@@ -86,26 +88,26 @@ def swap(
 
 
 def swap_at(uri: str, version: int, propose: Callable[[lance.LanceDataset], Proposal], action: str) -> int | None:
-    """Commit what is proposed from one version of ``memory`` only.
+    """Commit a proposal made from a given version of ``memory``, if that is still the latest one.
 
     Returns:
-        The new version; None where another came first.
+        Number of the new version; None if there is a later version already.
 
     Raises:
-        StoreError: as ``swap`` raises it.
+        StoreError: the disk is full, or all attempts failed.
     """
     committed = swap(uri, MEMORY, lambda latest: propose(latest) if latest.version == version else None, action)
-    # An empty table is false.
+    # Compared with None because an empty table counts as false.
     return None if committed is None else committed.version
 
 
 def find_rows(dataset: lance.LanceDataset, doc_ids: pa.Array) -> tuple[np.ndarray, list[str]]:
-    """Addresses ``(k,)`` uint64 and ids of the rows that have one of these ids, in the order of the table.
+    """Return addresses ``(k,)`` uint64 and ids of the rows that have one of these ids, in the order of the table.
 
-    It reads the column of ids and compares every one.
+    This reads the whole column of ids.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the column cannot be read.
     """
     addresses: list[np.ndarray] = []
     found: list[str] = []
@@ -122,7 +124,6 @@ def find_rows(dataset: lance.LanceDataset, doc_ids: pa.Array) -> tuple[np.ndarra
         pending.clear()
         held = 0
 
-    # Many batches are searched at a time: the hash table of the ids is made anew for each search.
     for own, batch in read_addressed(dataset, ["doc_id"]):
         pending.append(batch.append_column("_rowaddr", pa.array(own)))
         held += batch.num_rows
@@ -134,10 +135,14 @@ def find_rows(dataset: lance.LanceDataset, doc_ids: pa.Array) -> tuple[np.ndarra
 
 
 def without_rows(dataset: lance.LanceDataset, addresses: np.ndarray) -> list[FragmentMetadata]:
-    """All fragments of a version but for some rows, ``(k,)`` uint64; one that loses its last row is left out.
+    """Return the fragments of a version with some rows deleted; a fragment that loses its last row is left out.
+
+    Args:
+        dataset: the version.
+        addresses: addresses of the rows, ``(k,)`` uint64.
 
     Raises:
-        StoreError: the rows' deletion cannot be written.
+        StoreError: a list of deleted rows cannot be written.
     """
     if not addresses.size:
         return fragments_of(dataset)
@@ -176,7 +181,7 @@ def _schema(dataset: lance.LanceDataset, metadata: Mapping[str, str] | None) -> 
     schema = LanceSchema.from_pyarrow(dataset.schema.with_metadata(dict(metadata)))
     if [field.id() for field in schema.fields()] != [field.id() for field in dataset.lance_schema.fields()]:
         raise StoreError(
-            f"the columns of {dataset.uri} were changed by another tool, and it can only be read as it is. "
+            f"the columns of {dataset.uri} were changed by another tool, so the store can be read but not written. "
             "Build a new store."
         )
     return schema

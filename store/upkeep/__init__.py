@@ -1,1 +1,1 @@
-"""One verb a file: verify, repair, compact, delete, recode."""
+"""The upkeep of a store, one verb per file: check (verify), repair, compact, delete, recode."""

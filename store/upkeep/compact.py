@@ -1,4 +1,4 @@
-"""What deletions, small fragments and old versions take, given back."""
+"""Compact: give back the space that deleted rows, small fragments and old versions take."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -7,10 +7,10 @@ from pathlib import Path
 import lance
 
 from ...errors import StoreError
+from ..assets import PLAN_PREFIX, asset_names
 from ..info import data_bytes, disk_bytes
-from ..ledger import asset_names
 from ..lock import build_lock
-from ..plans import PLAN_PREFIX, plan_in_force
+from ..plans import plan_in_force
 from ..store import Store
 from ..table.addresses import ASSETS, MEMORY, TABLES, local_folder
 from ..table.datasets import open_table
@@ -18,8 +18,9 @@ from ..table.failures import lance_errors
 
 FRAGMENT_BYTES = 1 << 30
 FRAGMENT_ROWS = 1 << 20
-"""A compacted fragment has about so many bytes, or so many rows where these are fewer."""
+"""Target size of a compacted fragment: about 1 GB, or a million rows if these take less. Large ones read fastest."""
 
+# Age that no version reaches: nothing is dropped by age.
 _FOREVER = timedelta(days=36500)
 
 
@@ -28,12 +29,12 @@ class Compaction:
     """A store before and after a compaction.
 
     Attributes:
-        fragments_before: of the table ``memory``.
-        fragments: of it now.
-        versions_before: of it.
-        versions: that can still be opened.
-        bytes_before: that the store took; in an object store, only its latest versions' data files.
-        bytes: that it takes now.
+        fragments_before: number of fragments of the table ``memory`` before.
+        fragments: number of its fragments now.
+        versions_before: number of its versions before.
+        versions: number of its versions that can still be opened.
+        bytes_before: size of the store before; in an object store, only of the data files of the latest versions.
+        bytes: size of the store now, counted in the same way.
     """
 
     fragments_before: int
@@ -47,13 +48,14 @@ class Compaction:
 def compact(uri: str | Path, *, older_than_hours: float = 24, no_build_runs: bool = False) -> Compaction:
     """Merge small fragments, remove deleted rows from the files, and drop old versions.
 
-    Every document stays as it is. Readers go on with the version that they have open while it is kept; one whose
+    Every document stays as it is. Readers keep the version that they have open, as long as it exists. A reader whose
     version was dropped gets an error that says to open the store again.
 
     Args:
-        uri: of the store.
-        older_than_hours: only versions older than this are dropped; 0 drops all but the latest.
-        no_build_runs: the caller's word for a store in an object store, where there is no lock to tell.
+        uri: address of the store.
+        older_than_hours: age above which versions are dropped; 0 drops all versions but the latest.
+        no_build_runs: confirmation by the caller that no build is running. It is required for an object store, which
+            has no lock to find that out.
 
     Raises:
         StoreLockedError: a build is writing the store.
@@ -67,7 +69,7 @@ def compact(uri: str | Path, *, older_than_hours: float = 24, no_build_runs: boo
     if local_folder(store.uri) is None and not no_build_runs:
         raise StoreError(
             f"whether a build is writing the store at {store.uri} cannot be seen in an object store, and compacting "
-            "would take its files away. Make sure that none runs, and say so (--no-build-runs)."
+            "would delete the build's files. Make sure that no build is running, then confirm it (--no-build-runs)."
         )
     with build_lock(store.uri):
         before = _measure(store.uri)
@@ -81,17 +83,17 @@ def compact(uri: str | Path, *, older_than_hours: float = 24, no_build_runs: boo
 
 
 def remove_orphans(store: Store) -> int:
-    """Delete the data files that no version refers to, which dead workers left, and versions that nobody can miss.
+    """Delete data files that no version refers to, as dead workers leave them, and versions that no reader can miss.
 
-    Those are the ones whose every file the latest version has too: a reader that has one open keeps reading. Only for
-    whoever holds the lock: it deletes what workers have written and nobody has committed yet. In an object store,
-    where there is no lock, it does nothing.
+    No reader can miss a version if the latest version has all its files: a reader that has it open keeps reading. Only
+    the holder of the lock may call this, because it also deletes files that workers have written but nobody has
+    committed yet. It does nothing in an object store, which has no lock.
 
     Returns:
-        Bytes freed.
+        Number of bytes freed.
 
     Raises:
-        StoreError: it failed.
+        StoreError: the files cannot be deleted.
     """
     if local_folder(store.uri) is None:
         return 0
@@ -105,7 +107,7 @@ def _remove_orphans(uri: str, table: str) -> int:
     older = (each["version"] for each in latest.versions() if each["version"] < latest.version)
     superseded = [number for number in older if _files(open_table(uri, table, number)) <= kept]
     return latest.cleanup_old_versions(
-        # Without a version to drop it still deletes what no version refers to.
+        # Without a version to drop, Lance still deletes the files that no version refers to.
         older_than=None if superseded else _FOREVER,
         versions=superseded or None,
         delete_unverified=True,
@@ -114,7 +116,7 @@ def _remove_orphans(uri: str, table: str) -> int:
 
 
 def _files(dataset: lance.LanceDataset) -> set[str]:
-    """Data and deletion files of a version."""
+    """Return the names of a version's data and deletion files."""
     names: set[str] = set()
     for fragment in dataset.get_fragments():
         metadata = fragment.metadata
@@ -135,8 +137,8 @@ def _drop_old_plans(uri: str) -> None:
 def _rewrite(dataset: lance.LanceDataset) -> None:
     rows = sum(fragment.physical_rows for fragment in dataset.get_fragments())
     size = data_bytes(dataset) / max(rows, 1)
-    # A power of two, so that the size of a row, which changes a little each time, does not make every fragment one to
-    # rewrite.
+    # A power of two: the size of a row changes a little each time, and a target that followed it would have every
+    # fragment rewritten.
     target = min(FRAGMENT_ROWS, 1 << max(0, int(FRAGMENT_BYTES / max(size, 1)).bit_length() - 1))
     dataset.optimize.compact_files(
         target_rows_per_fragment=target, materialize_deletions=True, materialize_deletions_threshold=0.0
@@ -145,7 +147,7 @@ def _rewrite(dataset: lance.LanceDataset) -> None:
 
 def _drop_versions(dataset: lance.LanceDataset, older_than: timedelta) -> None:
     dataset.cleanup_old_versions(
-        # Lance takes no time at all for no limit.
+        # For Lance an age of zero means no limit, so None is needed to drop every version but the latest.
         older_than=older_than or None,
         retain_versions=None if older_than else 1,
         delete_unverified=True,

@@ -1,14 +1,14 @@
-"""Deleting documents by id."""
+"""Delete: remove documents from a store by id."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import lance
 import numpy as np
 import pyarrow as pa
 
+from ...configs.names import MissingIds
 from ...errors import CorruptStoreError, MissingDocumentsError, some
 from ..ledger import emptied_shards, record_empty
 from ..lock import build_lock
@@ -21,10 +21,10 @@ from ..table.swap import Proposal, find_rows, swap, without_rows
 
 @dataclass(frozen=True)
 class Deletion:
-    """What a deletion did.
+    """The result of a deletion.
 
     Attributes:
-        deleted: documents that it deleted.
+        deleted: number of deleted documents.
         missing: ids that the store did not hold, in the order given.
     """
 
@@ -32,19 +32,19 @@ class Deletion:
     missing: tuple[str, ...]
 
 
-def delete(uri: str | Path, doc_ids: Iterable[str], *, missing: Literal["error", "skip"] = "error") -> Deletion:
+def delete(uri: str | Path, doc_ids: Iterable[str], *, missing: MissingIds = "error") -> Deletion:
     """Delete documents from a store: all of them in one commit, or none.
 
-    Readers that have the store open go on reading them. The space is given back by ``compact``. A later build of a
-    corpus that holds such a document stores it again: a build makes the store equal to its corpus.
+    Readers that have the store open can still read them, and their space is in use until ``compact``. A later build of
+    a corpus that has such a document stores it again, because a build makes the store equal to its corpus.
 
     Args:
-        uri: of the store.
-        doc_ids: in any order; a repeated id counts once.
-        missing: whether ids that the store does not hold are an error, and nothing is deleted, or are left out.
+        uri: address of the store.
+        doc_ids: ids in any order; a repeated id counts once.
+        missing: treatment of ids that the store does not hold; with ``"error"`` nothing is deleted.
 
     Raises:
-        MissingDocumentsError: the store does not hold some ids.
+        MissingDocumentsError: the store does not hold some of the ids.
         StoreLockedError: a build is writing the store.
         StoreError: there is no store, or it cannot be written.
     """
@@ -56,39 +56,39 @@ def delete(uri: str | Path, doc_ids: Iterable[str], *, missing: Literal["error",
         return _delete(store.uri, wanted, missing)
 
 
-def _delete(uri: str, wanted: list[str], missing: Literal["error", "skip"]) -> Deletion:
-    # An id that is no valid Unicode is in no store, and Arrow cannot hold it.
+def _delete(uri: str, wanted: list[str], missing: MissingIds) -> Deletion:
+    # No store has an id with invalid Unicode, and Arrow cannot hold it.
     ids = pa.array([doc_id for doc_id in wanted if doc_id.encode("utf-8", "ignore").decode() == doc_id], pa.string())
     result = Deletion(0, ())
 
-    def look(dataset: lance.LanceDataset) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
+    def find(dataset: lance.LanceDataset) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
         rows, found = find_rows(dataset, ids)
         if len(set(found)) < len(found):
-            raise CorruptStoreError(f"the store at {uri} holds a document twice; build it anew.")
+            raise CorruptStoreError(f"the store at {uri} holds a document twice. Build it again.")
         absent = tuple(doc_id for doc_id in wanted if doc_id not in set(found))
         if absent and missing == "error" and not (result.deleted and not found):
             raise MissingDocumentsError(
                 f"the store at {uri} does not hold {len(absent)} of the documents to delete: {some(absent)}. "
-                "Nothing was deleted.",
+                'Nothing was deleted. Check the ids, or skip them (--skip-missing, missing="skip").',
                 absent,
             )
         return rows, found, absent
 
     def propose(dataset: lance.LanceDataset) -> Proposal | None:
         nonlocal result
-        rows, found, absent = look(dataset)
+        rows, found, absent = find(dataset)
         if not found:
-            # Perhaps the deletion that reported an error has landed.
+            # A commit can succeed and still report an error, so a retry may find the rows already gone.
             return None
         result = Deletion(len(found), absent)
-        # Before the rows go: a shard stays done though it loses its last one.
+        # Recorded before the rows go: a shard stays done when it loses its last row.
         record_empty(uri, emptied_shards(dataset, rows))
         return Proposal(without_rows(dataset, rows))
 
-    _, found, absent = look(open_table(uri, MEMORY))
+    _, found, absent = find(open_table(uri, MEMORY))
     if not found:
         return Deletion(0, absent)
-    # Before the rows go: a build must not take the store for one that holds its corpus.
+    # Marked before the rows go: a build must not conclude that the store still has its whole corpus.
     mark_altered(uri)
     swap(uri, MEMORY, propose, f"cannot delete documents from the store at {uri}")
     return result

@@ -1,7 +1,7 @@
-"""Rewriting a store in another codec, from its own memory: no compressor and no corpus are needed."""
+"""Recode: write a store's memory into a new store in another codec, without the compressor and the corpus."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,17 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import StoreError
+from ..assets import META_ASSET, NOTE_PREFIXES, ORIGIN_ASSET
 from ..codecs import Codec, codec_by_name
 from ..codecs.calibration import CALIBRATION_PREFIX, Calibration
 from ..codecs.payload import decode_batch, encode_batch
 from ..codecs.prediction import Prediction, predict
 from ..commit import commit, done_shards
-from ..ledger import EMPTY_SHARD_PREFIX, FALLBACK_PREFIX, empty_shards, fallbacks
+from ..ledger import empty_shards, fallbacks
 from ..lock import build_lock
 from ..meta import StoreMeta
 from ..plans import plan_in_force
+from ..sampling import sample_memory
 from ..schema import REJECTED_SCHEMA
-from ..store import META_ASSET, Store
+from ..store import Store
 from ..table.addresses import REJECTED, resolve_uri
 from ..table.deletions import open_checked
 from ..table.failures import lance_errors
@@ -29,24 +31,27 @@ from ..table.fragment import WrittenShard, write_fragment
 from ..table.rows import read_rows
 from .compact import remove_orphans
 
-ORIGIN_ASSET = "recoded-from"
+# Number of shards in a commit: each commit adds a manifest, and a crash loses the shards that are not committed yet.
 _COMMIT_SHARDS = 16
+# Number of documents decoded and encoded at a time, to bound the memory that a shard takes.
 _ROWS_AT_ONCE = 1024
-# Of these every store has its own.
-_NOT_COPIED = (META_ASSET, ORIGIN_ASSET, CALIBRATION_PREFIX, EMPTY_SHARD_PREFIX, FALLBACK_PREFIX)
+# Number of vectors that a prediction is computed from if the codec needs no sample.
+_PREDICTION_VECTORS = 1024
+# Assets that differ for every store, and are therefore not copied.
+_NOT_COPIED = (META_ASSET, ORIGIN_ASSET, CALIBRATION_PREFIX, *NOTE_PREFIXES)
 
 
 @dataclass(frozen=True)
 class RecodeReport:
-    """What recoding did.
+    """The result of recoding.
 
     Attributes:
-        uri: the new store.
-        shards: that it holds.
-        done_before: of them, those that an earlier run had committed.
-        documents: that it holds.
-        fallbacks: documents that are stored by another codec, which keeps more, by its name.
-        prediction: what the codec makes of a sample of the memory; None where nothing was left to do.
+        uri: address of the new store.
+        shards: number of shards in the new store.
+        done_before: number of those shards that an earlier run had committed.
+        documents: number of documents in the new store.
+        fallbacks: number of documents stored in another codec, which keeps more, by its name.
+        prediction: predicted loss of the codec, from a sample of the memory; None if nothing was left to do.
     """
 
     uri: str
@@ -64,23 +69,23 @@ def recode(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecodeReport:
-    """Write a store's memory into a new store in another codec; the first one is not touched.
+    """Write the memory of a store into a new store in another codec. The first store is not touched.
 
-    The new store has the same ids, rows, shards and plan: a build that was not done goes on in it, with the new codec.
-    Stopped at any point, the same call goes on. What a codec has lost stays lost, so a store is not recoded to one that
-    keeps more than its own.
+    The new store has the same ids, rows, shards and plan: an unfinished build resumes in it, with the new codec. If
+    recoding is stopped, the same call resumes it. A codec cannot restore what another one has lost, so a store is not
+    recoded to a codec that keeps more than its own.
 
     Args:
-        uri: the store, at its latest version.
-        codec: of the new store.
-        out: the new store; by default the first one's address, a hyphen and the codec's name.
-        progress: told how many of how many shards are done.
+        uri: address of the store, which is read at its latest version.
+        codec: name of the new store's codec.
+        out: address of the new store; by default the first address, a hyphen and the codec's name.
+        progress: callback that is given the number of finished shards and the total.
 
     Raises:
         StoreError: the store cannot be read, its codec keeps less, or ``out`` holds something else.
         StoreLockedError: another build or recoding is writing ``out``.
     """
-    # First: a shard that is noted as empty later may have rows in the version that is opened now.
+    # Read before the store is opened: a shard that is recorded as empty later may have rows in the opened version.
     empty = empty_shards(resolve_uri(uri)) if Store.exists(uri) else set()
     source = Store.open(uri)
     target = codec_by_name(codec)
@@ -89,14 +94,12 @@ def recode(
     with build_lock(out):
         recoded, prediction = _open(source, target, out)
         before = done_shards(recoded)
-        # Those of the version that is open: a build may add others meanwhile, whose rows are not in hand.
+        # The shards of the opened version only: a build may add others meanwhile, whose rows are not read here.
         shards = sorted(source.ledger.shards(source.table) | empty)
         todo = [shard for shard in shards if shard not in before]
         written: list[WrittenShard] = []
-        done = len(shards) - len(todo)
-        for each in _rewrite(source, recoded, todo, target):
+        for done, each in enumerate(_rewrite(source, recoded, todo, target), len(shards) - len(todo) + 1):
             written.append(each)
-            done += 1
             if len(written) == _COMMIT_SHARDS or done == len(shards):
                 commit(recoded, written, plan_in_force(recoded.table))
                 written.clear()
@@ -113,56 +116,27 @@ def recode(
     )
 
 
-def sample_memory(store: Store, vectors: int) -> tuple[np.ndarray, list[int]]:
-    """Memory of documents spread evenly over a store's rows: about so many vectors, or all where there are fewer.
-
-    Returns:
-        values ``(Σ n_mem, dim)`` float32 and the lengths of the documents.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    n_mem = _column(store, "n_mem")
-    rows = np.flatnonzero(n_mem > 0)
-    total = int(n_mem.sum())
-    count = len(rows) if total <= vectors else min(len(rows), -(-vectors * len(rows) // total))
-    chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)] if count else rows
-    parts, lengths = [np.zeros((0, store.meta.dim), np.float32)], []
-    for part in _take(store, chosen):
-        values, counts = decode_batch(*_payloads(part), store.calibration)
-        parts.append(values)
-        lengths += counts.tolist()
-    return np.concatenate(parts), lengths
-
-
 def _require_sense(source: Store, target: Codec, out: str) -> None:
     own = codec_by_name(source.meta.codec)
     if out == source.uri:
         raise StoreError(f"the store at {out} cannot be recoded into itself. Name another place.")
     if target is own:
-        raise StoreError(f"the store at {source.uri} has codec {own.name} already.")
+        raise StoreError(f"the store at {source.uri} has codec {own.name} already. Name another codec.")
     if target.fidelity > own.fidelity:
         raise StoreError(
             f"the store at {source.uri} has codec {own.name}, which keeps less than {target.name}: recoding would make "
-            "it larger and bring nothing back. Build it anew from the corpus."
+            "it larger and bring nothing back. Build it again from the corpus."
         )
 
 
 def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | None]:
+    """Open the new store to resume it, or create it and predict what its codec will lose."""
     origin = {"created_at": source.meta.created_at.isoformat(), "version": source.version, "codec": source.meta.codec}
     if Store.exists(out):
-        recoded = Store.open(out)
-        if ORIGIN_ASSET not in recoded.asset_names() or recoded.meta.codec != target.name:
-            raise StoreError(f"{out} holds a store that is not this one recoded to {target.name}. Name another place.")
-        if json.loads(recoded.asset(ORIGIN_ASSET)) != origin:
-            raise StoreError(
-                f"{out} was recoded from another version of the store at {source.uri}. Delete it, or name "
-                "another place."
-            )
-        return recoded, None
-    values, lengths = sample_memory(source, target.sample_vectors(source.meta.dim) or _ROWS_AT_ONCE)
+        return _resume(source, target, out, origin), None
+    values, lengths = sample_memory(source, target.sample_vectors(source.meta.dim) or _PREDICTION_VECTORS)
     if not len(values):
-        raise StoreError(f"the store at {source.uri} holds no memory yet.")
+        raise StoreError(f"the store at {source.uri} holds no memory yet. Run its build first.")
     calibration = target.calibrate(values)
     names = [name for name in source.asset_names() if not name.startswith(_NOT_COPIED)]
     assets = {name: source.asset(name) for name in names} | {ORIGIN_ASSET: json.dumps(origin).encode()}
@@ -181,11 +155,24 @@ def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | N
     return recoded, predict(target, values, lengths, calibration)
 
 
+def _resume(source: Store, target: Codec, out: str, origin: Mapping[str, object]) -> Store:
+    recoded = Store.open(out)
+    if ORIGIN_ASSET not in recoded.asset_names() or recoded.meta.codec != target.name:
+        raise StoreError(f"{out} holds a store that is not this one recoded to {target.name}. Name another place.")
+    if json.loads(recoded.asset(ORIGIN_ASSET)) != origin:
+        raise StoreError(
+            f"{out} was recoded from another version of the store at {source.uri}. Delete it, or name another place."
+        )
+    return recoded
+
+
 def _rewrite(source: Store, recoded: Store, shards: list[int], target: Codec) -> Iterator[WrittenShard]:
+    """Write the shards of the source into the new store, one by one, without committing them."""
     calibration = recoded.own_calibration()
-    shard_of_row = _column(source, "shard")
+    shard_of_row = source.number_column("shard")
     refusals = read_rows(open_checked(source.uri, REJECTED), REJECTED_SCHEMA.names)
     rejected = pa.Table.from_batches([batch for _, batch in refusals], REJECTED_SCHEMA)
+    # Rows of a shard need not lie together: a compaction or an update may have moved them.
     by_shard = np.argsort(shard_of_row, kind="stable")
     begins = np.searchsorted(shard_of_row[by_shard], shards, "left")
     ends = np.searchsorted(shard_of_row[by_shard], shards, "right")
@@ -197,28 +184,19 @@ def _rewrite(source: Store, recoded: Store, shards: list[int], target: Codec) ->
         yield write_fragment(recoded.uri, shard, rows, refused.drop_columns("shard"))
 
 
-def _column(store: Store, name: str) -> np.ndarray:
-    values = [batch.column(0).to_numpy() for _, batch in read_rows(store.table, [name])]
-    return np.concatenate(values) if values else np.empty(0, np.int64)
-
-
 def _take(store: Store, rows: np.ndarray) -> Iterator[pa.Table]:
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         with lance_errors(f"cannot read the store at {store.uri}"):
             yield store.table.take(pa.array(rows[start : start + _ROWS_AT_ONCE]))
 
 
-def _payloads(rows: pa.Table) -> tuple[list[bytes], list[str]]:
-    """Payloads and ids of the rows that have memory."""
-    rows = rows.filter(rows.column("payload").is_valid())
-    return rows.column("payload").to_pylist(), rows.column("doc_id").to_pylist()
-
-
 def _recoded(rows: pa.Table, source: Store, target: Codec, calibration: Calibration | None) -> pa.Table:
-    payloads, doc_ids = _payloads(rows)
-    if not payloads:
+    """Return rows with their payloads in the target codec; rows without memory stay as they are."""
+    stored = rows.filter(rows.column("payload").is_valid())
+    if not stored.num_rows:
         return rows
-    values, lengths = decode_batch(payloads, doc_ids, source.calibration)
+    doc_ids = stored.column("doc_id").to_pylist()
+    values, lengths = decode_batch(stored.column("payload").to_pylist(), doc_ids, source.calibration)
     made = dict(zip(doc_ids, encode_batch(doc_ids, values, lengths.tolist(), target, calibration), strict=True))
     place = rows.schema.get_field_index("payload")
     column = pa.array([made.get(doc_id) for doc_id in rows.column("doc_id").to_pylist()], pa.large_binary())

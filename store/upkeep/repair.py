@@ -1,4 +1,4 @@
-"""Mending a store: what is damaged goes, in one commit, and the store says of itself that a build has to fill it up."""
+"""Repair: drop the damaged rows and files of a store, and mark the store so that the next build refills it."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Container
@@ -9,24 +9,24 @@ import numpy as np
 
 from ...errors import StoreError
 from ..ledger import record_empty
-from ..plans import marked
+from ..plans import as_altered
 from ..store import Store
 from ..table.addresses import MEMORY, REJECTED
 from ..table.datasets import fragments_of
 from ..table.rows import live_rows
 from ..table.swap import Proposal, swap, swap_at, without_rows
 from .compact import remove_orphans
-from .verify import Damage, Findings
+from .findings import Damage, Findings
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """What a repair takes out of a store.
+    """The rows and files that a repair drops from a store.
 
     Attributes:
-        rows: damaged rows of files that stay.
-        files: data files that could not be read, named with their tables.
-        bytes_freed: of files that no version refers to afterwards; None before they are deleted.
+        rows: number of damaged rows in files that stay.
+        files: names of the unreadable data files, each with its table.
+        bytes_freed: size of the files that no version refers to any more; None before they are deleted.
     """
 
     rows: int
@@ -35,7 +35,7 @@ class Dropped:
 
 
 def damage_to_drop(damage: Damage) -> Dropped:
-    """What a repair of this damage takes out."""
+    """Return the rows and files that a repair of this damage will drop."""
     return Dropped(
         rows=sum(map(len, damage.rows.values())),
         files=(
@@ -46,24 +46,24 @@ def damage_to_drop(damage: Damage) -> Dropped:
 
 
 def drop_damage(findings: Findings, planned: Collection[int]) -> Dropped:
-    """Take what is damaged out of a store, whose build lock is held, and delete what nobody refers to.
+    """Drop the damaged rows and files of a store, and delete the files that no version refers to any more.
 
-    It goes as documents that are deleted by id do: the store is altered from then on, so that the next build compares
-    all of it with the corpus and writes what is not there. A commit that comes between, as it can in an object store,
-    which has no lock, is noticed, and nothing of ``memory`` is dropped.
+    The caller holds the build lock. As after a deletion by id, the store is then altered: the next build compares all
+    of it with the corpus and writes the missing documents. An object store has no lock, so another commit may come in
+    between; it is noticed, and nothing of ``memory`` is dropped.
 
     Args:
-        findings: of a check.
-        planned: shards of the plan in force.
+        findings: result of a check of the store.
+        planned: numbers of the shards of the plan in force.
 
     Raises:
-        StoreError: ``memory`` was changed since it was checked, or a table cannot be written.
+        StoreError: ``memory`` has changed since it was checked, or a table cannot be written.
     """
     damage, uri = findings.damage, findings.uri
     _drop_rejected(uri, damage.lost_rejected)
     version = findings.version
     if (damage.lost or damage.rows or damage.is_incomplete) and not findings.is_altered:
-        version = _step(uri, version, marked)
+        version = _step(uri, version, as_altered)
     if damage.lost or damage.rows:
         record_empty(uri, _emptied(damage, planned))
         _step(uri, version, lambda dataset: _without_damage(dataset, damage))
@@ -71,9 +71,10 @@ def drop_damage(findings: Findings, planned: Collection[int]) -> Dropped:
 
 
 def _emptied(damage: Damage, planned: Collection[int]) -> set[int]:
-    """Shards to note as done without a row, since the next build compares all documents whichever shards are done.
+    """Return the shards to record as empty, because they lose their last row.
 
-    A file that cannot be read does not tell whether it held a shard of which there is no row.
+    That is safe: the next build compares all documents, even those of finished shards. If files are unreadable, a shard
+    without any row counts too, because its rows may have been in those files.
     """
     dropped = Counter(shard for rows in damage.rows.values() for shard in rows.values()) + damage.held_lost
     candidates = planned if damage.lost else dropped.keys() & planned
@@ -82,7 +83,7 @@ def _emptied(damage: Damage, planned: Collection[int]) -> set[int]:
 
 def _step(uri: str, version: int | None, propose: Callable[[lance.LanceDataset], Proposal]) -> int:
     assert version is not None
-    following = swap_at(uri, version, propose, f"cannot drop what is damaged from the store at {uri}")
+    following = swap_at(uri, version, propose, f"cannot drop the damaged rows and files of the store at {uri}")
     if following is None:
         raise StoreError(f"the store at {uri} was changed while it was checked. Run the repair again.")
     return following
@@ -104,4 +105,4 @@ def _drop_rejected(uri: str, lost: Container[int]) -> None:
         kept = [fragment for fragment in fragments if fragment.id not in lost]
         return None if len(kept) == len(fragments) else Proposal(kept)
 
-    swap(uri, REJECTED, propose, f"cannot drop what is damaged from the store at {uri}")
+    swap(uri, REJECTED, propose, f"cannot drop the damaged rows and files of the store at {uri}")

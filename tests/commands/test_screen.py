@@ -92,7 +92,7 @@ def test_a_build_as_it_is_shown(screen):
         "900 documents",
         "6.0 MB",
         "4/5",
-        "2 failed tries",
+        "2 failed attempts",
         "1 worker lost",
         "1 document quarantined",
         "left",
@@ -100,10 +100,10 @@ def test_a_build_as_it_is_shown(screen):
         "tried again",
         "given up",
         "worker w1 was lost: it was silent",
-        "each of its documents is tried alone",
+        "its documents are tried one by one",
         "document 'doc-7' of shard 4 cannot be compressed: too strange",
-        "tried again in 8 s: OSError: no answer",
-        "EventLog failed",
+        "is tried again in 8 s: OSError: no answer",
+        "EventLog failed and reports nothing more",
         "stopping",
     ):
         assert words in screen.said, words
@@ -116,7 +116,10 @@ def test_lines_move_within_a_shard():
         screen.look(("w0", "compressing", 0, second, 10 * second, second / 100), at=second)
     lines = screen.said.splitlines()
     assert len(lines) == 4
-    assert "0/2 shards · 30 documents now · 10 tokens/s · 0 bytes · 1 compressing · about 0:02:50 left" in lines[-1]
+    assert (
+        "0/2 shards · 30 documents in this run · 10 tokens/s · 0 bytes · 1 compressing · about 0:02:50 left"
+        in lines[-1]
+    )
 
 
 def test_the_last_line_has_the_totals():
@@ -126,7 +129,7 @@ def test_the_last_line_has_the_totals():
     screen.now = 10.0
     screen.shown.finished_shard(1, 20, 300, 4000)
     screen.shown.ended()
-    assert "2/2 shards · 20 documents now · 30 tokens/s · 4.0 kB" in screen.said.splitlines()[-1]
+    assert "2/2 shards · 20 documents in this run · 30 tokens/s · 4.0 kB" in screen.said.splitlines()[-1]
 
 
 def test_no_time_is_named_before_there_is_a_speed(screen):
@@ -147,7 +150,7 @@ def test_bars_have_a_line_for_each_of_a_few_workers():
             at=second,
         )
     drawn = " ".join(screen.redraw().split())
-    assert "20 documents now · 100 tokens/s" in drawn
+    assert "20 documents in this run · 100 tokens/s" in drawn
     assert "gpu-0 compressing shard 1, 10% 20 documents 100 tokens/s" in drawn
     assert "gpu-1 starting 0 documents 0 tokens/s" in drawn
     screen.shown.ended()
@@ -169,7 +172,7 @@ def test_bars_fit_a_narrow_terminal():
     for second in range(5):
         screen.look(("a-worker-with-a-long-name", "compressing", 0, second, second, second / 10), at=second)
     lines = screen.redraw().rpartition("\x1b[2K")[2].splitlines()
-    assert [len(line) for line in lines] == [40, 38, 40]
+    assert [len(line) for line in lines] == [40, 40, 40]
     screen.shown.ended()
 
 

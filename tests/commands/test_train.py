@@ -1,14 +1,15 @@
-"""The commands of training, as their users type them."""
+"""The commands of ``train``."""
 
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pisco_index import cli, new_tiny_checkpoint
+from pisco_index import new_tiny_checkpoint
+from pisco_index.commands import train
 from pisco_index.errors import TrainingInterruptedError
 
 TRAINER = """
@@ -16,43 +17,40 @@ trainer: {use_cpu: true, max_steps: 2, per_device_train_batch_size: 2, disable_t
 """
 
 
-def run(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint, data and short configurations."""
+    """A checkpoint, training data and short configurations."""
     folder = tmp_path_factory.mktemp("train")
     new_tiny_checkpoint(folder / "start")
     (folder / "pre.yaml").write_text(f"windows: [16]\ncompression: {{template: '{{text}}'}}\n{TRAINER}")
     (folder / "fine.yaml").write_text(TRAINER)
     (folder / "pairs.yaml").write_text(f"query_dependent: true\n{TRAINER}")
-    made = run("train", "tinypedia", folder / "data", "--articles", 12, "--conversations", 6)
-    assert made.exit_code == 0, made.output
-    assert made.stdout == f"{folder / 'data'}: 12 articles, 6 conversations of the train split\n"
+    train.tinypedia(folder / "data", articles=12, conversations=6)
     return folder
 
 
-def test_tinypedia(folder, tmp_path):
-    run("train", "tinypedia", tmp_path, "--articles", 9, "--split", "held-out", "--seed", 3, "--documents", 2)
+def test_tinypedia(folder, run, tmp_path):
+    options = ("--articles", 9, "--split", "held-out", "--seed", 3, "--documents", 2)
+    assert run("train", "tinypedia", tmp_path, *options).stdout == f"{tmp_path}: 9 articles of the held-out split\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "questions.jsonl", "run.trec"]
     assert len((tmp_path / "corpus.jsonl").read_text().splitlines()) == 9
     for name in ("conversations", "short-conversations", "recitals"):
         assert len((folder / "data" / f"{name}.jsonl").read_text().splitlines()) == 6
+    said = run("train", "tinypedia", tmp_path, "--articles", 9, "--conversations", 1).stdout
+    assert said == f"{tmp_path}: 9 articles, 1 conversation of the train split\n"
 
 
-def test_from_pretraining_to_an_index(folder, tmp_path):
+def test_from_pretraining_to_an_index(folder, run, tmp_path):
     data, pretrained, finetuned = folder / "data", tmp_path / "pre", tmp_path / "fine"
     first = ("train", "pretrain", data / "corpus.jsonl", "-k", folder / "start", "-o", pretrained, "--decoder", "full")
     shown = run(*first, "-c", folder / "pre.yaml")
     assert shown.exit_code == 0, shown.output
-    expected = f"{pretrained}: trained checkpoint. Go on with: pisco-index train finetune CONVERSATIONS -k {pretrained}"
+    expected = f"{pretrained}: trained checkpoint. Next: pisco-index train finetune CONVERSATIONS -k {pretrained}"
     assert expected in shown.stdout
     assert (pretrained / "base_decoder").is_dir()
     (folder / "more.yaml").write_text((folder / "pre.yaml").read_text().replace("max_steps: 2", "max_steps: 9"))
     again = run(*first, "-c", folder / "more.yaml")
-    assert again.stdout.startswith(f"{pretrained}: trained checkpoint, finished before: nothing was done. Go on with:")
+    assert again.stdout.startswith(f"{pretrained}: trained checkpoint, finished before: nothing was done. Next:")
 
     second = ("train", "finetune", data / "conversations.jsonl", "-k", pretrained, "-o", finetuned)
     shown = run(*second, "-c", folder / "fine.yaml", "--max-length", 64)
@@ -62,7 +60,7 @@ def test_from_pretraining_to_an_index(folder, tmp_path):
     assert built.exit_code == 0, built.output
 
 
-def test_query_dependent_memory_is_not_to_be_stored(folder, tmp_path):
+def test_query_dependent_memory_is_not_to_be_stored(folder, run, tmp_path):
     several = folder / "data" / "conversations.jsonl"
     data = tmp_path / "of-one-turn.jsonl"
     records = [json.loads(line) for line in several.read_text("utf-8").splitlines()]
@@ -72,10 +70,10 @@ def test_query_dependent_memory_is_not_to_be_stored(folder, tmp_path):
     assert refused.exit_code == 2
     assert "turns, and memory that depends on the question is made for one" in refused.stderr
     shown = run("train", "finetune", data, *arguments, tmp_path / "o")
-    assert "trained checkpoint. Its memory belongs to a question and cannot be precomputed.\n" in shown.stdout
+    assert "trained checkpoint. Its memory depends on the question and cannot be precomputed.\n" in shown.stdout
 
 
-def test_distill(folder, tmp_path):
+def test_distill(folder, run, tmp_path):
     data, out, teacher = folder / "data", tmp_path / "answers.jsonl", tmp_path / "teacher"
     shutil.copytree(folder / "start" / "base_decoder", teacher)
     # Whatever it says first is its end.
@@ -93,7 +91,7 @@ def test_distill(folder, tmp_path):
     assert f"{out}: 0 answers written ({len(written)} before)" in run(*arguments).stdout
     (teacher / "generation_config.json").write_text(json.dumps({"eos_token_id": 0}))
     longer = run(*arguments[:-5], tmp_path / "none.jsonl", *arguments[-4:]).stdout
-    assert f"0 answers written (0 before), {len(written)} longer than 3 tokens and left out. Go on" in longer
+    assert f"0 answers written (0 before), {len(written)} longer than 3 tokens and left out. Next" in longer
 
 
 @pytest.mark.parametrize(
@@ -110,42 +108,35 @@ def test_distill(folder, tmp_path):
         (("train", "distill", "{}/data/corpus.jsonl", "-q", "{}/no", "-t", "x", "-o", "{}/a"), "cannot be read"),
     ],
 )
-def test_bad_input_is_one_paragraph_and_exit_code_2(folder, arguments, message):
+def test_bad_input_is_one_paragraph_and_exit_code_2(folder, run, arguments, message):
     shown = run(*(argument.format(folder) for argument in arguments))
     assert shown.exit_code == 2, shown.output
     assert message.format(folder) in shown.stderr
     assert "Traceback" not in shown.stderr
 
 
-def test_a_signal_is_exit_code_130(folder, monkeypatch):
+def test_a_signal_is_exit_code_130(folder, run, monkeypatch):
     def stopped(*_):
-        raise TrainingInterruptedError("Stopped by a signal after step 3.")
+        raise TrainingInterruptedError("stopped by a signal after step 3.")
 
     monkeypatch.setattr("pisco_index.training.train.pretrain", stopped)
     shown = run("train", "pretrain", "-c", folder / "pre.yaml")
-    assert (shown.exit_code, shown.stderr) == (130, "error: Stopped by a signal after step 3.\n")
+    assert (shown.exit_code, shown.stderr) == (130, "error: stopped by a signal after step 3.\n")
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_what_training_needs_is_named_where_it_is_missing(monkeypatch, stage):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "peft" else name)
+def test_what_training_needs_is_named_where_it_is_missing(run, monkeypatch, stage):
+    monkeypatch.setattr(train, "find_spec", lambda name: None if name == "peft" else name)
     shown = run("train", stage)
     assert shown.exit_code == 2
-    assert "Training needs peft, not installed here. Install what it needs: pip install 'pisco-index[train]'" in (
-        shown.stderr
-    )
+    assert "training needs peft, which is not installed." in shown.stderr
+    assert "pip install 'pisco-index[train]'" in shown.stderr
 
 
-def test_of_several_processes_one_speaks(folder, tmp_path, monkeypatch):
+def test_of_several_processes_one_speaks(run, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("pisco_index.training.train.pretrain", lambda config: cli.Path("x"))
+    monkeypatch.setattr("pisco_index.training.train.pretrain", lambda config: Path("x"))
     assert run("train", "pretrain").stdout == ""
-
-
-def test_presets_stand_under_the_command_that_takes_them():
-    shown = run("presets").stdout
-    build, pretrain, finetune = (shown.index(f"{name}\n") for name in ("build", "train pretrain", "train finetune"))
-    assert build < shown.index("  wikipedia ") < pretrain < finetune < shown.index("  oscar ")
 
 
 def test_a_launcher_may_run_the_command_as_a_module():

@@ -1,4 +1,4 @@
-"""What the corpus tests share: writing a file, opening it, and reading it in pieces as shards do."""
+"""Fixtures that write a file, open it, and read it in pieces as shards do."""
 
 import json
 from collections import Counter
@@ -24,13 +24,13 @@ def write(tmp_path):
 
 @pytest.fixture
 def sources():
-    """The sources of a path, with configuration keys."""
+    """Open a path with configuration keys and return its sources."""
     return lambda path, **config: open_corpus([path], CorpusConfig(**config)).sources
 
 
 @pytest.fixture
 def documents(sources):
-    """All documents of a path, each source scanned first, as a build does."""
+    """Read all documents of a path. Each source is scanned first, as in a build."""
 
     def read(path, **config):
         found = []
@@ -44,7 +44,7 @@ def documents(sources):
 
 @pytest.fixture
 def refusal(sources):
-    """The message with which a path is refused when it is opened and scanned."""
+    """Return the message with which a path is refused when it is opened and scanned."""
 
     def message(path, **config) -> str:
         with pytest.raises(CorpusError) as caught:
@@ -58,7 +58,7 @@ def refusal(sources):
 
 @pytest.fixture
 def read_in_shards():
-    """Read a scanned source from cuts between its records, in a given order, each shard after a trip through JSON."""
+    """Read a source in shards between cuts, in a given order, each one opened from a spec that went through JSON."""
 
     def read(source, cuts, order=None, reopen=True):
         positions = [record.position for record in source.scan(Counter())]

@@ -1,4 +1,4 @@
-"""Whatever bytes a corpus consists of, it is documents and rejected records, or one error that names the place."""
+"""Any bytes are read as documents and rejected records, or refused with one error that names the place."""
 
 import bz2
 import csv
@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pisco_index.configs.corpus import CorpusConfig
+from pisco_index.corpus import compression as compressions
 from pisco_index.corpus import open_corpus, open_source, streams
 from pisco_index.errors import CorpusError
 
@@ -88,7 +89,7 @@ def read(path, cuts=(), **config):
     """Documents and rejected records of a file, read in slices; checks that scanning and reading agree."""
     sources = open_corpus([path], CorpusConfig(**config)).sources
     if not sources:
-        # Nothing is in it, or a byte order mark alone.
+        # The file is empty but for a byte order mark.
         return [], []
     (source,) = sources
     found = []
@@ -110,7 +111,7 @@ def read(path, cuts=(), **config):
 
 
 def check_any(path, cuts, **config):
-    """Read what may be anything; a record that is rejected where errors are skipped is an error where they are not."""
+    """Read any bytes; check that records that are rejected if errors are skipped are errors if they are not."""
     _, rejected = read(path, cuts, on_error="skip", **config)
     if not rejected:
         read(path, cuts, **config)
@@ -164,6 +165,10 @@ def close_points(monkeypatch):
     monkeypatch.setattr(streams, "_PIECE", 32)
 
 
+@pytest.mark.fault(
+    "A corpus file holds arbitrary bytes.",
+    "It gives documents and rejected records, or one error.",
+)
 @pytest.mark.usefixtures("close_points")
 @pytest.mark.parametrize("kind", WRITERS)
 @settings(in_one_folder, max_examples=25)
@@ -191,6 +196,10 @@ def test_damaged_files(tmp_path, kind, texts, edits, compression, member_bytes, 
     check_any(path, cuts, format=corpus_format, passage_words=words)
 
 
+@pytest.mark.fault(
+    "A corpus file holds arbitrary bytes.",
+    "It gives documents and rejected records, or one error.",
+)
 @settings(in_one_folder)
 @given(
     beginning=st.sampled_from(
@@ -203,7 +212,7 @@ def test_damaged_files(tmp_path, kind, texts, edits, compression, member_bytes, 
             b"PAR1",
             b"ARROW1",
             b"\xff" * 4,
-            *streams.MAGIC.values(),
+            *compressions.MAGIC.values(),
             b"\xff\xfe",
         ]
     ),

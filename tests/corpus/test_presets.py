@@ -1,4 +1,4 @@
-"""The presets say what their corpora are."""
+"""Each preset is valid and reads a sample of its corpus."""
 
 from importlib import resources
 

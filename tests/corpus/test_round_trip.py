@@ -1,4 +1,4 @@
-"""Whatever a corpus is wrapped in, reading any partition of it gives back the documents that were written."""
+"""Reading any partition of a corpus gives back its documents, whatever wraps them."""
 
 import bz2
 import codecs
@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import json
-from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +14,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pisco_index.configs.corpus import CorpusConfig
-from pisco_index.corpus import Document, open_corpus, streams
-from pisco_index.errors import CorpusError
+from pisco_index.corpus import Document, streams
 
 COMPRESS = {"none": lambda data: data, "gzip": gzip.compress, "bz2": bz2.compress, "zstd": zstandard.compress}
 ENCODE = {
@@ -128,58 +125,3 @@ def test_tables_by_column(tmp_path, sources, read_in_shards, documents, **case):
             writer.write_table(table, max_chunksize=case["group"])
     (source,) = sources(path)
     assert read_in_shards(source, case["cuts"], case["order"], case["reopen"]) == documents
-
-
-@pytest.mark.parametrize("compression", ["gzip", "bz2", "zstd"])
-def test_rising_positions_decompress_a_file_once(tmp_path, compression, monkeypatch):
-    documents = [Document(f"d{number}", f"{number * 7919 % 10007} " * 200) for number in range(3000)]
-    path = tmp_path / "corpus.jsonl.z"
-    path.write_bytes(COMPRESS[compression](as_lines(documents).encode()))
-    (source,) = open_corpus([path], CorpusConfig()).sources
-    positions = [record.position for record in source.scan(Counter())]
-    opened = []
-    original = streams.ByteStream._decompressor
-    monkeypatch.setattr(streams.ByteStream, "_decompressor", lambda stream: opened.append(1) or original(stream))
-    bounds = positions[::100]
-    found = [d for shard in zip(bounds, [*bounds[1:], None], strict=True) for d in source.read(*shard)]
-    assert [d.text for d in found] == [d.text for d in documents]
-    assert len(opened) == 1
-    assert list(source.read(0, positions[1])) == list(source.read(0, positions[1])) == found[:1]
-
-
-@pytest.mark.parametrize("compression", ["gzip", "bz2", "zstd"])
-@pytest.mark.usefixtures("close_points")
-def test_members_are_jumped_to(tmp_path, compression, monkeypatch):
-    documents = [Document(f"d{number}", f"text {number} " * 50) for number in range(200)]
-    data = as_lines(documents).encode()
-    path = tmp_path / "corpus.jsonl"
-    path.write_bytes(in_members(data, len(data) // 50, COMPRESS[compression]))
-    (source,) = open_corpus([path], CorpusConfig()).sources
-    records = list(source.scan(Counter()))
-    assert len(source.spec["file"]["points"]) > 45
-    opened = []
-    original = streams.ByteStream._decompressor
-    monkeypatch.setattr(streams.ByteStream, "_decompressor", lambda stream: opened.append(1) or original(stream))
-    (last,) = source.read(records[-1].position, None)
-    assert last == documents[-1]
-    assert len(opened) <= 2
-
-
-def test_two_readers_of_one_source_do_not_disturb_each_other(write, sources):
-    documents = [Document(f"d{number}", "text") for number in range(5000)]
-    (source,) = sources(write("c.jsonl.gz", gzip.compress(as_lines(documents).encode())))
-    positions = [record.position for record in source.scan(Counter())]
-    first, second = source.read(0, None), source.read(positions[2500], None)
-    pairs = list(zip(first, second, strict=False))
-    assert [pair[0] for pair in pairs] == documents[:2500]
-    assert [pair[1] for pair in pairs] == documents[2500:]
-    assert list(source.read(positions[4999], None)) == documents[4999:]
-
-
-def test_a_file_that_shrank_is_told_when_it_is_read(write, sources):
-    path = write("c.jsonl", as_lines([Document("a", "x"), Document("b", "y")]))
-    (source,) = sources(path)
-    last = [record.position for record in source.scan(Counter())][-1]
-    path.write_bytes(b"{}")
-    with pytest.raises(CorpusError, match=r"c\.jsonl: has 2 bytes of text, but a record .* The file has changed"):
-        list(source.read(last, None))

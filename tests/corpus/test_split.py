@@ -1,4 +1,4 @@
-"""Cutting texts into pieces of about so many words."""
+"""Texts are cut into pieces of N words."""
 
 import re
 
@@ -16,7 +16,7 @@ def test_nothing_but_blanks_is_lost(text, words):
 
 
 @given(st.lists(st.text("abcé", min_size=1), min_size=1), st.integers(10, 20))
-def test_pieces_have_so_many_words_and_the_last_one_the_rest(words, size):
+def test_pieces_have_n_words_and_the_last_one_the_rest(words, size):
     pieces = [piece.split() for piece in split_text(" \n".join(words), size)]
     assert [len(piece) for piece in pieces[:-1]] == [size] * (len(pieces) - 1)
     assert [word for piece in pieces for word in piece] == words

@@ -1,23 +1,12 @@
-"""An evaluation asks the same questions of a store, of what else it could hold, of the text and of nothing."""
+"""An evaluation asks the same questions of a store, of recoded memory, of the text and of nothing."""
 
 import json
 
 import pytest
 import torch
 
-from pisco_index import (
-    BuildConfig,
-    Decoder,
-    FingerprintMismatchError,
-    InputError,
-    MissingDocumentsError,
-    PromptError,
-    Reader,
-    StoreError,
-    build,
-    evaluate,
-    new_tiny_checkpoint,
-)
+from pisco_index import Decoder, Reader, evaluate, new_tiny_checkpoint
+from pisco_index.errors import FingerprintMismatchError, InputError, MissingDocumentsError, PromptError, StoreError
 from pisco_index.evaluation.measures import divergence
 from pisco_index.store import CODECS
 
@@ -29,15 +18,6 @@ QUESTIONS = [
 FAST = {"dtype": "float32", "max_new_tokens": 6, "device": "cpu"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A model this small is slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def write(path, questions):
     path.write_text("".join(json.dumps(question) + "\n" for question in questions))
     return path
@@ -46,31 +26,6 @@ def write(path, questions):
 @pytest.fixture(scope="session")
 def questions(tmp_path_factory):
     return write(tmp_path_factory.mktemp("questions") / "questions.jsonl", QUESTIONS)
-
-
-@pytest.fixture(scope="session")
-def make_store(tmp_path_factory, checkpoint, documents):
-    def make(**settings):
-        folder = tmp_path_factory.mktemp("made")
-        corpus = folder / "corpus.jsonl"
-        lines = ({"id": doc_id, "title": f"T {doc_id}", "text": text} for doc_id, text in documents.items())
-        corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        compression = {"dtype": "float32", "max_length": 32}
-        build(
-            [corpus],
-            checkpoint,
-            folder / "store",
-            BuildConfig.parse({"compression": compression, "store": settings}, "test"),
-        )
-        return folder / "store"
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def kept(make_store):
-    """A store in bf16 that keeps titles and texts."""
-    return make_store(codec="bf16", stage="hidden", keep=["title", "text"])
 
 
 @pytest.fixture(scope="session")
@@ -88,13 +43,13 @@ def rows_of(evaluation):
 
 
 class TestRows:
-    def test_the_store_comes_before_what_it_could_hold(self, store, checkpoint, questions):
+    @pytest.mark.parametrize("stage", ["hidden", "embedding"])
+    def test_the_store_comes_before_what_it_could_hold(self, store_of, checkpoint, questions, stage):
+        store = store_of("fp32", stage)
         evaluation = evaluate(store, checkpoint, questions, **FAST)
-        with Reader(store) as reader:
-            stage = reader.meta.stage
-        others = [(s, c.name) for s in ("hidden", "embedding") for c in CODECS if stage in ("hidden", s)]
-        others.remove((stage, "fp32"))
-        expected = [("none", None, None), ("stored", stage, "fp32"), *(("recoded", *other) for other in others)]
+        recoded = [(s, c.name) for s in ("hidden", "embedding") for c in CODECS if stage in ("hidden", s)]
+        recoded.remove((stage, "fp32"))
+        expected = [("none", None, None), ("stored", stage, "fp32"), *(("recoded", *each) for each in recoded)]
         assert list(rows_of(evaluation)) == expected
         assert (evaluation.questions, evaluation.documents, evaluation.uri) == (3, 7, str(store))
 
@@ -122,9 +77,9 @@ class TestRows:
         assert sizes["recoded", "hidden", "fp32"] == pytest.approx(header + vectors * 64 * 4 / count)
         assert sizes["recoded", "embedding", "bf16"] == pytest.approx(header + vectors * 96 * 2 / count)
 
-    def test_a_stage_that_is_gone_cannot_be_had(self, make_store, checkpoint, questions):
-        embedding = make_store(stage="embedding")
-        with pytest.raises(StoreError, match="stored at stage 'embedding'; stage 'hidden' cannot be had"):
+    def test_what_the_store_cannot_give(self, store_of, checkpoint, questions):
+        embedding = store_of("fp32", "embedding")
+        with pytest.raises(StoreError, match="stored at stage 'embedding'; stage 'hidden' cannot be computed"):
             evaluate(embedding, checkpoint, questions, stage="hidden", **FAST)
         with pytest.raises(StoreError, match="no codec is called 'zip'"):
             evaluate(embedding, checkpoint, questions, codecs=["zip"], **FAST)
@@ -199,20 +154,21 @@ class TestReference:
     def test_the_reference_is_at_no_distance_from_itself(self, kept_evaluation):
         rows = rows_of(kept_evaluation)
         assert rows["stored", "hidden", "bf16"].kl == 0
-        # What bf16 holds fp32 holds.
+        # fp32 holds every number that bf16 holds.
         assert rows["recoded", "hidden", "fp32"].kl == 0
         assert rows["none", None, None].kl > 1e-4
 
-    def test_a_lossy_codec_shows(self, store, checkpoint, questions):
-        evaluation = evaluate(store, checkpoint, questions, codecs=["bf16"], **FAST)
+    @pytest.mark.parametrize("stage", ["hidden", "embedding"])
+    def test_a_lossy_codec_shows(self, store_of, checkpoint, questions, stage):
+        evaluation = evaluate(store_of("fp32", stage), checkpoint, questions, codecs=["bf16"], **FAST)
         stored, *recoded = [row for row in evaluation.rows if row.condition != "none"]
         assert stored.kl == 0
         assert all(0 < row.kl < 1e-4 for row in recoded)
 
     @pytest.mark.parametrize("name", ["stored", "recoded"])
-    def test_a_calibrated_codec_loses_the_same_stored_or_recoded(self, make_store, kept, checkpoint, questions, name):
+    def test_a_calibrated_codec_loses_the_same_stored_or_recoded(self, store_of, kept, checkpoint, questions, name):
         """The store's calibration is fitted to the corpus, the evaluation's to the reference: here that is the same."""
-        measured = make_store(codec="int4", stage="hidden", keep=["title", "text"]) if name == "stored" else kept
+        measured = store_of("int4", "hidden", ("title", "text")) if name == "stored" else kept
         evaluation = evaluate(measured, checkpoint, questions, reference=kept, codecs=["int4"], stage="hidden", **FAST)
         rows = rows_of(evaluation)
         assert 1e-9 < rows[name, "hidden", "int4"].kl < 1e-2
@@ -224,21 +180,22 @@ class TestReference:
             / 2
         )
 
-    def test_the_connector_may_be_applied_before_or_after_storing(self, make_store, checkpoint, questions):
-        hidden = make_store(codec="fp32", stage="hidden")
-        rows = rows_of(evaluate(hidden, checkpoint, questions, **FAST))
+    def test_the_connector_may_be_applied_before_or_after_storing(self, store_of, checkpoint, questions):
+        hidden = store_of("fp32", "hidden")
+        rows = rows_of(evaluate(hidden, checkpoint, questions, codecs=["fp32"], **FAST))
         stored, connected = rows["stored", "hidden", "fp32"], rows["recoded", "embedding", "fp32"]
         assert connected.nll == pytest.approx(stored.nll, abs=1e-5)
         assert connected.kl < 1e-9
 
-    def test_another_store_can_be_the_reference(self, make_store, kept, checkpoint, questions, kept_evaluation):
-        exact = make_store(codec="fp32", stage="hidden")
-        evaluation = evaluate(kept, checkpoint, questions, reference=exact, **FAST)
-        rows, alone = rows_of(evaluation), rows_of(evaluate(exact, checkpoint, questions, **FAST))
+    def test_another_store_can_be_the_reference(self, store_of, kept, checkpoint, questions, kept_evaluation):
+        exact = store_of("fp32", "hidden")
+        codecs = ["fp32", "bf16"]
+        evaluation = evaluate(kept, checkpoint, questions, reference=exact, codecs=codecs, **FAST)
+        rows, alone = rows_of(evaluation), rows_of(evaluate(exact, checkpoint, questions, codecs=codecs, **FAST))
         assert evaluation.reference == str(exact)
         assert 0 < rows["stored", "hidden", "bf16"].kl < 1e-4
         assert rows["recoded", "hidden", "fp32"].kl == 0
-        # The store holds what its codec makes of the reference; all else is made of the reference.
+        # Here the store equals the reference recoded to the store's codec.
         assert rows["stored", "hidden", "bf16"].kl == alone["recoded", "hidden", "bf16"].kl
         assert rows["recoded", "embedding", "bf16"].kl == alone["recoded", "embedding", "bf16"].kl
 
@@ -249,14 +206,14 @@ class TestReference:
 
 
 def test_batches_change_nothing_but_rounding(kept, checkpoint, questions, kept_evaluation):
-    told = []
-    one = evaluate(kept, checkpoint, questions, batch_size=1, progress=lambda *each: told.append(each), **FAST)
+    reported = []
+    one = evaluate(kept, checkpoint, questions, batch_size=1, progress=lambda *each: reported.append(each), **FAST)
     assert [answer.answer for answer in one.answers] == [answer.answer for answer in kept_evaluation.answers]
     for found, expected in zip(one.rows, kept_evaluation.rows, strict=True):
         assert found.nll == pytest.approx(expected.nll, abs=1e-4)
         assert found.bytes_per_document == expected.bytes_per_document
     answers = len(kept_evaluation.rows) * len(QUESTIONS)
-    assert told == [(n, answers) for n in range(1, answers + 1)]
+    assert reported == [(n, answers) for n in range(1, answers + 1)]
 
 
 def test_a_run_names_the_documents(kept, checkpoint, tmp_path):

@@ -1,5 +1,6 @@
-"""Tiny models of many architectures, and checkpoints made of them."""
+"""Tiny models of many architectures, and checkpoints made from them."""
 
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pisco_index import Checkpoint, new_checkpoint, new_tiny_checkpoint
+from pisco_index import Compressor, Decoder, new_checkpoint, new_tiny_checkpoint, open_checkpoint
+from pisco_index.model.families.fake import FakeCheckpoint
+from pisco_index.model.families.pisco import PiscoCheckpoint
 
 CHAT = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -37,7 +40,7 @@ ROTARY = {
     "max_position_embeddings": 1024,
     "initializer_range": 0.2,
 }
-# What a base model is made of: its configuration, and its tokenizer's.
+# Configuration of each base model, and arguments of its tokenizer.
 BASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "qwen3": (ROTARY | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True}, {"chat": CHAT}),
     "qwen2": (
@@ -53,18 +56,19 @@ BASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ROTARY | {"model_type": "mistral", "sliding_window": 7},
         {"bos": True, "eos": True, "chat": CHAT_WITHOUT_SYSTEM},
     ),
-    # Layers of another form: learned positions, parallel layers, a biased head, no SDPA and embeddings that are scaled.
+    # Architectures without a native forward pass: learned positions, parallel layers, a biased head, scaled embeddings.
     "gpt2": ({"model_type": "gpt2", "n_layer": 2, "n_head": 4, "initializer_range": 0.2}, {}),
     "gpt_neox": (ROTARY | {"model_type": "gpt_neox"}, {}),
     "phi": (ROTARY | {"model_type": "phi", "num_key_value_heads": 4}, {"chat": CHAT}),
     "gemma2": (ROTARY | {"model_type": "gemma2", "head_dim": 8, "sliding_window": 7}, {"bos": True}),
 }
-# Tables padded beyond the tokenizer, as in many released models, and one that must grow.
+# Rows of the embedding tables. The default of 300 is padded beyond the tokenizer, as in many released models; tables of
+# 259 must grow.
 ROWS = {"llama": 259, "mistral": 259}
 
 
 def new_tokenizer(*, bos: bool = False, eos: bool = False, chat: str | None = None) -> PreTrainedTokenizerFast:
-    """One token a byte, so that a text of n ASCII letters has n tokens; special tokens put around it on request."""
+    """A tokenizer with one token per byte, so a text of n ASCII letters has n tokens. Special tokens are optional."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -138,7 +142,9 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def made(architecture: str, make_base: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def made(
+    architecture: str, make_base: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> PiscoCheckpoint:
     """A checkpoint whose compressor and decoder are of one architecture."""
     out = tmp_path_factory.mktemp("made") / architecture
     return new_checkpoint(
@@ -157,3 +163,50 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     """A tiny checkpoint that a test may change."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> PiscoCheckpoint:
+    """The tiny checkpoint, opened."""
+    return PiscoCheckpoint(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def fake() -> FakeCheckpoint:
+    """A checkpoint without files, of a family that differs from pisco."""
+    return FakeCheckpoint()
+
+
+@pytest.fixture(scope="session")
+def load_everything() -> Callable[..., Decoder]:
+    """A function that opens a checkpoint folder and reads all of it."""
+
+    def load_everything(folder: Path, **overrides: Any) -> Decoder:
+        checkpoint = open_checkpoint(folder, **overrides)
+        assert checkpoint.identity
+        assert checkpoint.describe()
+        Compressor.load(checkpoint)
+        return Decoder.load(checkpoint)
+
+    return load_everything
+
+
+@pytest.fixture
+def nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check that nothing creates ``touched`` in the working folder, which pickles and code in these tests do if run."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.fixture
+def little_memory_is_taken() -> Iterator[None]:
+    """Limit the address space to what is in use now and 4 GiB, so that a larger allocation fails with a MemoryError."""
+    if not Path("/proc/self/statm").exists():
+        yield
+        return
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + (4 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)

@@ -1,15 +1,16 @@
 import pytest
 import torch
 
-from pisco_index import CheckpointError, Connector, Memory
-from pisco_index.model.connector import digest_tensors
+from pisco_index import Memory
+from pisco_index.errors import CheckpointError
+from pisco_index.model.connector import Connector, digest_tensors
 
 
 @pytest.fixture
 def state():
     generator = torch.Generator().manual_seed(0)
     shapes = {"0.weight": (5, 3), "0.bias": (5,), "2.weight": (4, 5), "2.bias": (4,)}
-    # Exact in bfloat16, so that they are the same values in either dtype.
+    # Values that bfloat16 represents exactly, so that both dtypes hold the same.
     return {name: torch.randn(shape, generator=generator).bfloat16().float() for name, shape in shapes.items()}
 
 
@@ -30,7 +31,7 @@ def test_its_tensors_come_back_under_their_names(connector, state):
     assert all(torch.equal(tensor, state[name]) for name, tensor in connector.state().items())
 
 
-def test_it_is_not_trained_by_accident(connector):
+def test_it_is_frozen(connector):
     assert not connector.training
     assert not any(parameter.requires_grad for parameter in connector.parameters())
 
@@ -48,7 +49,7 @@ def test_it_computes_in_its_own_dtype(connector):
     assert connector.connect(memory).values.dtype == torch.float32
 
 
-def test_the_digest_is_of_values_not_of_how_they_are_stored(state, connector):
+def test_the_digest_does_not_depend_on_the_stored_dtype(state, connector):
     stored = {name: tensor.bfloat16() for name, tensor in reversed(state.items())}
     assert Connector.from_state(stored, "").digest == connector.digest == digest_tensors(state)
 
@@ -72,6 +73,8 @@ def test_the_digest_changes_with_shape(state):
         ({"2.weight": torch.zeros(4, 6)}, "do not fit together"),
         ({"2.bias": torch.zeros(1, 4)}, "do not fit together"),
         ({"0.weight": torch.zeros(15)}, "do not fit together"),
+        ({"0.bias": torch.full((5,), float("nan"))}, "0.bias has values that are not finite"),
+        ({"2.bias": torch.zeros(4, dtype=torch.int64)}, "2.bias has values that are not finite floating-point numbers"),
     ],
 )
 def test_other_tensors_are_refused(state, change, message):

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import random
 import shutil
 from pathlib import Path
 
@@ -9,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from pisco_index import Checkpoint, CheckpointError, Compressor, Decoder, new_checkpoint, new_tiny_checkpoint
+from pisco_index import Compressor, Decoder, new_checkpoint, open_checkpoint
+from pisco_index.errors import CheckpointError
 from pisco_index.model.create import save_checkpoint
-from pisco_index.model.families.pisco import load_tensors
+from pisco_index.model.loading.tensors import load_tensors
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle" / "ckpt"
 
@@ -48,11 +48,11 @@ def copy_of(checkpoint, out):
         compressor_tokenizer=checkpoint.compressor_tokenizer,
         decoder_tokenizer=checkpoint.decoder_tokenizer,
     )
-    return Checkpoint(out, decoder_base=checkpoint.resolve(checkpoint.decoder_base, "decoder"))
+    return open_checkpoint(out, decoder_base=checkpoint.find_decoder_base())
 
 
 def assert_computes_the_same(found, expected):
-    passages = [[1, 2, 3, found.compressor_tokenizer.convert_tokens_to_ids("<MEM>")]]
+    passages = [[1, 2, 3, found.memory_token_id]]
     memories = [Compressor.load(c, dtype=torch.float32).compress(passages) for c in (found, expected)]
     assert torch.equal(memories[0].values, memories[1].values)
     decoders = [Decoder.load(c, dtype=torch.float32) for c in (found, expected)]
@@ -73,10 +73,10 @@ class TestRoundTrip:
 
     @pytest.mark.skipif(not ORACLE.is_dir(), reason="the reference's checkpoint (../shared/oracle) is not here")
     def test_the_references_checkpoint_comes_back(self, tmp_path):
-        reference = Checkpoint(ORACLE)
+        reference = open_checkpoint(ORACLE)
         again = copy_of(reference, tmp_path / "again")
         found, expected = tensors(again.path), tensors(reference.path)
-        # Values are kept; the connector is written in the fp32 that it is read in.
+        # Values are kept; the connector is written in fp32, as it is read.
         found["connector.pt"] = {
             name: tensor.to(expected["connector.pt"][name].dtype) for name, tensor in found["connector.pt"].items()
         }
@@ -88,10 +88,10 @@ class TestRoundTrip:
         assert again.identity["connector"] == reference.identity["connector"]
         assert_computes_the_same(again, reference)
 
-    def test_keys_of_a_config_that_are_not_known_are_kept(self, folder, tmp_path):
+    def test_unknown_keys_of_a_configuration_are_kept(self, folder, tmp_path):
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"trained_on": "something"}))
-        copy_of(Checkpoint(folder), tmp_path / "again")
+        copy_of(open_checkpoint(folder), tmp_path / "again")
         assert json.loads((tmp_path / "again" / "config.json").read_text())["trained_on"] == "something"
 
     def test_nothing_is_overwritten(self, made, tmp_path):
@@ -102,7 +102,7 @@ class TestRoundTrip:
 
 
 class TestTransformers4Readers:
-    """They know no ``rope_parameters``: base and scaling of the rotary positions must stand under the old names too."""
+    """transformers 4 does not know ``rope_parameters``: rotary base and scaling need their old keys too."""
 
     @pytest.mark.parametrize("architecture", ["llama3", "qwen3"], indirect=True)
     def test_positions_are_written_in_both_spellings(self, made):
@@ -149,54 +149,14 @@ class TestNewCheckpoint:
         monkeypatch.chdir(tmp_path)
         Decoder.load(str(tmp_path / "checkpoint"))
 
-    def test_settings_of_a_base_that_transformers_finds_odd_do_not_stop_it(self, make_base, tmp_path):
+    def test_a_base_may_have_generation_settings_that_contradict_each_other(self, make_base, tmp_path):
         base = shutil.copytree(make_base("llama"), tmp_path / "base")
         (base / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "do_sample": false}')
         made = new_checkpoint(tmp_path / "checkpoint", base, base, mlp_dim=8, lora_rank=1)
         assert_computes_the_same(copy_of(made, tmp_path / "again"), made)
 
     @pytest.mark.parametrize("role", ["compressor", "decoder"])
-    def test_a_base_that_is_not_there_is_named(self, make_base, tmp_path, role):
+    def test_a_missing_base_is_named(self, make_base, tmp_path, role):
         bases = {"compressor": make_base("qwen3"), "decoder": make_base("qwen3"), role: tmp_path / "nothing"}
         with pytest.raises(CheckpointError, match="nothing"):
             new_checkpoint(tmp_path / "out", **bases)
-
-
-class TestNewTinyCheckpoint:
-    def test_a_seed_gives_one_checkpoint(self, tiny_folder, tmp_path):
-        new_tiny_checkpoint(tmp_path / "same")
-        new_tiny_checkpoint(tmp_path / "other", seed=1)
-        assert contents(tmp_path / "same") == contents(tiny_folder)
-        other, same = tensors(tmp_path / "other"), tensors(tmp_path / "same")
-        differing = {
-            file for file in same for name in same[file] if not torch.equal(same[file][name], other[file][name])
-        }
-        assert differing == same.keys()
-
-    def test_it_is_small_and_complete(self, tiny_folder):
-        assert sum(path.stat().st_size for path in tiny_folder.rglob("*") if path.is_file()) < 3_000_000
-        Compressor.load(Checkpoint(tiny_folder))
-        Decoder.load(str(tiny_folder))
-
-    def test_it_says_nothing_of_where_it_was_made(self, tiny_folder):
-        for path in tiny_folder.rglob("*.json"):
-            assert "/tmp" not in path.read_text(), path
-
-    def test_random_state_is_left_alone(self, tmp_path):
-        torch.manual_seed(5)
-        random.seed(5)
-        before = torch.random.get_rng_state(), random.getstate()
-        Checkpoint(new_tiny_checkpoint(tmp_path / "tiny").path)
-        assert torch.equal(torch.random.get_rng_state(), before[0])
-        assert random.getstate() == before[1]
-
-    def test_a_folder_in_use_is_left_alone(self, tmp_path):
-        (tmp_path / "notes.txt").write_text("mine")
-        with pytest.raises(CheckpointError, match="holds something"):
-            new_tiny_checkpoint(tmp_path)
-        with pytest.raises(CheckpointError, match="holds something"):
-            new_tiny_checkpoint(tmp_path / "notes.txt")
-        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-    def test_the_rate_is_as_asked(self, tmp_path):
-        assert new_tiny_checkpoint(tmp_path / "tiny", rate=4).rate == 4

@@ -1,4 +1,4 @@
-"""What only a GPU shows. All else about the compressor is tested on a CPU, by the same code."""
+"""Behaviour that only a GPU shows. The rest of the compressor is tested on a CPU, which runs the same code."""
 
 import copy
 from random import Random
@@ -8,14 +8,16 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import AutoModel, Qwen3Config
 
-from pisco_index import Compressor, Connector
-from pisco_index.model.forward.attention import choose_attention, padded_attention
+from pisco_index import Compressor
+from pisco_index.model.connector import Connector
+from pisco_index.model.forward.attention import padded_attention
+from pisco_index.model.forward.kernels import choose_attention
 
 MEMORY = 499
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    # torch's own, when it compiles.
+    # torch itself warns when it compiles.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
 ]
@@ -23,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def device():
-    # With its number, which some of torch insists on.
+    # Parts of torch require the index.
     return torch.device("cuda", torch.cuda.current_device())
 
 
@@ -66,7 +68,7 @@ def make(model, device, dtype, **options):
 
 
 def test_a_kernel_for_packed_rows_is_chosen(device):
-    # All GPUs on which bfloat16 is computed have one.
+    # Every GPU that computes bfloat16 has one.
     chosen = choose_attention(device, torch.bfloat16, heads=16, key_heads=8, head_dim=128)
     assert chosen is not padded_attention
 
@@ -75,23 +77,23 @@ def test_a_kernel_for_packed_rows_is_chosen(device):
 @pytest.mark.parametrize("token_budget", [None, 1000], ids=["found", "small"])
 def test_it_computes_what_a_cpu_computes(model, device, passages, expected, token_budget, compiled):
     compressor = make(model, device, torch.bfloat16, token_budget=token_budget, compiled=compiled)
-    told = []
-    found = compressor.compress(passages, on_batch=lambda count, tokens: told.append((count, tokens)))
+    reported = []
+    found = compressor.compress(passages, on_batch=lambda count, tokens: reported.append((count, tokens)))
     assert found.lengths == expected.lengths
     assert found.values.device.type == "cpu"
-    assert tuple(map(sum, zip(*told, strict=True))) == (len(passages), sum(map(len, passages)))
-    # Copies of one call do not land in another's.
+    assert tuple(map(sum, zip(*reported, strict=True))) == (len(passages), sum(map(len, passages)))
+    # The copies of one call do not end in the memory of another.
     again = compressor.compress(passages[::-1]).select(range(len(passages))[::-1])
     for memory in (found, again):
         assert torch.cosine_similarity(memory.values.float(), expected.values).min() > 0.99
 
 
-def test_in_float32_it_does_so_closely(model, device, passages, expected):
+def test_in_float32_it_does_so_almost_exactly(model, device, passages, expected):
     found = make(model, device, torch.float32, token_budget=4000).compress(passages)
     torch.testing.assert_close(found.values, expected.values, rtol=0, atol=1e-3)
 
 
-def test_nothing_waits_for_the_device_but_finished_batches(model, device, passages):
+def test_only_finished_batches_are_waited_for(model, device, passages):
     compressor = make(model, device, torch.bfloat16, token_budget=1000)
     compressor.compress(passages)
     try:
@@ -110,7 +112,7 @@ def test_nothing_is_compiled_after_loading(model, device, passages):
     assert counters["stats"]["unique_graphs"] == before > 0
 
 
-def test_what_does_not_fit_is_computed_in_smaller_batches(model, device, passages, expected, caplog):
+def test_a_batch_that_does_not_fit_is_computed_in_smaller_ones(model, device, passages, expected, caplog):
     compressor = make(model, device, torch.bfloat16, token_budget=1 << 22)
     many = passages * 40
     total = torch.cuda.get_device_properties(device).total_memory
@@ -125,7 +127,7 @@ def test_what_does_not_fit_is_computed_in_smaller_batches(model, device, passage
     assert similar.min() > 0.99
 
 
-def test_the_budget_that_is_found_fits_and_is_known_afterwards(model, device, tmp_path):
+def test_the_budget_that_is_found_fits_and_is_cached(model, device, tmp_path):
     first = make(model, device, torch.bfloat16).token_budget
     assert first > 1024
     assert make(model, device, torch.bfloat16).token_budget == first

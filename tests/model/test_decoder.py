@@ -2,25 +2,13 @@ import copy
 import json
 import logging
 import math
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from pisco_index import (
-    Checkpoint,
-    CheckpointError,
-    Compressor,
-    Decoder,
-    FingerprintMismatchError,
-    Memory,
-    PassageTokenizer,
-    PromptError,
-    new_checkpoint,
-)
-from pisco_index.model.decoder import merge_decoder_state
+from pisco_index import Compressor, Decoder, Memory
+from pisco_index.errors import FingerprintMismatchError, PromptError
+from pisco_index.model.passages import PassageTokenizer
 
 QUESTIONS = ["Who?", "What is <MEM> in a text?", "And?", ""]
 DOCUMENTS = ["", "a long day in a small town " * 3, "hello", "x" * 30]
@@ -34,7 +22,7 @@ def memory_of(checkpoint, stage="hidden"):
 
 
 def greedily(model, embeddings, ends, limit):
-    """Greedy decoding by definition: the whole sequence anew for each token."""
+    """Greedy decoding by its definition: the whole sequence is computed again for each token."""
     ids = []
     with torch.inference_mode():
         while len(ids) < limit and not (ids and ids[-1] in ends):
@@ -43,69 +31,40 @@ def greedily(model, embeddings, ends, limit):
     return ids
 
 
-def test_any_architecture_answers_alone_as_in_a_batch(made):
-    decoder, memory = Decoder.load(made, dtype=torch.float32), memory_of(made)
-    chosen = [memory.select(documents) for documents in CHOSEN]
-    together = decoder.answer_batch(QUESTIONS, chosen, max_new_tokens=12)
-    assert together == [decoder.answer(q, m, max_new_tokens=12) for q, m in zip(QUESTIONS, chosen, strict=True)]
+class TestAnyArchitecture:
+    @pytest.fixture(scope="module")
+    @staticmethod
+    def decoder(made):
+        return Decoder.load(made, dtype=torch.float32)
 
+    @pytest.fixture(scope="module")
+    @staticmethod
+    def memories(made):
+        memory = memory_of(made)
+        return [memory.select(documents) for documents in CHOSEN]
 
-def test_any_architecture_decodes_greedily(made):
-    decoder, memory = Decoder.load(made, dtype=torch.float32), memory_of(made)
-    chosen = [memory.select(documents) for documents in CHOSEN]
-    prompts = [decoder.prompt_ids(q, m.lengths) for q, m in zip(QUESTIONS, chosen, strict=True)]
-    end = [decoder.tokenizer.eos_token_id]
-    assert decoder.generate(prompts, chosen, max_new_tokens=8) == [
-        greedily(decoder.model, decoder.embed(ids, m), end, 8) for ids, m in zip(prompts, chosen, strict=True)
-    ]
+    def test_answers_are_greedy_in_a_batch_and_one_by_one(self, decoder, memories):
+        prompts = [decoder.prompt_ids(q, m.lengths) for q, m in zip(QUESTIONS, memories, strict=True)]
+        end = [decoder.tokenizer.eos_token_id]
+        expected = [
+            greedily(decoder.model, decoder.embed(ids, m), end, 8) for ids, m in zip(prompts, memories, strict=True)
+        ]
+        assert decoder.generate(prompts, memories, max_new_tokens=8) == expected
+        answers = [decoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in expected]
+        assert decoder.answer_batch(QUESTIONS, memories, max_new_tokens=8) == answers
+        assert [decoder.answer(q, m, max_new_tokens=8) for q, m in zip(QUESTIONS, memories, strict=True)] == answers
 
-
-def test_any_architecture_scores_an_answer_in_a_batch_as_alone(made):
-    decoder, memory = Decoder.load(made, dtype=torch.float32), memory_of(made)
-    chosen = [memory.select(documents) for documents in CHOSEN]
-    answers = ["Ada", "in a small town", "y", "Zoë!"]
-    answered = [decoder.answered_ids(q, m.lengths, a) for q, m, a in zip(QUESTIONS, chosen, answers, strict=True)]
-    prompts, counts = [ids for ids, _ in answered], [count for _, count in answered]
-    found = decoder.answer_log_probs(prompts, counts, chosen)
-    for ids, count, one, log_probs in zip(prompts, counts, chosen, found, strict=True):
-        expected = decoder.logits(ids, one).log_softmax(-1)[-1 - count : -1]
-        torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-4)
-        nll = -log_probs.gather(1, torch.tensor(ids[-count:])[:, None]).mean()
-        labels = [-100] * (len(ids) - count) + ids[-count:]
-        torch.testing.assert_close(nll, decoder.loss(ids, labels, one), rtol=1e-4, atol=1e-4)
-
-
-def test_any_architecture_has_its_adapters_merged(made, tmp_path):
-    """``W + 2·B·A``: the same as running each pair beside its Linear."""
-    folder = Path(shutil.copytree(made.path, tmp_path / "trained"))
-    state = torch.load(folder / "decoder_state.pt", weights_only=True)
-    torch.manual_seed(0)
-    trained = {name: torch.randn_like(tensor) * 0.1 for name, tensor in state.items()}
-    torch.save(trained, folder / "decoder_state.pt")
-    merged = Decoder.load(str(folder), dtype=torch.float32).model
-
-    base = made.load_decoder_base(dtype=torch.float32)
-    saved = "modules_to_save.default."
-    adapters = {name.partition(".lora_A.")[0] for name in trained if ".lora_A." in name}
-    for name in adapters:
-        down, up = (trained[f"{name}.lora_{ab}.default.weight"] for ab in "AB")
-        base.get_submodule(name).register_forward_hook(
-            lambda _, inputs, output, down=down, up=up: output + 2 * (inputs[0] @ down.T @ up.T)
-        )
-    wholes = {name.partition(f".{saved}")[0] for name in trained if saved in name}
-    assert len(wholes) == 2
-    for name in wholes:
-        module = base.get_submodule(name)
-        for kind, _ in list(module.named_parameters()):
-            setattr(module, kind, nn.Parameter(trained[f"{name}.{saved}{kind}"]))
-    ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
-    with torch.inference_mode():
-        torch.testing.assert_close(merged(ids).logits, base(ids).logits, rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_folder):
-    return Checkpoint(tiny_folder)
+    def test_scores_are_the_same_in_a_batch_and_one_by_one(self, decoder, memories):
+        answers = ["Ada", "in a small town", "y", "Zoë!"]
+        answered = [decoder.answered_ids(q, m.lengths, a) for q, m, a in zip(QUESTIONS, memories, answers, strict=True)]
+        prompts, counts = [ids for ids, _ in answered], [count for _, count in answered]
+        found = decoder.answer_log_probs(prompts, counts, memories)
+        for ids, count, one, log_probs in zip(prompts, counts, memories, found, strict=True):
+            expected = decoder.logits(ids, one).log_softmax(-1)[-1 - count : -1]
+            torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-4)
+            nll = -log_probs.gather(1, torch.tensor(ids[-count:])[:, None]).mean()
+            labels = [-100] * (len(ids) - count) + ids[-count:]
+            torch.testing.assert_close(nll, decoder.loss(ids, labels, one), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +78,7 @@ def memory(tiny):
 
 
 class TestPrompt:
-    def test_memory_stands_at_its_tokens_and_nowhere_else(self, decoder, memory):
+    def test_memory_takes_the_place_of_its_tokens_only(self, decoder, memory):
         chosen = memory.select([1, 0])
         ids = torch.tensor(decoder.prompt_ids("What is <MEM>?", chosen.lengths))
         slots = ids == decoder.tokenizer.convert_tokens_to_ids("<MEM>")
@@ -150,13 +109,13 @@ class TestPrompt:
         decoder.embed(decoder.prompt_ids("Who?", memory.lengths), memory)
         assert torch.equal(decoder.model.get_input_embeddings().weight, before)
 
-    def test_one_that_does_not_fit_is_an_error_that_says_what_to_do(self, decoder, memory):
+    def test_a_prompt_that_does_not_fit_is_an_error_that_says_what_to_do(self, decoder, memory):
         with pytest.raises(PromptError, match=r"answer of up to 5000 .* context of 4096\. Give fewer documents"):
             decoder.answer("Who?", memory, max_new_tokens=5000)
         with pytest.raises(PromptError, match="Give fewer documents"):
             decoder.answer("Who? " * 4000, memory, max_new_tokens=1)
 
-    def test_the_last_place_of_the_context_can_be_used(self, decoder, memory):
+    def test_the_whole_context_can_be_used(self, decoder, memory):
         none = memory.select([])
         assert len(decoder.generate([[5] * 4095], [none], max_new_tokens=1)[0]) == 1
         with pytest.raises(PromptError):
@@ -168,7 +127,7 @@ class TestPrompt:
             decoder.answer("Who?", other)
 
     @pytest.mark.parametrize("lengths", [[1], [1, 1, 1, 1, 1]])
-    def test_slots_and_vectors_must_be_as_many(self, decoder, memory, lengths):
+    def test_a_prompt_has_one_slot_per_vector(self, decoder, memory, lengths):
         with pytest.raises(PromptError, match=f"{sum(lengths)} memory tokens for {len(memory.values)} vectors"):
             decoder.embed(decoder.prompt_ids("Who?", lengths), memory)
 
@@ -218,7 +177,7 @@ class TestGreedy:
         (alone,) = decoder.generate([other], [none], max_new_tokens=20)
         assert long == (alone[: alone.index(end) + 1] if end in alone else alone)
 
-    def test_a_model_without_end_tokens_goes_on(self, decoder, memory):
+    def test_a_model_without_end_tokens_does_not_stop(self, decoder, memory):
         model, tokenizer = decoder.model, decoder.tokenizer
         model.generation_config.eos_token_id = None
 
@@ -237,7 +196,7 @@ class TestGreedy:
 
 
 class TestScores:
-    def test_loss_is_the_mean_over_the_labels_that_count(self, decoder, memory):
+    def test_the_loss_is_the_mean_over_the_labels(self, decoder, memory):
         ids = decoder.prompt_ids("Who?", memory.lengths, answer="Ada")
         labels = [-100] * (len(ids) - 3) + ids[-3:]
         logits = decoder.logits(ids, memory)
@@ -247,13 +206,13 @@ class TestScores:
         assert math.isclose(float(decoder.loss(ids, labels, memory)), expected, rel_tol=1e-5)
 
     @pytest.mark.parametrize("answer", ["Ada", "Zoë Q. 北京", "im_end", ">", "x", "assistant", " Ada\n", "a <MEM> b"])
-    def test_an_answers_tokens_are_its_words_and_the_end_of_its_turn(self, decoder, answer):
+    def test_the_tokens_of_an_answer_are_its_words_and_the_end_token(self, decoder, answer):
         ids, count = decoder.answered_ids("Is it im_end?", ["A text: x"], answer)
         words = decoder.tokenizer.decode(ids[-count:])
         assert words == answer.strip().replace("<MEM>", "< MEM >") + decoder.tokenizer.eos_token
         assert ids[:-count] == decoder.prompt_ids("Is it im_end?", ["A text: x"])
 
-    def test_a_prompt_is_cut_where_the_answers_turn_ends(self, decoder):
+    def test_a_prompt_with_its_answer_ends_with_the_end_token(self, decoder):
         ids, _ = decoder.answered_ids("Who?", [], "Ada")
         whole = decoder.prompt_ids("Who?", [], answer="Ada")
         assert ids == whole[:-1]
@@ -265,7 +224,7 @@ class TestScores:
     def test_a_template_that_changes_answers_is_refused(self, decoder, monkeypatch, content, answer):
         template = "{% for m in messages %}{{ " + content + " }}{% endfor %}"
         monkeypatch.setattr(decoder.tokenizer, "chat_template", template)
-        with pytest.raises(PromptError, match="does not leave the answer"):
+        with pytest.raises(PromptError, match="does not keep the answer"):
             decoder.answered_ids("Who?", [], answer)
 
     def test_an_answer_beyond_the_context_is_not_scored(self, decoder, memory):
@@ -273,27 +232,3 @@ class TestScores:
         with pytest.raises(PromptError, match="context of 4096"):
             decoder.answer_log_probs([ids], [count], [memory.select([])])
         assert decoder.answer_log_probs([], [], []) == []
-
-
-class TestMerge:
-    def test_tied_embeddings_become_two(self, tiny, decoder):
-        assert tiny.load_decoder_base(dtype=torch.float32).config.tie_word_embeddings
-        tables = decoder.model.get_input_embeddings().weight, decoder.model.get_output_embeddings().weight
-        assert tables[0].data_ptr() != tables[1].data_ptr()
-
-    def test_the_copy_to_be_used_is_used(self, tiny):
-        state = tiny.load_decoder_state()
-        name = "lm_head.modules_to_save.default.weight"
-        state[name] = torch.ones_like(state[name])
-        model = tiny.load_decoder_base(dtype=torch.float32)
-        merge_decoder_state(model, state, "decoder_state.pt")
-        assert torch.equal(model.lm_head.weight, state[name].float())
-        assert not torch.equal(model.model.embed_tokens.weight, state[name].float())
-
-    def test_weight_and_bias_of_a_head_go_together(self, make_base, tmp_path):
-        made = new_checkpoint(tmp_path / "phi", make_base("phi"), make_base("phi"), mlp_dim=8, lora_rank=1)
-        state = made.load_decoder_state()
-        name = "lm_head.modules_to_save.default.bias"
-        state[name] = state[name][:-1]
-        with pytest.raises(CheckpointError, match=r"^here: weight and bias of lm_head differ in rows"):
-            merge_decoder_state(made.load_decoder_base(dtype=torch.float32), state, "here")

@@ -10,14 +10,14 @@ def memory():
     return Memory(values, (3, 0, 1, 2), "hidden", "digest", ("a", "b", "c", "d"))
 
 
-def test_memory_is_one_matrix_a_document(memory):
+def test_memory_is_one_matrix_per_document(memory):
     assert (len(memory), memory.dim) == (4, 2)
     assert [part.shape for part in memory] == [(3, 2), (0, 2), (1, 2), (2, 2)]
     assert torch.equal(memory[2], torch.tensor([[6.0, 7.0]]))
     assert torch.equal(torch.cat(list(memory)), memory.values)
 
 
-def test_documents_are_selected_in_the_order_asked_for(memory):
+def test_documents_are_selected_in_the_given_order(memory):
     chosen = memory.select([3, 0, 3])
     assert chosen.lengths == (2, 3, 2)
     assert chosen.doc_ids == ("d", "a", "d")

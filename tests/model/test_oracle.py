@@ -1,4 +1,4 @@
-"""Agreement with what a reference implementation computes, to the last digit that matters."""
+"""Agreement with the outputs of a reference implementation."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pisco_index import Checkpoint, Compressor, Decoder, Memory, PassageTokenizer
+from pisco_index import Compressor, Decoder, Memory, open_checkpoint
+from pisco_index.model.passages import PassageTokenizer
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle"
 pytestmark = pytest.mark.skipif(not ORACLE.is_dir(), reason="the reference's outputs (../shared/oracle) are not here")
@@ -25,7 +26,7 @@ def dialogues():
 
 @pytest.fixture(scope="module")
 def checkpoint():
-    return Checkpoint(ORACLE / "ckpt")
+    return open_checkpoint(ORACLE / "ckpt")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["memory-tokens-only", "whole-last-layer"])

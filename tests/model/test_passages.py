@@ -1,12 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, CTRLTokenizer
 
-from pisco_index import PassageTokenizer
-from pisco_index.model.passages import TOKENIZER_CHUNK, clean_text, memory_length
+from pisco_index.model.passages import TOKENIZER_CHUNK, PassageTokenizer, clean_text, memory_bounds, memory_length
 
 RATE = 16
 # One token a letter, so that lengths are what they look like.
@@ -50,6 +50,31 @@ def test_a_passage_of_n_tokens_has_n_by_rate_plus_one_memory_tokens(tokenizer, t
         document = tokenize(tokenizer, "a" * tokens, on_long=on_long)
         assert [split_memory(passage, tokenizer)[1] for passage in document.passages] == expected
         assert document.n_mem == sum(expected)
+
+
+@given(
+    texts=st.lists(documents, min_size=1, max_size=5),
+    heading=st.text("ab", max_size=8),
+    max_length=st.integers(1, 40),
+    rate=st.integers(1, 20),
+    overlap=st.integers(0, 39),
+    on_long=st.sampled_from(["chunk", "truncate"]),
+    eos=st.booleans(),
+)
+def test_memory_tokens_lie_within_their_bounds(make_tokenizer, texts, heading, max_length, rate, overlap, on_long, eos):
+    settings = {
+        "rate": rate,
+        "max_length": max_length + eos,
+        "on_long": on_long,
+        "overlap": min(overlap, max_length - 1),
+    }
+    tokenized = list(PassageTokenizer(make_tokenizer(eos=eos), **settings).tokenize(texts, [heading] * len(texts)))
+    fed = np.array([document.tokens_fed for document in tokenized])
+    least, most = memory_bounds(fed, rate)
+    assert least.tolist() == [memory_length(tokens, rate) for tokens in fed.tolist()]
+    for i, document in enumerate(tokenized):
+        assert least[i] <= document.n_mem <= most[i]
+        assert len(document.passages) > 1 or document.n_mem == least[i]
 
 
 @given(text=documents, max_length=st.integers(1, 40), rate=st.integers(1, 20), bos=st.booleans(), eos=st.booleans())

@@ -1,4 +1,4 @@
-"""The module that is trained: the loss of inference, gradients where they belong, and back to a checkpoint."""
+"""The trainable module: its loss is that of inference, its gradients reach the trained weights, it is saved again."""
 
 import json
 import shutil
@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pisco_index import Checkpoint, CheckpointError, Compressor, Decoder, TrainingError
-from pisco_index.model.create import new_checkpoint, new_tiny_checkpoint
+from pisco_index import Compressor, Decoder, new_checkpoint, new_tiny_checkpoint, open_checkpoint
+from pisco_index.errors import CheckpointError, TrainingError
+from pisco_index.model.families.pisco import PiscoCheckpoint
 from pisco_index.model.passages import PassageTokenizer
 from pisco_index.model.trainable import TrainableModel
+from pisco_index.model.trainable_decoder import lora_decoder
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle"
 TEXTS = ["the river and the city", "", "a war " * 30]
@@ -19,8 +21,8 @@ KINDS = ["lora", "full"]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Checkpoint:
-    """A checkpoint whose pairs and embeddings are not what its base has."""
+def checkpoint(tmp_path_factory) -> PiscoCheckpoint:
+    """A checkpoint whose LoRA pairs and output head differ from its base."""
     path = tmp_path_factory.mktemp("trainable") / "checkpoint"
     new_tiny_checkpoint(path)
     state = torch.load(path / "decoder_state.pt", weights_only=True)
@@ -32,7 +34,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
         for name, values in state.items()
     }
     torch.save(moved, path / "decoder_state.pt")
-    return Checkpoint(path)
+    return open_checkpoint(path)
 
 
 def batch_of(checkpoint, *answers):
@@ -60,7 +62,7 @@ def batch_of(checkpoint, *answers):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_the_loss_is_the_one_of_inference(checkpoint, kind):
+def test_the_loss_is_that_of_inference(checkpoint, kind):
     model = TrainableModel(checkpoint, decoder=kind).eval()
     batch = batch_of(checkpoint)
     decoder = Decoder.load(checkpoint, dtype=torch.float32)
@@ -88,7 +90,7 @@ def test_the_loss_is_the_one_of_inference(checkpoint, kind):
 @torch.no_grad()
 def test_losses_agree_with_the_reference(kind):
     expected = json.loads((ORACLE / "compress_oracle.json").read_text())
-    model = TrainableModel(Checkpoint(ORACLE / "ckpt"), decoder=kind).eval()
+    model = TrainableModel(open_checkpoint(ORACLE / "ckpt"), decoder=kind).eval()
     for pair in json.loads((ORACLE / "generate_oracle.json").read_text())["loss"]:
         passages = [torch.tensor(expected["input_ids"][i]) for i in pair["doc_index"][: pair.get("topk_docs", 5)]]
         pad = torch.nn.utils.rnn.pad_sequence
@@ -104,7 +106,7 @@ def test_losses_agree_with_the_reference(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["gemma2", "phi"])
 @torch.no_grad()
-def test_what_is_done_behind_the_output_head_counts(make_base, name, kind, tmp_path):
+def test_logits_include_the_steps_after_the_output_head(make_base, name, kind, tmp_path):
     checkpoint = new_checkpoint(
         tmp_path / "checkpoint", make_base("qwen3"), make_base(name), rate=8, mlp_dim=16, lora_rank=2
     )
@@ -117,7 +119,7 @@ def test_what_is_done_behind_the_output_head_counts(make_base, name, kind, tmp_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_made_where_something_is_predicted(checkpoint, kind):
+def test_logits_are_computed_only_where_a_label_is_predicted(checkpoint, kind):
     model, seen = TrainableModel(checkpoint, decoder=kind), []
     head = model.decoder.get_output_embeddings()
     head.register_forward_hook(lambda _, given, made: seen.append(made.shape[:-1].numel()))
@@ -139,11 +141,11 @@ def test_both_models_are_compiled(checkpoint, kind, monkeypatch):
 @pytest.mark.parametrize(
     ("bfloat16", "long", "fused"), [(True, False, False), (True, True, True), (False, False, True)]
 )
-def test_attention_is_plain_where_that_is_faster(checkpoint, monkeypatch, bfloat16, long, fused):
+def test_attention_is_plain_if_that_is_faster(checkpoint, monkeypatch, bfloat16, long, fused):
     model = TrainableModel(checkpoint)
     batch = batch_of(checkpoint)
     if long:
-        monkeypatch.setattr("pisco_index.model.trainable.LONG_FOR_PLAIN", batch["input_ids"].shape[1])
+        monkeypatch.setattr("pisco_index.model.trainable.FUSED_FROM", batch["input_ids"].shape[1])
     seen = []
     for part in (model.compressor.base_model, model.decoder):
         part.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cuda.flash_sdp_enabled()))
@@ -152,7 +154,7 @@ def test_attention_is_plain_where_that_is_faster(checkpoint, monkeypatch, bfloat
     assert seen == [fused, fused]
 
 
-def test_dropout_is_that_of_the_pairs(checkpoint):
+def test_dropout_applies_to_the_pairs(checkpoint):
     model = TrainableModel(checkpoint, lora_dropout=0.5)
     rates = {each.p for each in model.modules() if isinstance(each, torch.nn.Dropout)}
     assert rates == {0.5}
@@ -161,7 +163,7 @@ def test_dropout_is_that_of_the_pairs(checkpoint):
     assert model(**batch)["loss"] != model(**batch)["loss"]
 
 
-def test_what_is_trained_is_fp32_and_the_rest_as_asked(checkpoint):
+def test_trained_weights_are_fp32_and_frozen_ones_as_configured(checkpoint):
     model = TrainableModel(checkpoint, base_dtype=torch.bfloat16)
     dtypes = {(values.requires_grad, values.dtype) for name, values in model.named_parameters() if "decoder" in name}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
@@ -169,7 +171,7 @@ def test_what_is_trained_is_fp32_and_the_rest_as_asked(checkpoint):
         model(**batch_of(checkpoint))["loss"].backward()
 
 
-def test_an_output_head_of_the_compressor_that_is_not_tied_stays(make_base, tmp_path):
+def test_an_untied_output_head_of_the_compressor_is_frozen(make_base, tmp_path):
     untied = new_checkpoint(
         tmp_path / "checkpoint", make_base("llama"), make_base("qwen3"), rate=8, mlp_dim=16, lora_rank=2
     )
@@ -197,7 +199,7 @@ def test_a_saved_checkpoint_finds_its_base(tiny_folder, tmp_path, place):
     start = shutil.copytree(tiny_folder, tmp_path / "start")
     if place == "beside":
         (start / "base_decoder").rename(tmp_path / "base_decoder")
-    saved = TrainableModel(Checkpoint(start)).save(tmp_path / "elsewhere" / "out")
+    saved = TrainableModel(open_checkpoint(start)).save(tmp_path / "elsewhere" / "out")
     expected = {"beside": str(tmp_path / "base_decoder"), "inside": "base_decoder"}
     assert saved.config.decoder_model_name == expected[place]
     assert Decoder.load(saved)
@@ -212,11 +214,11 @@ def test_prompts_without_memory_have_a_loss(checkpoint):
 def test_passages_and_prompts_must_match(checkpoint):
     batch = batch_of(checkpoint)
     batch["input_ids"][0, 0] = 5
-    with pytest.raises(TrainingError, match=r"The prompts have \d+ memory tokens, the passages \d+"):
+    with pytest.raises(TrainingError, match=r"the prompts have \d+ memory tokens, the passages \d+"):
         TrainableModel(checkpoint)(**batch)
 
 
-def test_gradients_reach_all_that_is_trained_and_nothing_else(checkpoint):
+def test_gradients_reach_trained_weights_only(checkpoint):
     model = TrainableModel(checkpoint)
     frozen = {name: values.clone() for name, values in model.named_parameters() if not values.requires_grad}
     optimizer = torch.optim.SGD((each for each in model.parameters() if each.requires_grad), lr=0.1)
@@ -233,14 +235,14 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(checkpoint):
         assert name not in frozen or torch.equal(values, frozen[name]), name
 
 
-def test_all_of_a_whole_decoder_is_trained(checkpoint):
+def test_every_weight_of_a_full_decoder_is_trained(checkpoint):
     model = TrainableModel(checkpoint, decoder="full")
     model(**batch_of(checkpoint))["loss"].backward()
     assert all(values.grad is not None and values.grad.abs().sum() for values in model.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_activations_may_be_computed_again(checkpoint, kind):
+def test_activations_may_be_recomputed(checkpoint, kind):
     gradients = []
     for again in (False, True):
         model = TrainableModel(checkpoint, decoder=kind)
@@ -265,7 +267,7 @@ def train_a_little(model, checkpoint):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_is_a_checkpoint_that_computes_the_same(checkpoint, kind, tmp_path):
+def test_a_saved_checkpoint_computes_the_same(checkpoint, kind, tmp_path):
     model = train_a_little(TrainableModel(checkpoint, decoder=kind), checkpoint)
     saved = model.save(tmp_path / "out", dtype=torch.float32)
     again = TrainableModel(saved, decoder=kind).eval()
@@ -283,13 +285,13 @@ def test_what_is_saved_is_a_checkpoint_that_computes_the_same(checkpoint, kind, 
     torch.testing.assert_close(logits, wanted.detach(), rtol=0, atol=1e-4)
     assert saved.config.decoder_model_name == "base_decoder"
     assert saved.identity != checkpoint.identity
-    # By default in half the bytes.
+    # The default dtype takes half the bytes.
     half = model.save(tmp_path / "half")
     assert load_file(half.path / "compressor" / "model.safetensors").popitem()[1].dtype == torch.bfloat16
 
 
-def test_a_whole_decoder_is_the_new_base_and_tied_embeddings_are_stored_once(tiny_folder, tmp_path):
-    tiny = Checkpoint(tiny_folder)
+def test_a_full_decoder_is_the_new_base_and_tied_embeddings_are_stored_once(tiny_folder, tmp_path):
+    tiny = open_checkpoint(tiny_folder)
     saved = TrainableModel(tiny, decoder="full").save(tmp_path / "out")
     base = load_file(saved.path / "base_decoder" / "model.safetensors")
     assert "lm_head.weight" not in base
@@ -307,7 +309,7 @@ def test_untied_embeddings_stay_two(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_state_is_what_is_trained(checkpoint, kind):
+def test_a_training_state_holds_the_trained_tensors(checkpoint, kind):
     model = train_a_little(TrainableModel(checkpoint, decoder=kind), checkpoint)
     state = model.state_dict()
     assert len({values.data_ptr() for values in state.values()}) == len(state)
@@ -332,10 +334,10 @@ def test_a_connector_must_fit_the_decoder(folder, kind):
     connector |= {"2.weight": connector["2.weight"][:95].clone(), "2.bias": connector["2.bias"][:95].clone()}
     torch.save(connector, folder / "connector.pt")
     with pytest.raises(CheckpointError, match="the connector gives 95 values, the decoder takes 96"):
-        TrainableModel(Checkpoint(folder), decoder=kind)
+        TrainableModel(open_checkpoint(folder), decoder=kind)
 
 
-def test_pairs_must_have_their_place_in_the_decoder(folder):
+def test_every_tensor_has_its_place_in_the_decoder(folder):
     state = torch.load(folder / "decoder_state.pt", weights_only=True)
     pairs = {name: values for name, values in state.items() if ".lora_" in name}
     embeddings = {name: values for name, values in state.items() if ".lora_" not in name}
@@ -350,4 +352,4 @@ def test_pairs_must_have_their_place_in_the_decoder(folder):
     ):
         torch.save(content, folder / "decoder_state.pt")
         with pytest.raises(CheckpointError, match=message):
-            TrainableModel(Checkpoint(folder))
+            lora_decoder(open_checkpoint(folder), 0.0, torch.float32)

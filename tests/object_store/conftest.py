@@ -1,4 +1,4 @@
-"""A local S3 server (moto), and a proxy before it that counts, delays, loses and fails requests."""
+"""A local S3 server (moto), and a proxy in front of it that counts, delays, loses and fails requests."""
 
 import http.client
 import importlib.util
@@ -26,13 +26,13 @@ _numbers = itertools.count()
 
 
 class Request(NamedTuple):
-    """What a client asked for.
+    """A request that a client has sent.
 
     Attributes:
-        method: of HTTP.
+        method: HTTP method.
         path: address and query.
-        is_conditional: whether it is to fail where the object is there.
-        status: of the answer; 0 where there was none.
+        is_conditional: True if the request must fail when the object exists.
+        status: HTTP status of the answer; 0 without an answer.
     """
 
     method: str
@@ -42,13 +42,13 @@ class Request(NamedTuple):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Stands before a server.
+    """A proxy in front of a server.
 
     Attributes:
-        requests: what was asked for and answered, in the order of the answers.
-        failing: the share of requests that get an error or no answer instead of the server's.
-        before: called with method and path of each request before the server is asked.
-        loses: called with method, path and the server's status; if it is true the answer gets lost.
+        requests: all requests, in the order of their answers.
+        failing: share of the requests that get an error, or no answer, instead of the server's answer.
+        before: function called with method and path of each request before it is forwarded.
+        loses: function called with method, path and the server's status; if it returns True, the answer gets lost.
     """
 
     daemon_threads = True
@@ -62,7 +62,7 @@ class Proxy(ThreadingHTTPServer):
         self.before: Callable[[str, str], object] = lambda method, path: None
         self.loses: Callable[[str, str, int], bool] = lambda method, path, status: False
         self.random = random.Random(0)
-        # moto looks for the object and puts it in two steps; S3 does it in one.
+        # S3 checks for an object and puts it in one step. moto needs two, so only one client at a time may do it.
         self.conditional = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -70,7 +70,7 @@ class Proxy(ThreadingHTTPServer):
         """A client that goes away is no error of the proxy."""
 
     def fault(self) -> int | None:
-        """What a request gets instead of an answer: a status, or 0 for a connection that is closed."""
+        """Return the error for a request that is to fail: a status, or 0 to close the connection."""
         return self.random.choice([500, 503, 0]) if self.random.random() < self.failing else None
 
 
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[tuple[str, int]]:
-    """The address of a server that speaks S3 and forgets all when the tests end."""
+    """The address of an S3 server that loses its content when the tests end."""
     if not all(importlib.util.find_spec(name) for name in ("moto", "flask", "flask_cors")):
         pytest.skip("the local S3 server moto is not installed: pip install -e '.[dev]'")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -146,9 +146,9 @@ def moto() -> Iterator[tuple[str, int]]:
 
 
 def ask(address: tuple[str, int], method: str, path: str, body: bytes = b"") -> bytes:
-    """One request to the server, without the proxy."""
+    """Send one request to the server, without the proxy."""
     connection = http.client.HTTPConnection(*address)
-    # moto believes any signature, and gives nothing to those who have none.
+    # moto accepts any signature, but requires one.
     credential = f"Credential={ACCESS_KEY}/20260101/us-east-1/s3/aws4_request"
     headers = {"Authorization": f"AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0"}
     connection.request(method, path, body, headers)
@@ -160,10 +160,10 @@ def ask(address: tuple[str, int], method: str, path: str, body: bytes = b"") -> 
 
 
 class Bucket:
-    """A bucket, seen from its server's side."""
+    """A bucket, as its server sees it, without the proxy."""
 
     def __init__(self, address: tuple[str, int]):
-        # A name of its own in each test: Lance's clients outlive their environment.
+        # Every test has another name, because Lance keeps clients from former tests, with their environment.
         self.name = f"bucket-{next(_numbers)}"
         self._address = address
         ask(address, "PUT", f"/{self.name}")
@@ -186,7 +186,7 @@ def bucket(moto) -> Bucket:
 
 @pytest.fixture
 def proxy(moto, monkeypatch, tmp_path) -> Iterator[Proxy]:
-    """A proxy before the server, to which the environment leads."""
+    """A proxy in front of the server, with the environment set so that clients use it."""
     proxy = Proxy(moto)
     threading.Thread(target=proxy.serve_forever, args=[0.02], daemon=True).start()
     for name, value in {
@@ -205,7 +205,7 @@ def proxy(moto, monkeypatch, tmp_path) -> Iterator[Proxy]:
 
 @pytest.fixture
 def uri(proxy, bucket) -> str:
-    """Where a store may be."""
+    """A free address for a store."""
     return f"s3://{bucket.name}/some/index"
 
 
@@ -228,7 +228,7 @@ def store(uri, meta) -> Store:
 
 @pytest.fixture
 def payload_of() -> Callable[[str], bytes]:
-    """A payload that is a function of the document's id, too long for Lance to store it between others."""
+    """Make a payload from a document's id, so long that Lance stores it as a large value."""
 
     def payload_of(doc_id: str) -> bytes:
         values = np.arange(40 * DIM, dtype=np.float32).reshape(40, DIM) + sum(doc_id.encode())
@@ -239,7 +239,7 @@ def payload_of() -> Callable[[str], bytes]:
 
 @pytest.fixture
 def shard_rows(payload_of) -> Callable[..., pa.Table]:
-    """Rows of a shard: documents ``"<shard>-<i>"``."""
+    """Make the rows of a shard: documents ``"<shard>-<i>"``."""
 
     def shard_rows(shard: int, documents: int = 5) -> pa.Table:
         ids = [f"{shard}-{i}" for i in range(documents)]
@@ -257,5 +257,5 @@ def shard_rows(payload_of) -> Callable[..., pa.Table]:
 
 @pytest.fixture
 def secrets() -> tuple[str, str]:
-    """What must be nowhere but in the environment."""
+    """The values that must not appear anywhere but in the environment."""
     return ACCESS_KEY, SECRET_KEY

@@ -5,7 +5,7 @@ import torch
 import xxhash
 
 from pisco_index import BuildConfig, Compressor, new_tiny_checkpoint
-from pisco_index.pipeline.pools.pool import InProcessPool
+from pisco_index.pipeline.pools.in_process import InProcessPool
 from pisco_index.pipeline.worker import ShardWorker
 
 
@@ -74,7 +74,7 @@ def plain_compressor(monkeypatch):
 
 
 def fail_on(monkeypatch, numbers):
-    """Make workers fail at the shards with these numbers, beside others and alone."""
+    """Make workers fail at the shards with these numbers, also when they are isolated."""
     run = ShardWorker.run
 
     def fail(self, shard):
@@ -82,9 +82,10 @@ def fail_on(monkeypatch, numbers):
             raise RuntimeError("no luck")
         return run(self, shard)
 
-    def fail_alone(self, method, shard, *arguments):
+    def fail_isolated(self, shard, *arguments):
         assert shard.number in numbers
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(ShardWorker, "run", fail)
-    monkeypatch.setattr(InProcessPool, "alone", fail_alone)
+    for method in ("count", "attempt", "run"):
+        monkeypatch.setattr(InProcessPool, method, fail_isolated)

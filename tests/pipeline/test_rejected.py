@@ -8,18 +8,10 @@ import lancedb
 import pytest
 from typer.testing import CliRunner
 
-from pisco_index import (
-    BuildIncompleteError,
-    CorpusError,
-    PlanMismatchError,
-    Reader,
-    build,
-    build_status,
-    dry_run,
-    verify,
-)
+from pisco_index import Reader, build, build_status, dry_run, verify
 from pisco_index.cli import app
-from pisco_index.pipeline.planning import plan as planning
+from pisco_index.errors import BuildIncompleteError, CorpusError, PlanMismatchError
+from pisco_index.pipeline.planning import ids as planned_ids
 from pisco_index.store import compact
 
 from .conftest import fail_on
@@ -57,6 +49,10 @@ def skipping(small):
     return small(corpus={"on_error": "skip", "format": "jsonl"})
 
 
+@pytest.mark.fault(
+    "A record is broken, with `--on-error skip`.",
+    "It is left out, counted, and kept as a row of `rejected`, also by resumed builds and updates.",
+)
 def test_broken_records_are_left_out_and_named(checkpoint, skipping, tmp_path):
     corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
     ids, bad = write_spoiled(corpus)
@@ -97,6 +93,10 @@ def test_without_skipping_the_first_is_an_error(checkpoint, small, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.fault(
+    "A record is broken, with `--on-error skip`.",
+    "It is left out, counted, and kept as a row of `rejected`, also by resumed builds and updates.",
+)
 def test_a_resumed_build_names_each_once(checkpoint, skipping, small, tmp_path, monkeypatch):
     corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
     ids, bad = write_spoiled(corpus)
@@ -112,6 +112,10 @@ def test_a_resumed_build_names_each_once(checkpoint, skipping, small, tmp_path, 
     assert len(rejected_in(store)) == bad
 
 
+@pytest.mark.fault(
+    "A record is broken, with `--on-error skip`.",
+    "It is left out, counted, and kept as a row of `rejected`, also by resumed builds and updates.",
+)
 def test_an_update_names_those_of_the_corpus_as_it_is(checkpoint, skipping, tmp_path, monkeypatch):
     corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
     ids, _ = write_spoiled(corpus)
@@ -179,7 +183,7 @@ def test_damaged_files_among_others(checkpoint, small, tmp_path):
     assert report.rejected == {"damaged file": 1, "unrecognised file": 1}
     rows = {row["source"]: row["error"] for row in rejected_in(store)}
     assert "It is truncated" in rows["folder/b.jsonl.gz"]
-    assert rows["folder/c.bin"] == "a PDF; extract its text first."
+    assert rows["folder/c.bin"] == "the file is a PDF. Extract its text first."
     kept = [doc_id for doc_id in ids_in(store) if doc_id.startswith("b-")]
     assert 10 < len(kept) < 100
     assert len(ids_in(store)) == 200 + len(kept)
@@ -192,10 +196,12 @@ def test_damaged_files_among_others(checkpoint, small, tmp_path):
 
 
 def test_too_many_repeated_ids_are_refused(checkpoint, skipping, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "MAX_REPEATED", 3)
+    monkeypatch.setattr(planned_ids, "MAX_REPEATED", 3)
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("\n".join([good("same")] * 5))
-    with pytest.raises(CorpusError, match=r"the id 'same' is that of an earlier record\. More than 3 are; choose"):
+    with pytest.raises(
+        CorpusError, match=r"the id 'same' is that of an earlier record\. More than 3 ids are repeated\. Choose"
+    ):
         build([corpus], checkpoint, tmp_path / "store", skipping)
     corpus.write_text("\n".join(good(f"doc-{n % 6}") for n in range(12)))
     with pytest.raises(CorpusError, match="occurs twice"):
@@ -203,7 +209,7 @@ def test_too_many_repeated_ids_are_refused(checkpoint, skipping, tmp_path, monke
 
 
 def test_wikitext_that_cannot_be_parsed(checkpoint, small, tmp_path, monkeypatch):
-    from pisco_index.corpus import mediawiki
+    from pisco_index.corpus.formats import mediawiki
 
     prose = mediawiki.prose
 

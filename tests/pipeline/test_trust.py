@@ -4,22 +4,11 @@ import json
 
 import pytest
 
-from pisco_index import (
-    CorpusError,
-    CorruptStoreError,
-    InputError,
-    Reader,
-    build,
-    compact,
-    delete,
-    export,
-    recode,
-    repair,
-    save_memory,
-    verify,
-)
+from pisco_index import Reader, build, compact, delete, export, recode, repair, verify
+from pisco_index.errors import CorpusError, CorruptStoreError, InputError
 from pisco_index.pipeline.planning.plan import Plan
-from pisco_index.pipeline.watch.totals import PLAN_ASSET
+from pisco_index.pipeline.planning.stored import PLAN_ASSET
+from pisco_index.reader.save import save_memory
 from pisco_index.store import Store
 
 IDS = [
@@ -72,6 +61,10 @@ def write_corpus(path, doc_ids, edition=1):
     return path
 
 
+@pytest.mark.fault(
+    "Ids look like paths.",
+    "No file is named after an id.",
+)
 def test_ids_are_names_of_nothing(parent, checkpoint, small, plain_compressor):
     config = small(store={"keep": ["title", "text"]})
     corpus = parent / "corpus ' ; $(touch x) \u202e.jsonl"

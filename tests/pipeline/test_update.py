@@ -20,27 +20,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pisco_index import (
-    BuildIncompleteError,
-    Changes,
-    CorpusError,
-    MissingDocumentsError,
-    PlanMismatchError,
-    Reader,
-    StoreError,
-    build,
-    build_status,
-    compact,
-    delete,
-    dry_run,
-    recode,
-    repair,
-    verify,
-)
+from pisco_index import Reader, build, build_status, compact, delete, dry_run, recode, repair, verify
+from pisco_index.errors import BuildIncompleteError, CorpusError, MissingDocumentsError, PlanMismatchError, StoreError
 from pisco_index.pipeline import build as build_module
-from pisco_index.pipeline.planning import update as update_module
-from pisco_index.pipeline.planning.plan import Plan, open_sources, read_shard
-from pisco_index.pipeline.watch.totals import current_plan
+from pisco_index.pipeline import turns as turns_module
+from pisco_index.pipeline.planning import comparison as comparison_module
+from pisco_index.pipeline.planning.plan import Changes, Plan
+from pisco_index.pipeline.planning.reading import open_sources, read_shard
+from pisco_index.pipeline.planning.stored import current_plan
 from pisco_index.pipeline.worker import ShardWorker
 from pisco_index.store import Store, done_shards
 
@@ -343,13 +330,13 @@ def test_refusals_change_nothing(world):
 def test_a_corpus_that_grows_while_an_update_is_planned(world, monkeypatch):
     world.write(some_documents())
     world.build()
-    contents = update_module.document_hashes
+    hashes = comparison_module.document_hashes
 
     def grow(*arguments):
         world.write(some_documents(50))
-        return contents(*arguments)
+        return hashes(*arguments)
 
-    monkeypatch.setattr(update_module, "document_hashes", grow)
+    monkeypatch.setattr(comparison_module, "document_hashes", grow)
     world.write(some_documents(41))
     with pytest.raises(CorpusError, match="changed while the build was reading it"):
         world.build()
@@ -367,7 +354,7 @@ def test_a_corpus_that_changes_between_plan_and_worker(world, monkeypatch):
         init(self, spec)
 
     monkeypatch.setattr(ShardWorker, "__init__", shrink_first)
-    with pytest.raises(CorpusError, match=r"planned from 3 documents and .* now has 1"):
+    with pytest.raises(CorpusError, match=r"planned from 3 documents, but .* now has 1"):
         world.build()
 
 
@@ -453,6 +440,10 @@ class Fuse:
         monkeypatch.setattr(place, name, staticmethod(guarded) if name == "commit" else guarded)
 
 
+@pytest.mark.fault(
+    "An update is killed.",
+    "Each document has its old content or its new one. The same command continues to what a fresh build makes.",
+)
 @pytest.mark.parametrize("lands", [False, True], ids=["before", "after"])
 def test_an_update_that_dies_at_any_write_is_made_up_for(world, monkeypatch, lands):
     before = some_documents(24)
@@ -552,6 +543,10 @@ def start(world, corpus, mode, pause):
     return process
 
 
+@pytest.mark.fault(
+    "An update is killed.",
+    "Each document has its old content or its new one. The same command continues to what a fresh build makes.",
+)
 def test_an_update_that_is_killed_ends_like_a_fresh_build(world):
     documents = some_documents(120)
     world.write(documents)
@@ -590,9 +585,14 @@ def _versions(uri):
 def no_lock(monkeypatch):
     """As in an object store."""
     monkeypatch.setattr(build_module, "build_lock", lambda uri: nullcontext())
+    monkeypatch.setattr(turns_module, "build_lock", lambda uri: nullcontext())
     monkeypatch.setattr(build_module, "remove_orphans", lambda store: 0)
 
 
+@pytest.mark.fault(
+    "Two builds update one store without a lock.",
+    "Each document is stored once; the second continues with the first's plan or is refused.",
+)
 @pytest.mark.usefixtures("no_lock")
 @pytest.mark.parametrize("corpora", ["same", "different"])
 def test_two_processes_that_update_one_store_without_a_lock(world, corpora):
@@ -639,19 +639,27 @@ def race_at(monkeypatch, place, name, compete):
     monkeypatch.setattr(place, name, staticmethod(racing) if name == "commit" else racing)
 
 
+@pytest.mark.fault(
+    "The store changes while an update is planned.",
+    "The update is planned again.",
+)
 @pytest.mark.usefixtures("no_lock")
 def test_another_update_that_comes_while_one_is_planned(world, monkeypatch):
     world.write(some_documents())
     world.build()
     other = world.folder / "other.jsonl"
     write_corpus(other, {"doc-1": "theirs", "doc-50": "theirs"})
-    race_at(monkeypatch, build_module, "begin_update", lambda: world.build(other))
+    race_at(monkeypatch, turns_module, "begin_update", lambda: world.build(other))
     world.write(some_documents() | {"doc-1": "mine", "doc-51": "mine"})
     # What the other one added is seen, and was not there when this one planned first.
     assert world.build(prune=True).changes == Changes(new=1, changed=1, same=39, gone=0, pruned=1)
     assert rows(world.store) == world.fresh()
 
 
+@pytest.mark.fault(
+    "A build outlives the plan that it works for.",
+    "Its commits are refused.",
+)
 @pytest.mark.usefixtures("no_lock")
 def test_a_build_whose_plan_was_replaced_commits_nothing(world, monkeypatch):
     world.write(some_documents())
@@ -681,6 +689,10 @@ def test_a_build_whose_plan_was_replaced_commits_nothing(world, monkeypatch):
 # Readers
 
 
+@pytest.mark.fault(
+    "A store is updated or compacted under a reader.",
+    "The reader keeps its version; if that was dropped, an error asks to open the store again.",
+)
 def test_readers_go_on_with_the_version_they_opened(world):
     documents = some_documents()
     world.write(documents)
@@ -703,6 +715,10 @@ def test_readers_go_on_with_the_version_they_opened(world):
             assert Store.open(world.store, before.version).count == 40
 
 
+@pytest.mark.fault(
+    "A store is updated or compacted under a reader.",
+    "The reader keeps its version; if that was dropped, an error asks to open the store again.",
+)
 def test_a_reader_whose_version_was_dropped_is_told_to_open_again(world):
     world.write(some_documents())
     world.build()

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import pytest
@@ -15,19 +16,34 @@ def documents():
     return {f"doc-{n}": f"Document {n} is about " + "the history of the city " * (n % 5) for n in range(20)}
 
 
-@pytest.fixture(scope="session", params=["hidden", "embedding"])
-def store(request, tmp_path_factory, checkpoint, documents):
-    """A store in fp32 of each stage."""
-    folder = tmp_path_factory.mktemp("store")
-    corpus = folder / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"id": doc_id, "text": text}) + "\n" for doc_id, text in documents.items()))
-    config = BuildConfig.parse(
-        {
+@pytest.fixture(scope="session")
+def store_of(tmp_path_factory, checkpoint, documents):
+    """Return the store in fp32 of a stage; it is built once."""
+
+    @functools.cache
+    def make(stage):
+        folder = tmp_path_factory.mktemp(stage)
+        corpus = folder / "corpus.jsonl"
+        lines = (json.dumps({"id": doc_id, "text": text}) + "\n" for doc_id, text in documents.items())
+        corpus.write_text("".join(lines))
+        settings = {
             "compression": {"dtype": "float32", "max_length": 32},
-            "store": {"codec": "fp32", "stage": request.param},
+            "store": {"codec": "fp32", "stage": stage},
             "run": {"shard_documents": 6},
-        },
-        "test",
-    )
-    build([corpus], checkpoint, folder / "store", config)
-    return folder / "store"
+        }
+        build([corpus], checkpoint, folder / "store", BuildConfig.parse(settings, "test"))
+        return folder / "store"
+
+    return make
+
+
+@pytest.fixture(params=["hidden", "embedding"])
+def store(request, store_of):
+    """A store of each stage."""
+    return store_of(request.param)
+
+
+@pytest.fixture
+def hidden_store(store_of):
+    """A store of stage hidden, for tests to which the stage does not matter."""
+    return store_of("hidden")

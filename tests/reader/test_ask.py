@@ -1,20 +1,16 @@
 """Answers from the store equal answers from memory computed on the spot, bit for bit in fp32."""
 
+import json
+
 import pytest
 import torch
 
-from pisco_index import (
-    Checkpoint,
-    Compressor,
-    Decoder,
-    FingerprintMismatchError,
-    MissingDocumentsError,
-    PassageTokenizer,
-    PromptError,
-    Reader,
-    ask,
-    new_tiny_checkpoint,
-)
+from pisco_index import BuildConfig, Compressor, Decoder, Reader, ask, build, new_tiny_checkpoint, open_checkpoint
+from pisco_index.errors import FingerprintMismatchError, MissingDocumentsError, PromptError
+from pisco_index.model.passages import PassageTokenizer
+from pisco_index.reader.ask import Answer, answer_from
+from pisco_index.reader.generator import FakeGenerator
+from pisco_index.reader.memory_source import FakeMemorySource
 
 IDS = ["doc-4", "doc-0", "doc-13"]
 QUESTION = "What is it about?"
@@ -26,13 +22,22 @@ def decoder(checkpoint):
 
 
 def on_the_spot(checkpoint, documents, stage):
-    """Memory of IDS, each document compressed alone, as a build with one document a batch would."""
-    opened = Checkpoint(checkpoint)
+    """Memory of IDS, compressed in one batch."""
+    opened = open_checkpoint(checkpoint)
     tokenizer = PassageTokenizer(opened.compressor_tokenizer, rate=8, max_length=32)
     tokenized = tokenizer.tokenize([documents[doc_id] for doc_id in IDS])
     return Compressor.load(opened, dtype=torch.float32).compress(
         [passage for document in tokenized for passage in document.passages], stage=stage
     )
+
+
+def test_an_answer_has_the_sizes_of_what_it_was_read_from():
+    source = FakeMemorySource({"a": torch.ones(3, 8), "b": torch.ones(2, 8)})
+    generator = FakeGenerator({"Who was it?": "Ada Lovelace"})
+    answer = answer_from(source.memory("Who was it?", ["b", "a"]), "Who was it?", generator, max_new_tokens=1)
+    assert answer == Answer("Ada", prompt_tokens=8, memory_tokens=5)
+    assert source.asked == [("Who was it?", ("b", "a"))]
+    assert generator.asked == [("Who was it?", 5)]
 
 
 def test_an_answer_from_the_store_equals_one_from_memory_on_the_spot(store, checkpoint, documents, decoder):
@@ -42,15 +47,13 @@ def test_an_answer_from_the_store_equals_one_from_memory_on_the_spot(store, chec
     assert stored.lengths == fresh.lengths
     prompt = decoder.prompt_ids(QUESTION, stored.lengths)
     torch.testing.assert_close(decoder.logits(prompt, stored), decoder.logits(prompt, fresh), rtol=0, atol=1e-4)
-    assert decoder.answer(QUESTION, stored, max_new_tokens=12) == decoder.answer(QUESTION, fresh, max_new_tokens=12)
+    answer = ask(store, checkpoint, QUESTION, IDS, dtype="float32", device="cpu", max_new_tokens=12)
+    assert answer.text == decoder.answer(QUESTION, fresh, max_new_tokens=12)
+    assert (answer.memory_tokens, answer.prompt_tokens) == (sum(fresh.lengths), len(prompt))
 
 
 def test_stored_bytes_give_the_same_bits(tmp_path, checkpoint, documents, decoder):
     """The same batch, once through the store and once not: nothing is lost on the way."""
-    import json
-
-    from pisco_index import BuildConfig, build
-
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"id": i, "text": documents[i]}) + "\n" for i in IDS))
     settings = {
@@ -66,26 +69,11 @@ def test_stored_bytes_give_the_same_bits(tmp_path, checkpoint, documents, decode
     assert torch.equal(decoder.logits(prompt, stored), decoder.logits(prompt, fresh))
 
 
-def test_ask_answers(store, checkpoint, decoder):
-    answer = ask(store, checkpoint, QUESTION, IDS, dtype="float32", max_new_tokens=12)
-    with Reader(store) as reader:
-        memory = reader.fetch(IDS)
-    assert answer.text == decoder.answer(QUESTION, memory, max_new_tokens=12)
-    assert answer.memory_tokens == sum(memory.lengths)
-    assert answer.prompt_tokens == len(decoder.prompt_ids(QUESTION, memory.lengths))
-
-
-def test_another_checkpoint_is_refused(store, tmp_path):
+def test_refusals(hidden_store, checkpoint, tmp_path):
     other = new_tiny_checkpoint(tmp_path / "other", rate=8, seed=7).path
     with pytest.raises(FingerprintMismatchError, match=r"compressor: \w+ \| \w+.*built with"):
-        ask(store, other, QUESTION, IDS)
-
-
-def test_a_missing_document_is_named(store, checkpoint):
+        ask(hidden_store, other, QUESTION, IDS)
     with pytest.raises(MissingDocumentsError, match="'nope'"):
-        ask(store, checkpoint, QUESTION, ["nope"])
-
-
-def test_a_prompt_that_does_not_fit(store, checkpoint):
+        ask(hidden_store, checkpoint, QUESTION, ["nope"])
     with pytest.raises(PromptError, match="do not fit the decoder's context of 4096"):
-        ask(store, checkpoint, QUESTION, ["doc-4"] * 700)
+        ask(hidden_store, checkpoint, QUESTION, ["doc-4"] * 700)

@@ -2,11 +2,14 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 
-from pisco_index import MissingDocumentsError, Reader, StoreError
+from pisco_index import Reader, open_checkpoint
+from pisco_index.errors import CorruptStoreError, MissingDocumentsError, StoreError
+from pisco_index.store import Store
 
 
 def test_memory_comes_in_request_order(store):
@@ -21,68 +24,88 @@ def test_memory_comes_in_request_order(store):
     assert len({len(values) for values in memory}) > 1
 
 
-def test_nothing_asked_for_is_nothing(store):
+def test_no_ids_give_no_memory(store):
     with Reader(store) as reader:
         memory = reader.fetch([])
-    assert len(memory) == 0
-    assert memory.values.shape == (0, reader_dim(store))
+        assert len(memory) == 0
+        assert memory.values.shape == (0, reader.meta.dim)
 
 
-def reader_dim(store):
-    with Reader(store) as reader:
-        return reader.meta.dim
-
-
-def test_missing_ids_are_all_named(store):
-    with Reader(store) as reader:
+def test_missing_ids_are_all_named(hidden_store):
+    with Reader(hidden_store) as reader:
         with pytest.raises(MissingDocumentsError, match="'nope', 'neither'") as caught:
             reader.fetch(["doc-1", "nope", "doc-2", "neither"])
         assert caught.value.doc_ids == ("nope", "neither")
         assert reader.fetch(["doc-1", "nope", "doc-2"], missing="skip").doc_ids == ("doc-1", "doc-2")
+        assert reader.missing(["doc-1", "nope", "doc-2"]) == ["nope"]
 
 
-def test_one_string_is_no_list_of_ids(store):
-    with Reader(store) as reader, pytest.raises(TypeError, match="list of ids"):
-        reader.fetch("doc-1")
+def test_an_error_about_damage_names_the_document_the_store_and_a_remedy(hidden_store, monkeypatch):
+    fetch = Store.fetch
+
+    def damaged(*args, **kwargs):
+        rows = fetch(*args, **kwargs)
+        return replace(rows, payloads=(rows.payloads[0][:-1],))
+
+    monkeypatch.setattr(Store, "fetch", damaged)
+    with Reader(hidden_store) as reader:
+        for read in (reader.fetch, reader.embeddings):
+            expected = r"the store at .* is damaged: document 'doc-1': .* See: pisco-index verify "
+            with pytest.raises(CorruptStoreError, match=expected):
+                read(["doc-1"])
 
 
-def test_ids_and_length(store, documents):
-    with Reader(store) as reader:
+def test_ids_must_be_a_list_of_strings(hidden_store):
+    with Reader(hidden_store) as reader:
+        with pytest.raises(TypeError, match="must be a list of ids, not the string 'doc-1'"):
+            reader.fetch("doc-1")
+        with pytest.raises(TypeError, match="must be strings, not 7"):
+            reader.fetch(["doc-1", 7])
+
+
+def test_ids_and_length(hidden_store, documents):
+    with Reader(hidden_store) as reader:
         assert len(reader) == len(documents)
         assert sorted(reader.ids()) == sorted(documents)
 
 
-def test_threads_share_a_reader(store):
+def test_rows_are_read_in_their_order(hidden_store):
+    with Reader(hidden_store) as reader:
+        ids = list(reader.ids())[3:9]
+        memory = reader.read(3, 9)
+        assert memory.doc_ids == tuple(ids)
+        assert torch.equal(memory.values, reader.fetch(ids).values)
+
+
+def test_threads_share_a_reader(hidden_store):
     ids = [f"doc-{n}" for n in range(20)]
-    with Reader(store) as reader, ThreadPoolExecutor(8) as threads:
+    with Reader(hidden_store) as reader, ThreadPoolExecutor(8) as threads:
         expected = reader.fetch(ids).values
         for memory in threads.map(lambda _: reader.fetch(ids), range(64)):
             assert torch.equal(memory.values, expected)
 
 
-def test_a_reader_is_pickled_to_the_same_version(store):
-    with Reader(store) as reader:
+def test_a_reader_is_pickled_to_the_same_version(hidden_store):
+    with Reader(hidden_store) as reader:
         again = pickle.loads(pickle.dumps(reader))
         assert again.version == reader.version
         assert torch.equal(again.fetch(["doc-3"]).values, reader.fetch(["doc-3"]).values)
 
 
-def test_a_store_that_is_not_there(tmp_path):
+def test_a_store_that_does_not_exist(tmp_path):
     with pytest.raises(StoreError, match="no store at"):
         Reader(tmp_path / "nothing")
 
 
-def test_a_closed_reader_says_so(store):
-    with Reader(store) as reader:
+def test_a_closed_reader_cannot_be_read(hidden_store):
+    with Reader(hidden_store) as reader:
         pass
     with pytest.raises(StoreError, match="closed"):
         reader.fetch(["doc-1"])
 
 
 def test_the_connector_is_in_the_store(store, checkpoint):
-    from pisco_index import Checkpoint
-
     with Reader(store) as reader:
         memory = reader.fetch(["doc-1"])
-        assert reader.connector.digest == memory.connector == Checkpoint(checkpoint).connector.digest
+        assert reader.connector.digest == memory.connector == open_checkpoint(checkpoint).connector.digest
         assert reader.connector.connect(memory).dim == reader.connector.out_dim

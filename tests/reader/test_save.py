@@ -1,17 +1,21 @@
-"""Fetched memory as a file of arrays named by id."""
+"""Fetched memory is written to a file of arrays, each named by its document's id."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pisco_index import InputError, Reader, save_memory
+from pisco_index import Reader
+from pisco_index.errors import InputError
+from pisco_index.reader.save import save_memory
 
 IDS = ["doc-3", "doc-4"]
 
 
 @pytest.fixture
-def memory(store):
-    with Reader(store) as reader:
+def memory(hidden_store):
+    with Reader(hidden_store) as reader:
         return reader.fetch(IDS)
 
 
@@ -26,8 +30,6 @@ def test_arrays_are_named_by_id(memory, tmp_path, suffix, load):
 
 
 def test_odd_ids_are_names_too(memory, tmp_path):
-    from dataclasses import replace
-
     odd = replace(memory, doc_ids=("file", "a/../b c"))
     save_memory(odd, tmp_path / "odd.npz")
     assert sorted(np.load(tmp_path / "odd.npz")) == ["a/../b c", "file"]
@@ -35,8 +37,6 @@ def test_odd_ids_are_names_too(memory, tmp_path):
 
 
 def test_refusals(memory, tmp_path):
-    from dataclasses import replace
-
     with pytest.raises(InputError, match=r"use one of \.npz, \.safetensors"):
         save_memory(memory, tmp_path / "memory.pt")
     with pytest.raises(InputError, match="given twice"):

@@ -38,7 +38,7 @@ def store(tmp_path: Path, meta: StoreMeta) -> Store:
 
 @pytest.fixture
 def memory_of() -> Callable[[str], np.ndarray]:
-    """The memory that the tests give a document: one to three vectors, exact in bfloat16, a function of its id."""
+    """Make the memory of a document from its id: one to three vectors that are exact in bfloat16."""
 
     def memory_of(doc_id: str) -> np.ndarray:
         seed = sum(doc_id.encode())
@@ -49,7 +49,7 @@ def memory_of() -> Callable[[str], np.ndarray]:
 
 @pytest.fixture
 def rows_of(memory_of: Callable[[str], np.ndarray]) -> Callable[..., pa.Table]:
-    """Rows of memory for ids, of which some failed."""
+    """Make rows of ``memory`` for ids, some of them failed."""
 
     def rows_of(doc_ids: Sequence[str], failed: Collection[str] = (), **optional: Sequence[str]) -> pa.Table:
         codec = codec_by_name("bf16")
@@ -68,7 +68,7 @@ def rows_of(memory_of: Callable[[str], np.ndarray]) -> Callable[..., pa.Table]:
 
 @pytest.fixture
 def shard_rows(rows_of: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
-    """Rows of a shard: documents ``"<shard>-<i>"``."""
+    """Make the rows of a shard: documents ``"<shard>-<i>"``."""
 
     def shard_rows(shard: int, documents: int = 5) -> pa.Table:
         return rows_of([f"{shard}-{i}" for i in range(documents)])

@@ -17,6 +17,7 @@ from pisco_index.errors import CorruptStoreError, StoreError
 from pisco_index.store import (
     Store,
     WrittenShard,
+    codec_by_name,
     commit,
     done_shards,
     encode,
@@ -25,7 +26,6 @@ from pisco_index.store import (
     verify_written,
     write_fragment,
 )
-from pisco_index.store.codecs import Fp32
 
 REAL_COMMIT = lance.LanceDataset.commit
 
@@ -73,7 +73,7 @@ def test_nothing_is_visible_before_the_commit(store, write):
 
 
 def row(**changes):
-    payload = encode("a", np.zeros((1, 2)), Fp32())
+    payload = encode("a", np.zeros((1, 2)), codec_by_name("fp32"))
     values = {"doc_ids": ["a"], "tokens_total": [1], "tokens_fed": [1], "payloads": [payload]}
     return memory_rows(**values | {"text_hashes": [bytes(16)], "errors": [None]} | changes)
 
@@ -160,6 +160,10 @@ def test_shards_without_rows_are_done_too(store, shard_rows, one_reject):
     assert lance.dataset(f"{store.uri}/rejected.lance").count_rows() == 1
 
 
+@pytest.mark.fault(
+    "A driver dies between `rejected` and `memory`.",
+    "Rejected records are still stored once.",
+)
 def test_rejected_records_are_stored_once_though_a_driver_dies_in_between(store, shard_rows, one_reject, monkeypatch):
     written = write_fragment(store.uri, 0, shard_rows(0), one_reject)
 
@@ -182,6 +186,10 @@ def test_rejected_records_are_stored_once_though_a_driver_dies_in_between(store,
 # -- files that are not what they were
 
 
+@pytest.mark.fault(
+    "A written file is missing, short, or has other rows.",
+    "It is not committed. The shard is written again, and given up if that is damaged each time.",
+)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -216,7 +224,7 @@ def test_a_file_with_other_rows_stops_the_commit(store, write):
 
 
 def test_lance_refuses_a_merge_after_any_other_commit(store, write):
-    """What the protocol stands on: a Merge conflicts with a Merge, and with an Append."""
+    """The protocol relies on this: a Merge conflicts with a Merge and with an Append."""
     a, b, c = ([FragmentMetadata.from_json(text) for text in each.memory_fragments] for each in write(0, 1, 2))
     start = store.table
     merge = lance.LanceOperation.Merge
@@ -231,6 +239,10 @@ def test_lance_refuses_a_merge_after_any_other_commit(store, write):
     assert ids_of(store) == expected([0, 1])
 
 
+@pytest.mark.fault(
+    "Another commit comes between.",
+    "The driver looks again and overwrites nothing.",
+)
 def test_a_driver_that_comes_between_is_not_overwritten(store, write, monkeypatch):
     mine, theirs = write(0, 1), write(1, 2)
     real, raced = REAL_COMMIT, []
@@ -247,6 +259,10 @@ def test_a_driver_that_comes_between_is_not_overwritten(store, write, monkeypatc
     assert ids_of(store) == expected([0, 1, 2])
 
 
+@pytest.mark.fault(
+    "A commit lands and reports an error.",
+    "It is recognised and not doubled.",
+)
 def test_a_commit_that_landed_but_reported_an_error_is_recognised(store, write, monkeypatch):
     failed = []
 
@@ -295,13 +311,17 @@ new = [commit(store, written[i : i + size]).new for i in range(0, len(written), 
 """
 
 
-@pytest.mark.parametrize("size", [1, 5])
-def test_processes_that_race_to_commit_the_same_shards_store_each_once(store, write, tmp_path, size):
-    names = ["one", "two", "three"]
+@pytest.mark.fault(
+    "Several drivers commit the same shards.",
+    "Each shard is stored once.",
+)
+def test_processes_that_race_to_commit_the_same_shards_store_each_once(store, write, tmp_path):
+    # Two racers commit shard by shard, and one commits five shards at a time.
+    names = {"one": 1, "two": 1, "three": 5}
     for name in names:
         (tmp_path / f"{name}.pickle").write_bytes(pickle.dumps(write(*range(10))))
     arguments = [store.uri, str(tmp_path)]
-    racers = [subprocess.Popen([sys.executable, "-c", RACER, *arguments, name, str(size)]) for name in names]
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, *arguments, *map(str, each)]) for each in names.items()]
     while not all((tmp_path / f"{name}.ready").exists() for name in names):
         assert all(racer.poll() is None for racer in racers)
         time.sleep(0.01)
@@ -339,6 +359,10 @@ def test_a_disk_that_fills_while_writing_loses_nothing(small_disk, meta, shard_r
     assert commit(store, [write_fragment(small_disk, 1, shard_rows(1))]).new == {1}
 
 
+@pytest.mark.fault(
+    "The disk is full.",
+    "The build ends; after making room the same command resumes.",
+)
 def test_a_disk_that_fills_before_the_commit_loses_nothing(small_disk, meta, shard_rows):
     store = Store.create(small_disk, meta=meta, assets={})
     written = [write_fragment(small_disk, 0, shard_rows(0))]

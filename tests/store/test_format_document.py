@@ -1,6 +1,6 @@
-"""docs/format.md is enough to write a reader: the one it shows reads what this package writes."""
+"""docs/format.md is enough to write a reader: examples/read_store.py reads what this package writes."""
 
-import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +9,13 @@ import pytest
 from pisco_index.store import CODECS, Store, commit, write_fragment
 from pisco_index.store.codecs.payload import HEADER_BYTES
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENT, EXAMPLE = ROOT / "docs" / "format.md", ROOT / "examples" / "read_store.py"
 
 
 @pytest.fixture
 def reader():
-    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    names = {}
-    exec(compile(code, str(DOCUMENT), "exec"), names)
-    return names
+    return runpy.run_path(str(EXAMPLE))
 
 
 def test_its_reader_reads_a_store(reader, store, rows_of, memory_of):

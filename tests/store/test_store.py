@@ -73,6 +73,10 @@ def test_reserved_asset_names_are_refused(tmp_path, meta, name):
         Store.create(tmp_path, meta=meta, assets={name: b""})
 
 
+@pytest.mark.fault(
+    "The build crashes while it creates the store.",
+    "The next build creates it.",
+)
 @pytest.mark.parametrize("tables_made", [0, 1, 2])
 def test_a_crash_while_creating_is_mended_by_creating_again(tmp_path, meta, monkeypatch, tables_made):
     made = []
@@ -203,7 +207,7 @@ def test_fetching_nothing_gives_nothing(filled, store):
 
 def test_missing_ids_are_all_named(filled):
     absent = [f"no-{i}" for i in range(12)]
-    with pytest.raises(MissingDocumentsError, match=r"12 of the documents.*'no-0'.*'no-9' and 2 more") as caught:
+    with pytest.raises(MissingDocumentsError, match=r"12 of the requested .*'no-0'.*'no-9' and 2 more") as caught:
         filled.fetch([*absent[:6], "0-1", *absent])
     assert caught.value.doc_ids == tuple(absent)
 
@@ -220,7 +224,7 @@ def test_ids_with_equal_hashes_are_told_apart(filled, monkeypatch):
 def test_a_document_that_failed_is_named_with_its_error(store, rows_of):
     commit(store, [write_fragment(store.uri, 0, rows_of(["good", "bad"], failed={"bad"}))])
     store = store.refresh()
-    with pytest.raises(StoreError, match=r"1 of the documents.*'bad': too strange"):
+    with pytest.raises(StoreError, match=r"1 of the requested documents.*'bad': too strange"):
         store.fetch(["good", "bad"])
     assert store.fetch(["good"]).doc_ids == ("good",)
 
@@ -242,6 +246,10 @@ def test_a_store_that_lost_a_column_is_refused(store):
         Store.open(store.uri)
 
 
+@pytest.mark.fault(
+    "Other tools delete rows or compact the table.",
+    "Ids still find their rows.",
+)
 def test_rows_deleted_by_hand_shift_nothing(filled):
     lance.dataset(f"{filled.uri}/memory.lance").delete("doc_id = '0-1'")
     store = filled.refresh()
@@ -250,6 +258,10 @@ def test_rows_deleted_by_hand_shift_nothing(filled):
         store.fetch(["0-1"])
 
 
+@pytest.mark.fault(
+    "Other tools delete rows or compact the table.",
+    "Ids still find their rows.",
+)
 def test_compaction_by_hand_changes_nothing(filled, memory_of):
     lance.dataset(f"{filled.uri}/memory.lance").optimize.compact_files()
     store = filled.refresh()
@@ -319,6 +331,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.fault(
+    "A process that has used a store forks.",
+    "The child gets an error instead of a crash.",
+)
 def test_a_forked_child_is_refused_instead_of_crashing(filled):
     assert subprocess.run([sys.executable, "-c", FORK, filled.uri], check=False).returncode == 4
 

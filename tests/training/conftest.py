@@ -1,5 +1,7 @@
-"""A tiny random checkpoint, and data to train it on."""
+"""A tiny random checkpoint, data to train it on, and short trainings."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -7,8 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from pisco_index import Checkpoint, new_tiny_checkpoint
+from pisco_index import Checkpoint, new_tiny_checkpoint, open_checkpoint, pretrain
+from pisco_index.configs import PretrainingConfig
+from pisco_index.errors import TrainingInterruptedError
+from pisco_index.training.collators import Pretraining
 from pisco_index.training.tinypedia import conversations, write, write_conversations
+
+TRAINER = {
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 2e-3,
+    "lr_scheduler_type": "linear",
+    "max_steps": 15,
+    "save_steps": 5,
+}
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -45,3 +60,51 @@ def lines(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write_lines
+
+
+@pytest.fixture(scope="package")
+def pretraining(tiny: Checkpoint, tinypedia: Path) -> Callable[..., PretrainingConfig]:
+    """Return settings of a short pretraining into a folder.
+
+    It draws windows, tasks and dropout, saves every 5 steps, and its 15 steps cross the end of an epoch of 10.
+    """
+
+    def pretraining(out, *, checkpoint=tiny, data=tinypedia, trainer=None, **values):
+        settings = {
+            "checkpoint": str(checkpoint.path),
+            "data": [str(data / "corpus.jsonl")],
+            "out": str(out),
+            "compression": {"max_length": 24, "template": "{text}"},
+            "windows": [16, 48],
+            **values,
+            "trainer": {**TRAINER, **(trainer or {})},
+        }
+        return PretrainingConfig.parse(settings, "test")
+
+    return pretraining
+
+
+class SignalAtBatch(Pretraining):
+    """Sends the process a signal while it makes a batch, the first one having number 1."""
+
+    def __init__(self, config, number, batch):
+        options = {"ratio": config.autoencoding, "windows": config.windows}
+        super().__init__(open_checkpoint(config.checkpoint), config.compression, **options)
+        self.signal, self.batches = number, batch
+
+    def __call__(self, records):
+        self.batches -= 1
+        if self.batches == 0:
+            os.kill(os.getpid(), self.signal)
+        return super().__call__(records)
+
+
+@pytest.fixture(scope="package")
+def interrupt() -> Callable[..., None]:
+    """Run a pretraining until a signal comes while it makes a batch."""
+
+    def interrupt(settings, batch):
+        with pytest.raises(TrainingInterruptedError, match=r"after step \d+; the state is saved"):
+            pretrain(settings, collator=SignalAtBatch(settings, signal.SIGTERM, batch))
+
+    return interrupt

@@ -1,12 +1,13 @@
-"""Training data: every format that is read, every line that is refused, and records that any process reads."""
+"""Training data: every format that is read, every line that is refused, and records in any order and process."""
 
 import json
 import pickle
 
 import pytest
 
-from pisco_index import CorpusConfig, CorpusError, TrainingError
-from pisco_index.training.data import BATCH_RECORDS, Records, conversations, texts, write_records
+from pisco_index.configs import CorpusConfig
+from pisco_index.errors import CorpusError, TrainingError
+from pisco_index.training.data import BATCH_RECORDS, Records, read_conversations, read_texts, write_records
 
 DOCUMENTS = [{"title": "T", "text": "one"}, {"text": "two"}]
 GOOD = {"documents": DOCUMENTS, "question": "Why?", "answer": "So."}
@@ -17,11 +18,11 @@ def without(field):
     return {name: value for name, value in GOOD.items() if name != field}
 
 
-def test_a_question_and_turns_are_read_alike(lines):
+def test_a_question_is_read_as_one_turn(lines):
     path = lines(
         "\ufeff" + json.dumps(GOOD | {"id": 3}), "", json.dumps({"documents": DOCUMENTS, "turns": TURNS}) + "\r"
     )
-    read = write_records(path.with_suffix(".arrow"), conversations([str(path)]))
+    read = write_records(path.with_suffix(".arrow"), read_conversations([str(path)]))
     single, several = read[0], read[1]
     assert (single.pop("origin"), several.pop("origin")) == (f"{path}:1", f"{path}:3")
     assert single == {"documents": DOCUMENTS, "turns": TURNS[:1]}
@@ -49,40 +50,38 @@ def test_a_question_and_turns_are_read_alike(lines):
         ({"documents": DOCUMENTS, "turns": [TURNS[0], {"question": "Who?"}]}, r"turns\.1\.answer: field required"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_file_and_line(lines, record, message):
+def test_a_line_that_cannot_be_used_is_named_with_its_file_and_number(lines, record, message):
     line = record if isinstance(record, str | bytes) else json.dumps(record)
     path = lines(json.dumps(GOOD), line)
     with pytest.raises(TrainingError, match=rf"^{path}:2: {message}"):
-        list(conversations([str(path)]))
+        list(read_conversations([str(path)]))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(TrainingError, match=r"nothing: cannot be read: No such file"):
-        list(conversations([str(tmp_path / "nothing")]))
+        list(read_conversations([str(tmp_path / "nothing")]))
     with pytest.raises(CorpusError, match="nothing"):
-        list(texts([str(tmp_path / "nothing")], CorpusConfig()))
+        list(read_texts([str(tmp_path / "nothing")], CorpusConfig()))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "config"),
     [
         ("c.jsonl", ['{"_id": "a", "title": "T", "text": "one"}', '{"_id": "b", "text": "two"}'], {}),
-        ("c.json", ['[{"id": "a", "title": "T", "text": "one"},', '{"id": "b", "title": null, "text": "two"}]'], {}),
-        ("c.tsv", ["id\ttext\ttitle", "a\tone\tT", "b\ttwo\t"], {}),
         ("c.tsv", ["a\tT\tone", "b\t\ttwo"], {"format": "tsv", "columns": ["id", "title", "text"]}),
     ],
 )
 def test_the_documents_of_a_corpus_are_records(lines, name, content, config):
     path = lines(*content, name=name)
-    (where, first), (_, second) = texts([str(path)], CorpusConfig(**config))
+    (where, first), (_, second) = read_texts([str(path)], CorpusConfig(**config))
     assert where == f"{name}, a"
     assert first == {"title": "T", "text": "one"}
     assert (second["title"] or None, second["text"]) == (None, "two")
 
 
-def test_empty_documents_are_left_out(lines):
+def test_empty_documents_are_skipped(lines):
     path = lines('{"id": "a", "text": "one"}', '{"id": "b", "text": " "}', '{"id": "c", "text": "three"}')
-    assert [record["text"] for _, record in texts([str(path)], CorpusConfig())] == ["one", "three"]
+    assert [record["text"] for _, record in read_texts([str(path)], CorpusConfig())] == ["one", "three"]
 
 
 def test_records_are_read_in_any_order_and_by_other_processes(tmp_path):
@@ -95,7 +94,7 @@ def test_records_are_read_in_any_order_and_by_other_processes(tmp_path):
     assert len(pickle.dumps(written)) < 1000
 
 
-def test_no_records_are_an_error_and_leave_no_file(tmp_path):
+def test_no_records_are_an_error(tmp_path):
     with pytest.raises(TrainingError, match="holds no records"):
         write_records(tmp_path / "r.arrow", iter(()))
     assert not (tmp_path / "r.arrow").exists()

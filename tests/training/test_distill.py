@@ -1,4 +1,4 @@
-"""Distillation: what is written, what is not asked twice, and what is refused."""
+"""Distillation: written answers, resuming, answers that are left out, and files that are refused."""
 
 import json
 import os
@@ -8,12 +8,13 @@ import signal
 import pytest
 import torch
 
-from pisco_index import CheckpointError, CorpusConfig, PromptError, QuestionAnswering, QuestionsError, TrainingError
-from pisco_index.configs import CompressionConfig
-from pisco_index.model.families.pisco import load_model, load_tokenizer
+from pisco_index.configs import CompressionConfig, CorpusConfig
+from pisco_index.errors import CheckpointError, PromptError, QuestionsError, TrainingError
+from pisco_index.model.loading.models import load_model, load_tokenizer
 from pisco_index.model.prompt import prompt_text
 from pisco_index.training import distill as module
-from pisco_index.training.data import conversations
+from pisco_index.training.collators import QuestionAnswering
+from pisco_index.training.data import read_conversations
 from pisco_index.training.distill import Distillation, distill
 
 CORPUS = [{"_id": f"d{n}", "title": f"T{n}", "text": "the river " * (n + 1)} for n in range(4)] + [
@@ -43,7 +44,7 @@ def ending(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(tiny, ending):
-    """Ends with whatever it says first."""
+    """A teacher whose answers end with their first token."""
     return ending(list(range(len(tiny.decoder_tokenizer))))
 
 
@@ -66,10 +67,10 @@ def records(path):
 
 def test_a_line_holds_what_was_read_asked_and_answered(files, teacher, tmp_path):
     out = tmp_path / "deep" / "answers.jsonl"
-    told = []
-    result = distill(*files, teacher, out, **SHORT, progress=lambda done, total: told.append((done, total)))
+    reported = []
+    result = distill(*files, teacher, out, **SHORT, progress=lambda done, total: reported.append((done, total)))
     assert result == Distillation(written=3, before=0, empty=0, unfinished=0)
-    assert told == [(2, 3), (3, 3)]
+    assert reported == [(2, 3), (3, 3)]
     written = records(out)
     assert written.keys() == {"q0", "q1", "3"}
     assert written["q1"]["question"] == "Who was there? "
@@ -88,7 +89,7 @@ def said_greedily(folder, record, count):
     return new
 
 
-def test_an_answer_is_what_the_teacher_says_greedily_and_alone_up_to_its_end(files, teacher, ending, tiny, tmp_path):
+def test_an_answer_is_greedy_and_ends_at_its_end_whatever_else_is_in_its_batch(files, teacher, ending, tiny, tmp_path):
     count = SHORT["max_new_tokens"]
     distill(*files, teacher, tmp_path / "short", **SHORT)
     said = {name: said_greedily(teacher, record, count) for name, record in records(tmp_path / "short").items()}
@@ -104,7 +105,7 @@ def test_an_answer_is_what_the_teacher_says_greedily_and_alone_up_to_its_end(fil
 
 
 def test_answers_without_an_end_are_left_out_and_counted(files, teacher, ending, tmp_path):
-    """The end of q1 is the last token that it may have; the others' does not come."""
+    """The answer to q1 ends with the last token that it may have; the other answers do not end."""
     distill(*files, teacher, tmp_path / "short", **SHORT)
     said = {
         name: said_greedily(teacher, record, SHORT["max_new_tokens"])
@@ -115,20 +116,20 @@ def test_answers_without_an_end_are_left_out_and_counted(files, teacher, ending,
     result = distill(*files, ending(ends), tmp_path / "a", **SHORT)
     assert records(tmp_path / "a").keys() == finished
     assert result == Distillation(written=len(finished), before=0, empty=0, unfinished=3 - len(finished))
-    told = []
+    reported = []
     never = ending([load_tokenizer(teacher).pad_token_id])
-    result = distill(*files, never, tmp_path / "b", **SHORT, progress=lambda *done: told.append(done))
-    assert (result, told[-1]) == (Distillation(written=0, before=0, empty=0, unfinished=3), (3, 3))
+    result = distill(*files, never, tmp_path / "b", **SHORT, progress=lambda *done: reported.append(done))
+    assert (result, reported[-1]) == (Distillation(written=0, before=0, empty=0, unfinished=3), (3, 3))
     assert (tmp_path / "b").read_bytes() == b""
 
 
 def test_what_is_written_can_be_trained_on(files, teacher, tiny, tmp_path):
     distill(*files, teacher, tmp_path / "a", **SHORT)
-    batch = QuestionAnswering(tiny, CompressionConfig())([r for _, r in conversations([str(tmp_path / "a")])])
+    batch = QuestionAnswering(tiny, CompressionConfig())([r for _, r in read_conversations([str(tmp_path / "a")])])
     assert batch["labels"].shape[0] == 3
 
 
-def test_documents_come_from_a_run_and_are_as_many_as_wanted(files, teacher, lines, tmp_path):
+def test_the_first_documents_of_a_run_are_read(files, teacher, lines, tmp_path):
     run = lines(*(f"{qid} Q0 d{n} {n + 1} {9 - n} x" for qid in ("q0", "q1", "3") for n in range(3)), name="run")
     distill(*files, teacher, tmp_path / "a", **SHORT, run=run, documents=2)
     assert [[d["title"] for d in r["documents"]] for r in records(tmp_path / "a").values()] == [["T0", "T1"]] * 3
@@ -142,17 +143,17 @@ def test_any_corpus_of_a_build_is_read(files, teacher, lines, tmp_path):
     assert records(tmp_path / "a")["q0"]["documents"] == [{"title": "x", "text": "more"}]
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"id":"q0","documents":[{"tit', b'{"id":"q', b"{"])
-def test_answers_are_kept_and_a_torn_line_is_cut_off(files, teacher, tmp_path, torn):
+def test_answers_are_kept_and_a_torn_line_is_cut_off(files, teacher, tmp_path):
     distill(*files, teacher, tmp_path / "whole", **SHORT)
     whole = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
     out = tmp_path / "out"
     kept = whole[1].replace(b'"answer":"', b'"answer":"kept ')
-    out.write_bytes(kept + torn)
-    assert distill(*files, teacher, out, **SHORT) == Distillation(written=2, before=1, empty=0, unfinished=0)
-    assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted([whole[0], kept, whole[2]])
-    again = distill(*files, "no teacher is needed", out, **SHORT)
-    assert again == Distillation(written=0, before=3, empty=0, unfinished=0)
+    for torn in (b"", b'{"id":"q0","documents":[{"tit', b'{"id":"q', b"{"):
+        out.write_bytes(kept + torn)
+        assert distill(*files, teacher, out, **SHORT) == Distillation(written=2, before=1, empty=0, unfinished=0)
+        assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted([whole[0], kept, whole[2]])
+        again = distill(*files, "no teacher is needed", out, **SHORT)
+        assert again == Distillation(written=0, before=3, empty=0, unfinished=0)
 
 
 def test_an_interrupted_call_keeps_what_it_wrote(files, teacher, tmp_path):
@@ -184,24 +185,24 @@ def test_empty_answers_are_left_out_and_counted(files, teacher, tmp_path, monkey
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("x", "line 1: no line of a distillation. Name another file"),
-        ("[]", "line 1: no line of a distillation"),
-        ('{"id": "q0"}', "line 1: no line of a distillation"),
-        ('{"id": "q0", "question": "Where is it?"}', "line 1: no line of a distillation"),
-        ('{"id": "q0", "question": "Where is it?", "answer": "a"}', "line 1: no line of a distillation"),
-        (answered("q0", "Where is it?", None), "line 1: no line of a distillation"),
-        (answered(["q0"], "Where is it?"), "line 1: no line of a distillation"),
+        ("x", "line 1: not a line that a distillation wrote. Name another file"),
+        ("[]", "line 1: not a line that a distillation wrote"),
+        ('{"id": "q0"}', "line 1: not a line that a distillation wrote"),
+        ('{"id": "q0", "question": "Where is it?"}', "line 1: not a line that a distillation wrote"),
+        ('{"id": "q0", "question": "Where is it?", "answer": "a"}', "line 1: not a line that a distillation wrote"),
+        (answered("q0", "Where is it?", None), "line 1: not a line that a distillation wrote"),
+        (answered(["q0"], "Where is it?"), "line 1: not a line that a distillation wrote"),
         (answered("q0", "Else?"), "line 1: answers 'Else\\?' as 'q0', which the questions do not ask"),
         (answered("q9", "Where is it?"), "line 1: answers 'Where is it\\?' as 'q9', which"),
     ],
 )
-@pytest.mark.parametrize("end", ["\n", "\n{", ""])
-def test_a_file_of_something_else_is_refused_and_left_alone(files, teacher, tmp_path, line, message, end):
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(files, teacher, tmp_path, line, message):
     out = tmp_path / "out.jsonl"
-    out.write_text(line + end)
-    with pytest.raises(TrainingError, match=message if end else "line 1: no line of a distillation"):
-        distill(*files, teacher, out, **SHORT)
-    assert out.read_text() == line + end
+    for end in ("\n", "\n{", ""):
+        out.write_text(line + end)
+        with pytest.raises(TrainingError, match=message if end else "line 1: not a line that a distillation wrote"):
+            distill(*files, teacher, out, **SHORT)
+        assert out.read_text() == line + end
 
 
 def test_a_torn_line_of_something_else_is_not_cut_off(files, teacher, tmp_path):
@@ -210,24 +211,24 @@ def test_a_torn_line_of_something_else_is_not_cut_off(files, teacher, tmp_path):
     written = out.read_bytes()
     for torn in (b"x", b'{"id":"q9","documents":[', b'{"id":"q0","question":', b'{"id": "q0"'):
         out.write_bytes(written + torn)
-        with pytest.raises(TrainingError, match="line 4: no line of a distillation"):
+        with pytest.raises(TrainingError, match="line 4: not a line that a distillation wrote"):
             distill(*files, teacher, out, **SHORT)
         assert out.read_bytes() == written + torn
 
 
 @pytest.mark.parametrize("read", ["questions", "corpus", "run"])
-def test_a_file_that_is_read_is_not_written(files, teacher, lines, tmp_path, read):
+def test_a_file_to_read_is_not_written(files, teacher, lines, tmp_path, read):
     run = lines("q0 Q0 d0 1 1 x", name="run")
     out = tmp_path / "link"
     out.symlink_to({"questions": files[0], "corpus": files[1][0], "run": run}[read])
     content = out.read_bytes()
-    with pytest.raises(TrainingError, match="is read from, and cannot be written"):
+    with pytest.raises(TrainingError, match="is one of the files to read, so it cannot be written"):
         distill(*files, teacher, out, **SHORT, run=run)
     assert out.read_bytes() == content
 
 
 @pytest.mark.parametrize("absent", ["nothing", "empty"])
-def test_documents_that_are_not_there_are_named(files, teacher, lines, tmp_path, absent):
+def test_missing_documents_are_named(files, teacher, lines, tmp_path, absent):
     questions = lines(json.dumps({"question": "Why?", "doc_ids": ["d0", absent]}), name="q")
     with pytest.raises(
         TrainingError, match=f"1 of the 2 documents .* are not in the corpus, or have no text: '{absent}'"
@@ -236,10 +237,8 @@ def test_documents_that_are_not_there_are_named(files, teacher, lines, tmp_path,
     assert not (tmp_path / "a").exists()
 
 
-def test_a_prompt_that_does_not_fit_is_named_before_anything_is_asked(files, teacher, tmp_path):
-    message = (
-        r"'q1' with its 2 documents is a prompt of \d+ tokens; it and an answer of up to 4\d{3} do not fit .* 4096"
-    )
+def test_a_prompt_that_does_not_fit_is_named_before_the_first_answer(files, teacher, tmp_path):
+    message = r"'q1' with its 2 documents is a prompt of \d+ tokens, .* context of 4096 together with .* up to 4\d{3}"
     options = {**SHORT, "max_new_tokens": 4097 - prompt_length(teacher)}
     with pytest.raises(PromptError, match=message):
         distill(*files, teacher, tmp_path / "a", **options)
@@ -253,7 +252,7 @@ def prompt_length(teacher):
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def test_a_teacher_must_be_there(files, tmp_path):
+def test_a_missing_teacher_is_named(files, tmp_path):
     with pytest.raises(CheckpointError, match="nothing: neither a model folder nor"):
         distill(*files, tmp_path / "nothing", tmp_path / "a", **SHORT)
 

@@ -29,7 +29,7 @@ def test_every_token_is_where_it_belongs(passages, data):
     )
 
 
-def test_filling_is_no_memory():
+def test_rows_after_the_last_passage_are_no_memory():
     packed = pack(Passages.of([[1, 2], [0]]), np.array([0, 1]), memory_token_id=0, rows=8)
     assert packed.memory.tolist() == [2]
 
@@ -39,7 +39,7 @@ def test_lengths_that_do_not_fit_the_ids_are_an_error():
         Passages(np.arange(5), np.array([1, 3]))
 
 
-def test_no_passages():
+def test_there_may_be_no_passages():
     passages = Passages.of([])
     assert len(passages) == 0
     assert passages.ids.dtype == np.int32

@@ -13,12 +13,17 @@ from pathlib import Path
 import lancedb
 import pytest
 
-from pisco_index import BuildIncompleteError, InputError, StoreError, build, build_status
-from pisco_index.pipeline import build as build_module
+from pisco_index import build, build_status
+from pisco_index.errors import BuildIncompleteError, InputError, StoreError
+from pisco_index.pipeline.job import Job
+from pisco_index.pipeline.watch.progress import BuildProgress
 
 from ..conftest import fail_on
 
 ray = pytest.importorskip("ray")
+
+from pisco_index.pipeline.pools import ray_pool  # noqa: E402
+
 pytestmark = [
     # Ray's own code warns of sockets, files and deprecated parts of itself.
     pytest.mark.filterwarnings("ignore"),
@@ -32,11 +37,6 @@ SLOW = pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="slow:
 def payloads(uri):
     table = lancedb.connect(str(uri)).open_table("memory").to_arrow()
     return dict(zip(table["doc_id"].to_pylist(), table["payload"].to_pylist(), strict=True))
-
-
-def run(*arguments, check=True):
-    command = [sys.executable, "-m", "pisco_index.cli", *map(str, arguments)]
-    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -53,32 +53,19 @@ def cluster():
     nodes.shutdown()
 
 
-def test_two_local_workers_update_as_this_process_does(checkpoint, make_corpus, small, tmp_path):
-    corpus = make_corpus(30)
-    for out in ("here", "ray"):
-        build([corpus], checkpoint, tmp_path / out, small())
-    corpus = make_corpus(40)
-    corpus.write_text(corpus.read_text().replace("Title 1", "Headline 1"))
+@pytest.fixture
+def joined(cluster):
+    """The cluster, which this process is part of: pools find Ray started, and leave it so."""
+    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+    yield cluster
+    ray.shutdown()
+
+
+def test_a_build_begun_here_is_finished_on_local_workers_and_updated_on_a_cluster(
+    request, checkpoint, make_corpus, small, tmp_path, monkeypatch
+):
+    corpus = make_corpus(100)
     build([corpus], checkpoint, tmp_path / "here", small())
-    report = build([corpus], checkpoint, tmp_path / "ray", small(run={"workers": 2}))
-    assert (report.changes.new, report.changes.changed, report.committed) == (10, 11, report.shards)
-    assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_two_local_workers_write_the_same_bytes_as_this_process(checkpoint, make_corpus, small, tmp_path, dtype):
-    corpus = make_corpus(100)
-    build([corpus], checkpoint, tmp_path / "here", small(compression={"dtype": dtype}))
-    config = small(compression={"dtype": dtype}, run={"workers": 2, "shard_documents": 8})
-    report = build([corpus], checkpoint, tmp_path / "ray", config)
-    assert report.committed == report.shards
-    assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
-    assert not ray.is_initialized()
-
-
-def test_a_build_begun_here_is_finished_on_ray(checkpoint, make_corpus, small, tmp_path, monkeypatch):
-    corpus = make_corpus(100)
-    build([corpus], checkpoint, tmp_path / "whole", small())
     with monkeypatch.context() as patch:
         fail_on(patch, set(range(3, 12)))
         with pytest.raises(BuildIncompleteError):
@@ -89,107 +76,154 @@ def test_a_build_begun_here_is_finished_on_ray(checkpoint, make_corpus, small, t
     (tmp_path / "store").rename(moved)
     report = build([corpus], checkpoint, moved, small(run={"workers": 2}))
     assert (report.done_before, report.committed) == (4, 9)
-    assert payloads(moved) == payloads(tmp_path / "whole")
-
-
-def test_workers_encode_with_the_calibration_of_the_store(checkpoint, make_corpus, small, tmp_path):
-    corpus = make_corpus(100)
-    build([corpus], checkpoint, tmp_path / "here", small(store={"codec": "int8"}))
-    build([corpus], checkpoint, tmp_path / "ray", small(store={"codec": "int8"}, run={"workers": 2}))
-    assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
-
-
-def test_a_cluster_of_three_nodes(cluster, checkpoint, make_corpus, small, tmp_path):
-    corpus = make_corpus(200)
+    assert payloads(moved) == payloads(tmp_path / "here")
+    assert not ray.is_initialized()
+    corpus = make_corpus(110)
+    corpus.write_text(corpus.read_text().replace("Title 1", "Headline 1"))
     build([corpus], checkpoint, tmp_path / "here", small())
-    finished = run(
-        "build", corpus, "-k", checkpoint, "-o", tmp_path / "ray", "--ray", cluster.address, "--workers", 3,
-        "--shard-documents", 8, "--dtype", "float32", "--codec", "fp32", "--max-length", 64,
-    )  # fmt: skip
-    assert "3 workers" in finished.stderr
-    assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
+    address = request.getfixturevalue("joined").address
+    report = build([corpus], checkpoint, moved, small(run={"ray": address, "workers": 2}))
+    assert (report.changes.new, report.changes.changed, report.committed) == (10, 11, report.shards)
+    assert payloads(moved) == payloads(tmp_path / "here")
 
 
-def test_more_workers_than_the_cluster_holds_start_when_it_grows(cluster, checkpoint, make_corpus, tmp_path):
-    finished = run(
-        "build", make_corpus(9), "-k", checkpoint, "-o", tmp_path / "store", "--ray", cluster.address, "--workers", 9
-    )
+def test_a_cluster_of_three_nodes_with_more_workers_than_it_holds(cluster, checkpoint, make_corpus, small, tmp_path):
+    corpus = make_corpus(200)
+    settings = {"compression": {"dtype": "bfloat16"}, "store": {"codec": "int8"}}
+    build([corpus], checkpoint, tmp_path / "here", small(**settings))
+    command = [
+        sys.executable, "-m", "pisco_index.cli", "build", corpus, "-k", checkpoint, "-o", tmp_path / "ray",
+        "--ray", cluster.address, "--workers", 9, "--shard-documents", 8, "--max-length", 64,
+    ]  # fmt: skip
+    finished = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=240)
     room = "the Ray cluster has 3 CPU cores on 3 nodes, and each worker takes one at least"
     assert f"9 workers ({room}; the others start when it grows)" in finished.stderr
-    assert build_status(tmp_path / "store").is_complete
+    # The codec was fitted to a sample that a worker compressed, and all workers encode with its calibration.
+    assert payloads(tmp_path / "ray") == payloads(tmp_path / "here")
 
 
-def test_more_workers_than_this_machine_holds(checkpoint, make_corpus, tmp_path):
-    cores = os.cpu_count()
-    finished = run(
-        "build", make_corpus(9), "-k", checkpoint, "-o", tmp_path / "store", "--workers", cores + 1, check=False
-    )
-    assert finished.returncode == 2
-    assert f"{cores + 1} workers asked for, but the Ray cluster has {cores} CPU core" in finished.stderr
+@pytest.mark.fault(
+    "There is no cluster, or too small a one.",
+    "The build ends at once with an error.",
+)
+def test_more_workers_than_this_machine_holds(joined, checkpoint, make_corpus, small, tmp_path):
+    with pytest.raises(InputError, match="99 workers asked for, but the Ray cluster has 3 CPU cores"):
+        build([make_corpus(9)], checkpoint, tmp_path / "store", small(run={"workers": 99}))
     assert not (tmp_path / "store").exists()
 
 
-def test_a_cluster_that_is_busy_with_other_work(cluster, checkpoint, make_corpus, tmp_path):
-    code = f"""
-import ray, sys
-from pisco_index.pipeline.pools import ray_pool
-ray_pool.START_S = 3.0
-ray.init(address={cluster.address!r}, log_to_driver=False)
-@ray.remote(num_cpus=1)
-class Other:
-    def hold(self): pass
-others = [Other.remote() for _ in range(3)]
-ray.get([other.hold.remote() for other in others])
-from pisco_index.cli import app
-app(["build", {str(make_corpus(9))!r}, "-k", {str(checkpoint)!r}, "-o", {str(tmp_path / "store")!r}, "--ray", "auto"])
-"""
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert finished.returncode == 2, finished.stderr
-    assert "No worker could be started within 3 s" in finished.stderr
+@pytest.mark.fault(
+    "Other work keeps the cluster busy.",
+    "The build ends with an error after ten minutes without a worker.",
+)
+def test_a_cluster_that_is_busy_with_other_work(joined, checkpoint, make_corpus, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_pool, "START_S", 3.0)
+
+    @ray.remote(num_cpus=1)
+    class Other:
+        def hold(self):
+            pass
+
+    others = [Other.remote() for _ in range(3)]
+    ray.get([other.hold.remote() for other in others])
+    with pytest.raises(InputError, match=r"no worker could be started within 3 s; the Ray cluster has nothing free"):
+        build([make_corpus(9)], checkpoint, tmp_path / "store", small(run={"ray": joined.address}))
     assert not (tmp_path / "store").exists()
 
 
-def test_no_cluster_at_the_address(checkpoint, make_corpus, tmp_path):
-    finished = run(
-        "build", make_corpus(9), "-k", checkpoint, "-o", tmp_path / "store", "--ray", "127.0.0.1:1", check=False
-    )
-    assert finished.returncode == 2
-    assert "No Ray cluster at '127.0.0.1:1'" in finished.stderr
+@pytest.mark.fault(
+    "There is no cluster, or too small a one.",
+    "The build ends at once with an error.",
+)
+def test_no_cluster_at_the_address(checkpoint, make_corpus, small, tmp_path):
+    with pytest.raises(InputError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        build([make_corpus(9)], checkpoint, tmp_path / "store", small(run={"ray": "127.0.0.1:1"}))
 
 
+@pytest.mark.fault(
+    "A Ray worker cannot start.",
+    "The build ends with the reason.",
+)
 def test_a_worker_that_cannot_start_ends_the_build_with_its_reason(
-    checkpoint, make_corpus, small, tmp_path, monkeypatch
+    joined, checkpoint, make_corpus, small, tmp_path, monkeypatch
 ):
     # The driver sees the checkpoint, the worker does not: as on a node without the shared folder.
-    made = build_module.Job.worker_spec
-
-    def elsewhere(self, plan):
-        return replace(made(self, plan), checkpoint="/not/on/this/node")
-
-    monkeypatch.setattr(build_module.Job, "worker_spec", elsewhere)
+    made = Job.worker_spec
+    monkeypatch.setattr(Job, "worker_spec", lambda *given: replace(made(*given), checkpoint="/not/on/this/node"))
     with pytest.raises(InputError, match=r"could not start.*no such checkpoint folder"):
-        build([make_corpus(9)], checkpoint, tmp_path / "store", small(run={"ray": "local"}))
+        build([make_corpus(9)], checkpoint, tmp_path / "store", small(run={"ray": "local", "workers": 1}))
 
 
-def test_a_killed_worker_costs_a_try_and_no_document(checkpoint, make_corpus, tmp_path):
-    corpus = make_corpus(1500)
-    arguments = ["build", corpus, "-k", checkpoint, "-o", tmp_path / "store", "--shard-documents", 4]
-    command = [sys.executable, "-m", "pisco_index.cli", *map(str, arguments), "--ray", "local", "--workers", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-        killed = None
-        while killed is None:
-            assert running.poll() is None, running.stderr.read()
-            time.sleep(0.1)
-            if _shards_done(tmp_path / "store") >= 16:
-                killed = _kill_a_worker(running.pid)
-        _, errors = running.communicate(timeout=200)
-    assert running.returncode == 0, errors
-    # Of the three shards it had in hand one is charged with a try, and one worker takes its place.
-    assert 1 <= errors.count("tried again: WorkerDiedError: the worker died") <= 3
-    assert "1 worker lost" in errors
+class Killer(BuildProgress):
+    """Kills a worker when some shards are committed, and takes note of what fails."""
+
+    def __init__(self, after):
+        self.after, self.done = after, 0
+        self.failures, self.lost = [], []
+
+    def committed(self, shards):
+        if self.done < self.after <= self.done + shards:
+            kill_a_worker(signal.SIGKILL)
+        self.done += shards
+
+    def failed_shard(self, number, error, attempt, final):
+        self.failures.append((str(error).partition(":")[0], attempt, final))
+
+    def lost_worker(self, name, reason):
+        self.lost.append(name)
+
+
+@pytest.mark.fault(
+    "A Ray worker is killed.",
+    "Its shards are retried on a new worker.",
+)
+def test_a_killed_worker_costs_a_try_and_no_document(joined, checkpoint, make_corpus, small, tmp_path):
+    run = {"ray": "local", "workers": 1, "shard_documents": 4, "commit_shards": 2}
+    progress = Killer(after=16)
+    build([make_corpus(400)], checkpoint, tmp_path / "store", small(run=run), progress=progress)
+    # Of the three shards in flight one is charged with a try, and one worker takes the place of the killed one.
+    assert 1 <= len(progress.failures) <= 3
+    assert {(error, final) for error, _, final in progress.failures} == {("the worker died", False)}
+    assert sorted(attempt for _, attempt, _ in progress.failures)[-1] == 1
+    assert sum(attempt for _, attempt, _ in progress.failures) == 1
+    assert progress.lost == ["worker 1"]
     status = build_status(tmp_path / "store")
     assert status.is_complete
-    assert status.store.documents == 1500
+    assert status.store.documents == 400
+
+
+@pytest.mark.fault(
+    "A worker that isolates documents is killed or stopped before it has one, or while it starts.",
+    "It is replaced; no document is blamed.",
+)
+def test_a_ray_worker_that_broke_while_it_had_nothing_to_do_blames_no_call(joined, work):
+    lost = []
+    with ray_pool.RayPool(work.spec, workers=1, hang_s=6.0, on_lost=lambda *told: lost.append(told)) as pool:
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            assert pool.count(work.shards[0]) == 8
+            kill_a_worker(number)
+        assert pool.count(work.shards[0]) == 8
+    assert [name for name, _ in lost] == ["worker 1", "worker 2"]
+
+
+def test_fake_gpus_hold_one_worker_each(joined, work, monkeypatch):
+    # The compressor itself runs on the CPU: what is tested is where Ray puts workers, and what they are given.
+    class OnCpu(ray_pool.RayShardWorker):
+        def __init__(self, spec):
+            assert spec.device == "cuda"
+            super().__init__(replace(spec, device="cpu"))
+
+        def gpus(self):
+            return ray.get_gpu_ids()
+
+    node = joined.add_node(num_cpus=2, num_gpus=2)
+    monkeypatch.setattr(ray_pool, "RayShardWorker", OnCpu)
+    spec = replace(work.spec, device="auto")
+    with ray_pool.RayPool(spec, address=joined.address, hang_s=600, on_lost=print) as pool:
+        gpus = [ray.get(worker.actor.gpus.remote()) for worker in pool._workers]
+    joined.remove_node(node)
+    assert pool.description.endswith("2 workers")
+    assert sorted(gpus) == [[0], [1]]
 
 
 # Builds on a cluster and writes down what happened; looks for new nodes every second.
@@ -224,7 +258,7 @@ finally:
 
 @pytest.fixture
 def start_build(checkpoint, make_corpus, tmp_path):
-    """Start a build of slow shards on a cluster, in a process of its own; waits until some are done."""
+    """Start a build of slow shards on a cluster, in a process of its own; wait until some are done."""
 
     def start(address, documents, **run_settings):
         corpus = make_corpus(documents)
@@ -262,6 +296,10 @@ def own_cluster(monkeypatch):
     nodes.shutdown()
 
 
+@pytest.mark.fault(
+    "A node joins.",
+    "It gets a worker.",
+)
 @SLOW
 def test_a_node_that_joins_gets_work(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
@@ -273,6 +311,10 @@ def test_a_node_that_joins_gets_work(own_cluster, start_build, tmp_path):
     assert build_status(tmp_path / "store").store.documents == 40
 
 
+@pytest.mark.fault(
+    "A node is lost.",
+    "Its shards are retried elsewhere and not blamed.",
+)
 @SLOW
 def test_a_node_that_is_lost_costs_no_document_and_nobody_is_blamed(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
@@ -287,51 +329,20 @@ def test_a_node_that_is_lost_costs_no_document_and_nobody_is_blamed(own_cluster,
     assert build_status(tmp_path / "store").store.documents == 40
 
 
+@pytest.mark.fault(
+    "A Ray worker hangs.",
+    "It is ended and replaced.",
+)
 @SLOW
 def test_a_worker_that_stands_still_is_replaced(own_cluster, start_build, tmp_path):
     own_cluster.add_node(num_cpus=1)
     running = start_build(own_cluster.address, 12, hang_seconds=8)
-    _signal_a_worker(signal.SIGSTOP)
+    kill_a_worker(signal.SIGSTOP)
     told, _ = running.communicate(timeout=240)
     assert running.returncode == 0
     (reason,) = json.loads(told.splitlines()[-1])["lost"]
     assert "took no step for 8 s" in reason
     assert build_status(tmp_path / "store").store.documents == 12
-
-
-def test_fake_gpus_hold_one_worker_each(own_cluster, checkpoint, make_corpus, tmp_path):
-    # The compressor itself runs on the CPU: what is tested is where Ray puts workers, and what they are given.
-    own_cluster.add_node(num_cpus=2, num_gpus=2)
-    code = """
-import json, sys
-import ray
-from dataclasses import replace
-from pisco_index.pipeline.pools import ray_pool
-
-class OnCpu(ray_pool.RayShardWorker):
-    def __init__(self, spec):
-        assert spec.device == "cuda"
-        super().__init__(replace(spec, device="cpu"))
-    def gpus(self):
-        return ray.get_gpu_ids()
-
-ray_pool.RayShardWorker = OnCpu
-from pisco_index.configs import BuildConfig, load_config
-from pisco_index.pipeline.build import prepare, _next_turn
-from pisco_index.corpus import open_corpus
-from pisco_index.pipeline.watch.progress import BuildProgress
-address, corpus, checkpoint, out = sys.argv[1:]
-job = prepare([corpus], checkpoint, out, BuildConfig.parse({"run": {"ray": address}}, "test"))
-plan = _next_turn(job, open_corpus(job.paths, job.config.corpus), BuildProgress()).plan
-with ray_pool.RayPool(job.worker_spec(plan), address=address, hang_s=600, on_lost=print) as pool:
-    print(json.dumps([pool.description, [ray.get(worker.actor.gpus.remote()) for worker in pool._workers]]))
-"""
-    command = [sys.executable, "-c", code, own_cluster.address, make_corpus(9), checkpoint, tmp_path / "store"]
-    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200, check=False)
-    assert finished.returncode == 0, finished.stderr
-    description, gpus = json.loads(finished.stdout.splitlines()[-1])
-    assert description.endswith("2 workers")
-    assert sorted(gpus) == [[0], [1]]
 
 
 def _shards_done(uri):
@@ -342,29 +353,23 @@ def _shards_done(uri):
         return 0
 
 
-def _kill_a_worker(driver):
-    """SIGKILL the process of one worker below the driver."""
-    return next((_send(pid, signal.SIGKILL) for pid in _workers() if driver in _ancestors(pid)), None)
+def kill_a_worker(number):
+    """Send a signal to a worker of a cluster that this process started; it has the title that Ray gives it."""
+    os.kill(next(pid for pid in descendants(os.getpid()) if title(pid).startswith("ray::RayShardWorker")), number)
 
 
-def _signal_a_worker(number):
-    return _send(next(_workers()), number)
+def title(pid):
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
-def _send(pid, number):
-    os.kill(pid, number)
-    return pid
-
-
-def _workers():
-    """Processes of workers, found by the title that Ray gives them."""
+def descendants(pid):
+    parents = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if (process / "cmdline").read_bytes().startswith(b"ray::RayShardWorker"):
-                yield int(process.name)
-
-
-def _ancestors(pid):
-    while pid > 1:
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        yield pid
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}

@@ -41,6 +41,10 @@ def test_one_with_nothing_to_do_is_not_hung(clock):
     assert look(watchdog, clock, lambda second: 5, seconds=9) is None
 
 
+@pytest.mark.fault(
+    "The driver is stopped for some seconds.",
+    "It continues and blames no worker.",
+)
 def test_a_driver_that_was_stopped_blames_nobody(clock):
     watchdog = Watchdog(10, clock)
     watchdog.is_hung(5, busy=True)

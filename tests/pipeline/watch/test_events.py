@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pisco_index import BuildConfig, BuildIncompleteError, BuildInterruptedError, ConfigError, CorpusError, build
+from pisco_index import BuildConfig, build
+from pisco_index.errors import BuildIncompleteError, BuildInterruptedError, ConfigError, CorpusError
 from pisco_index.pipeline.watch import events as module
 from pisco_index.pipeline.watch.events import EventLog
 from pisco_index.pipeline.watch.progress import MOMENTS, Listeners, WorkerState
@@ -16,7 +17,7 @@ from pisco_index.store import Prediction
 from ..conftest import fail_on
 
 DOCS = Path(__file__).parents[3] / "docs"
-SCHEMA = json.loads((DOCS / "events.schema.json").read_text("utf-8"))
+SCHEMA = json.loads(Path(module.__file__).with_name("events.schema.json").read_text("utf-8"))
 EVENTS = {branch["properties"]["event"]["const"]: branch for branch in SCHEMA["oneOf"]}
 TYPES = {"integer": int, "number": (int, float), "string": str, "boolean": bool, "object": dict, "null": type(None)}
 
@@ -105,17 +106,10 @@ def test_every_moment_is_an_event_of_the_schema(tmp_path):
     assert (end["how"], end["done"], end["failed_tries"], end["quarantined"]) == ("interrupted", 2, 1, 1)
 
 
-def test_the_table_in_the_documentation_is_the_schema():
-    expected = [
-        f"| `{name}` | `{field}` | {spec['description']} |"
-        for name, branch in EVENTS.items()
-        for field, spec in branch["properties"].items()
-        if field not in SCHEMA["properties"]
-    ]
-    expected += [f"| `{name}` | | {branch['description']} |" for name, branch in EVENTS.items()]
-    expected += [f"| | `{name}` | {spec['description']} |" for name, spec in SCHEMA["properties"].items()]
+def test_the_documentation_lists_every_event_of_the_schema():
     lines = (DOCS / "watching.md").read_text("utf-8").splitlines()
-    assert not [line for line in expected if line not in lines]
+    for name, branch in EVENTS.items():
+        assert f"| `{name}` | {branch['description']} |" in lines
 
 
 def test_a_build_and_the_one_that_goes_on_are_in_one_file(checkpoint, make_corpus, small, tmp_path, monkeypatch):
@@ -185,6 +179,10 @@ def test_a_file_that_cannot_be_written_is_noticed_before_the_build(tmp_path):
         EventLog(tmp_path / "none" / "events")
 
 
+@pytest.mark.fault(
+    "The event log's disk is full, or another listener fails.",
+    "It is reported once; the build continues.",
+)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_disk_that_fills_up_ends_the_log_and_not_the_build(checkpoint, make_corpus, small, tmp_path):
     class Recorder(module.Tally):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pisco_index.pipeline.watch.pace import HANDED_OUT, Pace
+from pisco_index.pipeline.watch.pace import SIMULATED_SHARDS, Pace
 from pisco_index.pipeline.watch.progress import WorkerState
 
 TOKEN = 4.2
@@ -147,7 +147,7 @@ def unequal(count, seed=3):
         (unequal(40), 4, {"write_s": 5}),
         (equal(16), 1, {"write_s": 10}),
         (unequal(300), 64, {"start_s": (5, 15)}),
-        (equal(8 * (HANDED_OUT + 20), 8_000), 8, {"start_s": (5, 15)}),
+        (equal(8 * (SIMULATED_SHARDS + 20), 8_000), 8, {"start_s": (5, 15)}),
         # Each worker does ten between two looks.
         (equal(1000, 80), 1, {}),
         (equal(6000, 80), 4, {"start_s": (1, 5)}),
@@ -220,8 +220,9 @@ def test_what_is_lost_counts_as_speed_but_not_as_done():
     for now in range(51):
         pace.update([WorkerState("a", "compressing", 0, now, 10 * now, now / 100)])
     pace.fail(0, final=False)
-    assert (pace.tokens, pace.lost_tokens) == (0, 500)
+    assert pace.tokens == 0
     pace.update([WorkerState("a", "waiting", None, 50, 500)])
+    assert pace.tokens_per_s == pytest.approx(10)
     assert pace.remaining_s == pytest.approx(400, rel=0.05)
     pace.fail(0, final=True)
     assert pace.remaining_s == pytest.approx(300, rel=0.05)
@@ -247,7 +248,9 @@ def test_a_shard_that_is_being_written_is_not_forgotten_while_the_next_is_compre
     # What it had compressed is gone with the worker.
     pace.lose_worker("a")
     assert pace.tokens == 1000
-    assert pace.lost_tokens == 500
+    # The speed, of the last third of the run, counts the lost tokens.
+    pace.update([])
+    assert pace.tokens_per_s == pytest.approx((1500 - 670) / (101 - 67))
 
 
 def test_a_build_that_stops_is_done_with_what_is_in_hand():

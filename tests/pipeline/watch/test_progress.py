@@ -4,8 +4,9 @@ import inspect
 
 import pytest
 
-from pisco_index import BuildConfig, BuildInterruptedError
-from pisco_index.pipeline.watch.progress import MOMENTS, BuildProgress, Listeners, told_of_its_end
+from pisco_index import BuildConfig
+from pisco_index.errors import BuildInterruptedError
+from pisco_index.pipeline.watch.progress import MOMENTS, BuildProgress, Listeners, notified_of_the_end
 
 
 class Recorder(BuildProgress):
@@ -45,6 +46,10 @@ def test_all_listeners_are_told_of_every_moment(moment):
     assert one.told == other.told == [(moment, *arguments_of(moment))]
 
 
+@pytest.mark.fault(
+    "The event log's disk is full, or another listener fails.",
+    "It is reported once; the build continues.",
+)
 def test_a_listener_that_fails_is_dropped_and_the_others_are_told_once():
     before, failing, after = Recorder(), Recorder("finished_shard"), Recorder()
     listeners = Listeners(before, failing, after)
@@ -78,11 +83,11 @@ def test_an_interrupt_within_a_listener_is_the_builds():
 
 def test_how_a_build_ends_is_told():
     recorder = Recorder()
-    with told_of_its_end(recorder):
+    with notified_of_the_end(recorder):
         pass
     assert recorder.told == [("concluded", None), ("ended",)]
 
     recorder, error = Recorder(), BuildInterruptedError("stopped")
-    with pytest.raises(BuildInterruptedError), told_of_its_end(recorder):
+    with pytest.raises(BuildInterruptedError), notified_of_the_end(recorder):
         raise error
     assert recorder.told == [("concluded", error), ("ended",)]

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pisco_index import ConfigError, InputError, build
+from pisco_index import build
+from pisco_index.errors import ConfigError, InputError
 from pisco_index.pipeline.watch import prometheus as module
 from pisco_index.pipeline.watch.progress import WorkerState
 from pisco_index.pipeline.watch.prometheus import Metrics
 
 parser = pytest.importorskip("prometheus_client.parser")
 
-DOCS = Path(__file__).parents[3] / "docs"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_the_dashboard_asks_for_metrics_that_there_are(metrics):
     metrics.committed(1)
     metrics._remaining_s = 0.0
     exported = {name for name, *_ in samples(metrics.port)}
-    text = (DOCS / "grafana-dashboard.json").read_text("utf-8")
+    text = (EXAMPLES / "grafana-dashboard.json").read_text("utf-8")
     dashboard = json.loads(text)
     asked = set(re.findall(r"pisco_index_\w+", text))
     assert asked == exported

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pisco_index import BuildIncompleteError, StoreError, build, run_status
+from pisco_index import build, run_status
+from pisco_index.errors import BuildIncompleteError, StoreError
 from pisco_index.pipeline.watch.progress import BuildProgress, WorkerState
 from pisco_index.pipeline.watch.running import STATUS_SECONDS, DriverStatus, StatusFile
 from pisco_index.store import build_lock
@@ -63,7 +64,7 @@ def test_a_build_that_is_running(checkpoint, make_corpus, small, tmp_path):
     first, last = looking.seen[0], looking.seen[-1]
     assert first.running
     assert first.holder.pid == first.driver.pid == os.getpid()
-    assert first.driver.where == "this process, cpu, 2,048 tokens a batch"
+    assert first.driver.where == "this process, cpu, 2,048 tokens per batch"
     assert (first.missing, first.documents) == (5, 0)
     assert last.missing < 5
     assert last.documents == 8 * (5 - last.missing)

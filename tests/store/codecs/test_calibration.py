@@ -1,4 +1,4 @@
-"""Calibrations: what is fitted, how it is kept, and that payloads find theirs and no other."""
+"""Calibrations are fitted, kept in the store, and found by the payloads that refer to them."""
 
 from dataclasses import replace
 
@@ -72,13 +72,13 @@ def test_channels_are_mean_and_deviation_with_a_floor():
 
 
 @pytest.mark.parametrize("values", [np.zeros((0, 3)), np.full((1, 3), 2.0), np.full((4, 3), np.nan)])
-def test_channels_of_next_to_nothing(values):
+def test_channels_of_tiny_samples(values):
     found = fit_channels(values)
     assert found.std.tolist() == [1, 1, 1]
     assert found.mean.tolist() == ([2, 2, 2] if np.isfinite(values).any() else [0, 0, 0])
 
 
-def test_what_is_no_number_does_not_count():
+def test_vectors_with_nan_or_infinity_are_ignored():
     values = sample()
     strange = np.concatenate([values, np.full((3, DIM), np.nan, np.float32), np.full((2, DIM), np.inf, np.float32)])
     np.testing.assert_array_equal(fit_channels(strange).std, fit_channels(values).std)
@@ -118,7 +118,7 @@ def test_a_sample_gives_the_same_calibration_again():
         assert fit(sample()).reference == fit(sample()).reference != fit(sample(seed=1)).reference
 
 
-def test_a_calibration_is_kept_as_bytes():
+def test_a_calibration_round_trips_through_bytes():
     for made in (fit_channels(sample()), fit_rotation(sample()), fit_transform(sample(), 2)):
         read = Calibration.from_bytes(made.to_bytes())
         assert read.reference == made.reference
@@ -135,7 +135,7 @@ def test_a_calibration_is_kept_as_bytes():
         (save({"mean": np.zeros(4, np.float32), "std": np.ones(4, np.float32), "x": np.ones(4)}), "do not fit"),
     ],
 )
-def test_bytes_that_are_no_calibration(data, message):
+def test_bytes_that_are_not_a_calibration_are_refused(data, message):
     with pytest.raises(CorruptStoreError, match=message):
         Calibration.from_bytes(data)
 
@@ -159,6 +159,10 @@ def test_a_store_that_lost_its_calibration(tmp_path, meta):
         store.own_calibration()
 
 
+@pytest.mark.fault(
+    "A calibration is missing or damaged.",
+    "Reading a payload that refers to it is an error that names it.",
+)
 def test_a_payload_of_another_store_is_noticed(calibrated):
     store, values = calibrated
     codec = codec_by_name("int8")
@@ -172,6 +176,10 @@ def test_a_payload_of_another_store_is_noticed(calibrated):
         store.refresh().fetch(["new", "doc-1"]).memory()
 
 
+@pytest.mark.fault(
+    "A calibration is missing or damaged.",
+    "Reading a payload that refers to it is an error that names it.",
+)
 def test_a_damaged_calibration_is_noticed(tmp_path, meta):
     calibration = fit_channels(sample())
     data = bytearray(calibration.to_bytes())
@@ -181,7 +189,7 @@ def test_a_damaged_calibration_is_noticed(tmp_path, meta):
         store.calibration(calibration.reference)
 
 
-def test_the_first_calibration_is_that_of_new_payloads(calibrated):
+def test_new_payloads_use_the_first_calibration(calibrated):
     store, _ = calibrated
     other = fit_channels(sample(seed=4))
     lance.write_dataset(
@@ -210,7 +218,7 @@ def test_a_prediction_is_what_the_codec_then_does(name, bits, lowest, highest):
         assert found.kl is None
 
 
-def test_no_loss_is_told_of_an_exact_codec_or_from_too_small_a_sample():
+def test_no_loss_is_predicted_for_an_exact_codec_or_from_too_small_a_sample():
     values = sample(16)
     exact = predict(codec_by_name("bf16"), values, [16], None)
     assert (exact.error_db, exact.kl, exact.lossy) == (None, None, False)

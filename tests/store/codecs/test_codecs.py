@@ -1,4 +1,6 @@
-"""Every codec: what goes in comes out, within what it may lose, at every width and however strange the memory."""
+"""Every codec returns the memory that it was given, within the loss it allows, at every width and for any values."""
+
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pisco_index.configs.names import CodecName
 from pisco_index.errors import CorruptStoreError, StoreError
 from pisco_index.store import CODECS, codec_by_id, codec_by_name, decode_batch, encode_batch, is_calibrated
 from pisco_index.store.codecs.bits import pack, packed_bytes, unpack
@@ -16,7 +19,7 @@ from pisco_index.store.codecs.rotation import rotate, rotate_back
 BF16 = codec_by_name("bf16")
 CALIBRATED = [codec for codec in CODECS if is_calibrated(codec)]
 EXACT = [codec_by_name(name) for name in ("bf16", "bf16z")]
-# Greatest normalised error of normally distributed memory whose channels say nothing of each other: the worst case.
+# Largest normalised error of normally distributed memory with independent channels, which is the worst case.
 GREATEST_DB = {"int8": -41.5, "int4": -20.0, "klt3": -14.0, "klt2": -9.0}
 WIDTHS = [1, 3, 96, 100, 576, 896, 1024]
 
@@ -26,7 +29,7 @@ def name_of(codec):
 
 
 def memory(vectors, dim, seed=0):
-    """Normal numbers, each channel with a mean and a deviation of its own."""
+    """Normal numbers; each channel has its own mean and deviation."""
     generator = np.random.default_rng(seed)
     shifts, scales = generator.normal(0, 3, dim), np.exp(generator.normal(0, 1, dim))
     return (generator.standard_normal((vectors, dim)) * scales + shifts).astype(np.float32)
@@ -41,7 +44,7 @@ def correlated(vectors, dim, seed=0, slope=1.0):
 
 
 def through(codec, values, lengths=None, calibration=None):
-    """Memory as it comes back, and the records."""
+    """Encode and decode: the memory that comes back, and the records."""
     lengths = [len(values)] if lengths is None else lengths
     calibration = codec.calibrate(values) if calibration is None else calibration
     payloads = encode_batch([""] * len(lengths), values, lengths, codec, calibration)
@@ -72,6 +75,10 @@ def test_names_and_ids_are_each_used_once_and_find_their_codec():
 def test_the_ids_on_disk_never_change():
     expected = {"bf16": 1, "fp32": 2, "bf16z": 3, "int8": 4, "int4": 5, "klt3": 6, "klt2": 7}
     assert {c.name: c.codec_id for c in CODECS} == expected
+
+
+def test_the_names_are_those_that_configurations_may_use():
+    assert tuple(codec.name for codec in CODECS) == get_args(CodecName)
 
 
 def test_unknown_codecs_are_named():
@@ -142,13 +149,17 @@ def test_bf16z_is_a_third_smaller_than_bf16_and_equals_it():
 # Calibrated codecs
 
 
-@pytest.mark.parametrize("dim", WIDTHS)
-@pytest.mark.parametrize("codec", CALIBRATED, ids=name_of)
+# The factors of a width matter only to the rotation of int4, and fitting a transform to a large width takes long.
+@pytest.mark.parametrize(
+    ("codec", "dim"),
+    [(codec, dim) for codec in CALIBRATED for dim in WIDTHS if not (codec.name[:3] == "klt" and dim in (576, 896))],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
 def test_the_error_is_within_the_codecs_own(codec, dim):
     values = memory(max(256, dim), dim)
     decoded, payloads = through(codec, values, [len(values) // 8] * 8 + [len(values) % 8])
     assert set(codecs_of(payloads)) == {codec.name}
-    # A channel alone is its own transform, and what is not normally distributed loses a little more.
+    # With few channels the rotated numbers are not normally distributed, and lose a little more.
     slack = 1.5 if dim < 96 else 0.0
     assert normalised_error_db(values, decoded) < GREATEST_DB[codec.name] + slack
 
@@ -171,7 +182,7 @@ def test_outlier_channels_change_little(codec):
     assert abs(errors[0] - errors[1]) < 0.3
 
 
-def test_klt2_is_a_third_of_a_bit_better_than_two_levels_more_of_a_flat_codec():
+def test_klt2_is_a_third_of_a_bit_better_than_plain_rounding():
     values = correlated(4096, 128)
     error = normalised_error_db(values, through(codec_by_name("klt2"), values)[0])
     # Lloyd-Max at 2 bits has -9.3 dB and gains 5.3 dB from the third: 0.3 bits are 1.6 dB.
@@ -190,12 +201,12 @@ def test_latents_and_the_inverse_make_the_memory(codec):
 
 
 @pytest.mark.parametrize("codec", CALIBRATED, ids=name_of)
-@pytest.mark.parametrize("vectors", [1, 2, 7])
-def test_a_handful_of_vectors_is_enough_to_fit_to(codec, vectors):
-    values = memory(vectors, 40)
-    decoded, _ = through(codec, values)
-    np.testing.assert_allclose(decoded, values, rtol=0, atol=3 * np.abs(values).max() * 10**-0.3)
-    assert np.isfinite(decoded).all()
+def test_a_handful_of_vectors_is_enough_to_fit_to(codec):
+    for vectors in (1, 2, 7):
+        values = memory(vectors, 40)
+        decoded, _ = through(codec, values)
+        np.testing.assert_allclose(decoded, values, rtol=0, atol=3 * np.abs(values).max() * 10**-0.3)
+        assert np.isfinite(decoded).all()
 
 
 @pytest.mark.parametrize("codec", CALIBRATED, ids=name_of)
@@ -209,17 +220,27 @@ def test_constant_channels_come_back(codec):
     np.testing.assert_allclose(decoded[:, 9], 0, atol=0.05)
 
 
+@pytest.mark.fault(
+    "Memory holds values that are not finite, or lie far from the corpus's.",
+    "Its document is stored by a better codec and counted.",
+)
 @pytest.mark.parametrize("codec", CALIBRATED, ids=name_of)
-@pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_document_with_what_is_no_number_is_kept_exactly(codec, strange):
+def test_a_document_with_what_is_no_number_is_kept_exactly(codec):
     values = memory(64, 32)
     calibration = codec.calibrate(values)
-    values[9, 3] = strange
+    values[[9, 17, 33, 57], 3] = [np.nan, np.inf, -np.inf, 3e38]
     decoded, payloads = through(codec, values, [8] * 8, calibration)
-    assert codecs_of(payloads) == [codec.name, "bf16"] + [codec.name] * 6
-    np.testing.assert_array_equal(decoded[8:16], through(BF16, values[8:16])[0])
+    own = codec.name
+    assert codecs_of(payloads) == [own, "bf16", "bf16", own, "bf16", own, own, "bf16"]
+    for begin in (8, 16, 32, 56):
+        part = slice(begin, begin + 8)
+        np.testing.assert_array_equal(decoded[part], through(BF16, values[part])[0])
 
 
+@pytest.mark.fault(
+    "Memory holds values that are not finite, or lie far from the corpus's.",
+    "Its document is stored by a better codec and counted.",
+)
 @pytest.mark.parametrize(("name", "taken_by"), [("int8", "bf16"), ("int4", "int8"), ("klt3", "int8"), ("klt2", "int8")])
 def test_a_document_that_would_lose_too_much_gets_a_better_codec(name, taken_by):
     codec = codec_by_name(name)
@@ -263,7 +284,7 @@ def test_exponents_that_are_damaged_are_corrupt():
         with pytest.raises(CorruptStoreError, match=message):
             codec.latents([memoryview(damaged)], np.array([2]), 8, None)
     (longer,) = codec.encode(memory(3, 8), [3], None)
-    with pytest.raises(CorruptStoreError, match="are not the 16"):
+    with pytest.raises(CorruptStoreError, match="does not hold the 16"):
         codec.latents([memoryview(body[:16] + longer[24:])], np.array([2]), 8, None)
 
 
@@ -291,5 +312,5 @@ def test_the_rotation_is_one_and_spreads_every_channel(dim):
     rotated = rotate(identity, signs)
     np.testing.assert_allclose(rotated @ rotated.T, identity, atol=1e-5)
     np.testing.assert_allclose(rotate_back(rotated, signs), identity, atol=1e-5)
-    # No channel puts more than a small share of its energy in one place, but where there are few places.
+    # No channel keeps more than a small share of its energy in one place, unless there are few places.
     assert np.abs(rotated).max() <= np.sqrt(2 / dim) * 1.5 or dim <= 3

@@ -18,11 +18,11 @@ DIM = 6
 memories = hnp.arrays(np.float32, st.tuples(st.integers(0, 5), st.just(DIM)), elements=st.floats(-9, 9, width=16)).map(
     lambda values: (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
 )
-# What each codec knows, and each of these by its reference.
+# A calibration for each codec, and the same by their references.
 SAMPLE = np.random.default_rng(0).standard_normal((300, DIM)).astype(np.float32)
 CALIBRATIONS = {codec.name: codec.calibrate(SAMPLE) for codec in CODECS}
 BY_REFERENCE = {each.reference: each for each in CALIBRATIONS.values() if each is not None}
-# Normalised memory of the documents above is within 9 or so; vectors of klt2 lose a good part of one in six channels.
+# Normalised memory of the documents above is within 9 or so, and klt2 loses much of one channel in six.
 TOLERANCE = {"int8": 0.06, "int4": 2.0, "klt3": 4.0, "klt2": 7.0}
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -89,6 +89,10 @@ def test_no_records_are_an_empty_batch():
     assert (values.shape, lengths.shape) == ((0, 0), (0,))
 
 
+@pytest.mark.fault(
+    "A bit of a payload flips, or a payload lies in another row.",
+    "Reading it is an error.",
+)
 @given(st.data())
 def test_any_flipped_bit_is_noticed(data):
     payload = bytearray(made("a document", np.ones((3, DIM), np.float32), data.draw(st.sampled_from(CODECS))))
@@ -107,6 +111,10 @@ def test_a_cut_or_extended_record_is_noticed(end, tail):
             decode(damaged)
 
 
+@pytest.mark.fault(
+    "A bit of a payload flips, or a payload lies in another row.",
+    "Reading it is an error.",
+)
 def test_a_record_in_another_documents_row_is_noticed():
     payload = encode("one", np.ones((2, DIM), np.float32), BF16)
     with pytest.raises(CorruptStoreError, match=r"document 'two'.*belongs to another"):

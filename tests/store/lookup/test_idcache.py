@@ -1,4 +1,4 @@
-"""Id maps are kept beside the store, made anew when they are not whole, and never in the way."""
+"""Id maps are kept beside the store, made again when they are damaged, and never in the way."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def filled(store, shard_rows) -> Store:
 
 @pytest.fixture
 def hashed(monkeypatch) -> list[int]:
-    """How many ids were hashed for maps, each time."""
+    """The number of ids that were hashed for maps, each time."""
     counts = []
     real = idcache.hashes_of
 
@@ -60,7 +60,7 @@ def test_a_map_is_made_once(filled, hashed):
     assert sum(hashed) == 10
 
 
-def test_a_map_is_in_nobodys_way(filled, tmp_path, meta):
+def test_a_map_disturbs_neither_lancedb_nor_a_new_store(filled, tmp_path, meta):
     filled.fetch(ASKED)
     database = lancedb.connect(filled.uri)
     assert set(database.list_tables().tables) == {"memory", "rejected", "assets"}
@@ -91,7 +91,7 @@ def test_deleting_needs_no_new_map_and_older_versions_keep_their_rows(filled, ha
     assert len(maps(filled.uri)) == 1
 
 
-def test_compaction_drops_the_files_that_are_no_more(filled, shard_rows, hashed):
+def test_compaction_drops_the_files_that_are_gone(filled, shard_rows, hashed):
     filled.fetch(ASKED)
     lance.dataset(f"{filled.uri}/memory.lance").optimize.compact_files()
     compacted = filled.refresh()
@@ -135,30 +135,42 @@ def damage(path: Path, kind: str) -> None:
 KINDS = ["empty", "short", "long", "other", "magic", "version", "header", "last row", "zeros"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_map_is_made_anew(filled, hashed, kind):
+@pytest.mark.fault(
+    "An id map is damaged, or belongs to another store.",
+    "It is made again.",
+)
+def test_a_damaged_map_is_made_anew(filled, hashed):
     filled.fetch(ASKED)
     (path,) = maps(filled.uri)
     whole = path.read_bytes()
-    damage(path, kind)
     everything = sorted(filled.ids())
-    store = Store.open(filled.uri)
-    assert store.fetch(everything).doc_ids == tuple(everything)
-    assert sum(hashed) == 20
-    assert path.read_bytes() == whole
+    for kind in KINDS:
+        hashed.clear()
+        damage(path, kind)
+        store = Store.open(filled.uri)
+        assert store.fetch(everything).doc_ids == tuple(everything), kind
+        assert sum(hashed) == 10, kind
+        assert path.read_bytes() == whole, kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_map_is_no_base_for_the_next(filled, shard_rows, kind):
-    filled.fetch(ASKED)
-    (path,) = maps(filled.uri)
-    damage(path, kind)
-    commit(filled, [write_fragment(filled.uri, 2, shard_rows(2))])
-    later = filled.refresh()
-    everything = sorted(later.ids())
-    assert later.fetch(everything).doc_ids == tuple(everything)
+def test_a_damaged_map_is_no_base_for_the_next(filled, shard_rows):
+    store = filled
+    for shard, kind in enumerate(KINDS, start=2):
+        store.fetch(ASKED)
+        *older, newest = sorted(maps(store.uri), key=lambda path: path.stat().st_mtime_ns)
+        for path in older:
+            path.unlink()
+        damage(newest, kind)
+        commit(store, [write_fragment(store.uri, shard, shard_rows(shard))])
+        store = store.refresh()
+        everything = sorted(store.ids())
+        assert store.fetch(everything).doc_ids == tuple(everything), kind
 
 
+@pytest.mark.fault(
+    "An id map is damaged, or belongs to another store.",
+    "It is made again.",
+)
 def test_the_map_of_another_store_is_not_trusted(filled, tmp_path, meta, rows_of):
     filled.fetch(ASKED)
     (path,) = maps(filled.uri)
@@ -187,6 +199,10 @@ def test_no_change_of_a_map_changes_an_answer(filled, memory_of, data):
     np.testing.assert_array_equal(rows.memory()[0], np.concatenate([memory_of(doc_id) for doc_id in ASKED]))
 
 
+@pytest.mark.fault(
+    "A store cannot be written to.",
+    "Its map is kept in the user's cache, or in memory.",
+)
 def test_a_store_that_cannot_be_written_has_its_map_in_the_users_cache(filled, user_cache, hashed):
     (Path(filled.uri) / ".pisco-index").write_text("no folder can be made here")
     for _ in range(2):
@@ -230,6 +246,10 @@ def test_a_store_on_a_disk_that_cannot_be_written(filled, user_cache):
     assert not maps(filled.uri)
 
 
+@pytest.mark.fault(
+    "A store cannot be written to.",
+    "Its map is kept in the user's cache, or in memory.",
+)
 def test_where_nothing_can_be_written_the_map_is_in_memory(filled, user_cache, hashed):
     (Path(filled.uri) / ".pisco-index").write_text("no folder can be made here")
     user_cache.write_text("nor here")
@@ -257,6 +277,10 @@ def test_a_store_that_was_deleted_does_not_come_back(filled, user_cache):
     assert not user_cache.exists()
 
 
+@pytest.mark.fault(
+    "Several processes open a new version at once.",
+    "Each makes the map; one whole file stays.",
+)
 def test_processes_that_open_a_store_at_once_leave_one_whole_map(filled, hashed):
     processes = [subprocess.Popen([sys.executable, "-c", FETCH, filled.uri], stdin=subprocess.PIPE) for _ in range(4)]
     for process in processes:

@@ -1,4 +1,4 @@
-"""The id map finds every row by its hash, as an array of bytes that notices what happens to it."""
+"""The id map finds every row by its hash, and notices damage to its bytes."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_a_changed_byte_is_noticed_or_means_nothing(position, change):
         assert IdMap(bytes(damaged)).find([*SMALL, "absent"]) == ANSWER
     except DamagedMapError:
         return
-    # Only what fills up to the next multiple of eight bytes.
+    # Only padding to the next multiple of eight bytes.
     assert SMALL_BYTES[position] == 0
 
 
@@ -96,13 +96,13 @@ def test_a_map_that_is_cut_short_is_noticed(size):
 
 
 @given(st.binary(max_size=200))
-def test_other_bytes_are_no_map(data):
+def test_other_bytes_are_not_a_map(data):
     for damaged in (data, SMALL_BYTES + data + b"\0", SMALL_BYTES[:24] + data):
         with pytest.raises(DamagedMapError):
             IdMap(damaged)
 
 
-def test_a_block_is_checked_when_it_is_looked_at():
+def test_a_block_is_checked_when_it_is_used():
     damaged = bytearray(SMALL_BYTES)
     damaged[-9] ^= 1  # a position in the last block
     opened = IdMap(bytes(damaged))

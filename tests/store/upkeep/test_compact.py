@@ -6,8 +6,7 @@ import lance
 import pytest
 
 from pisco_index.errors import StoreError, StoreLockedError
-from pisco_index.store import Store, build_lock, commit, done_shards, write_fragment
-from pisco_index.store import compact, delete
+from pisco_index.store import Store, build_lock, commit, compact, delete, done_shards, write_fragment
 
 # The function has its module's name.
 MODULE = sys.modules["pisco_index.store.upkeep.compact"]

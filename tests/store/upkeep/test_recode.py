@@ -1,4 +1,4 @@
-"""Recoding: the same rows in another codec, resumable, with nothing touched in the first store."""
+"""Recoding writes the same rows in another codec, can be resumed, and leaves the first store untouched."""
 
 import hashlib
 import sys
@@ -21,12 +21,11 @@ from pisco_index.store import (
     memory_rows,
     recode,
     rejected_rows,
-    sample_memory,
     text_hash,
     write_fragment,
 )
 from pisco_index.store.codecs.prediction import normalised_error_db
-from pisco_index.store.ledger import note
+from pisco_index.store.ledger import record_fallbacks
 
 DIM = 8
 DOCUMENTS = 60
@@ -103,6 +102,10 @@ def test_the_new_store_lies_beside_the_first_by_default(source):
     assert recode(source.uri, "int8").uri == f"{source.uri}-int8"
 
 
+@pytest.mark.fault(
+    "Recoding or an export is stopped.",
+    "The same command resumes it.",
+)
 def test_a_recoding_that_was_stopped_goes_on(source, tmp_path):
     told = []
 
@@ -188,18 +191,8 @@ def test_a_target_that_is_being_written_is_locked(source, tmp_path):
         recode(source.uri, "int8", tmp_path / "out")
 
 
-def test_a_sample_is_spread_over_the_rows_and_all_of_a_small_store(source):
-    values, lengths = sample_memory(source, 10_000)
-    np.testing.assert_array_equal(values, memory())
-    assert lengths == [2] * DOCUMENTS
-    some, lengths = sample_memory(source, 20)
-    assert lengths == [2] * 10
-    np.testing.assert_array_equal(some[:2], memory()[:2])
-    np.testing.assert_array_equal(some[-2:], memory()[-2:])
-
-
 def test_rows_in_any_order_keep_their_shards(source, tmp_path):
-    """As after a compaction, or when rows of a shard were replaced."""
+    """Rows of a shard are scattered after a compaction or an update."""
     dataset = lance.dataset(f"{source.uri}/memory.lance")
     dataset.optimize.compact_files()
     shuffled = dataset.to_table().take(pa.array(np.random.default_rng(0).permutation(DOCUMENTS + 1)))
@@ -245,5 +238,5 @@ def test_a_folder_with_the_beginnings_of_another_recoding_is_no_free_place(sourc
 
 
 def test_fallbacks_of_the_source_are_not_those_of_the_new_store(source, tmp_path):
-    note(source.uri, {"fallback/3": b'{"bf16": 7}'})
+    record_fallbacks(source.uri, {3: {"bf16": 7}})
     assert recode(source.uri, "int8", tmp_path / "out").fallbacks == {}

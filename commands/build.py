@@ -1,0 +1,122 @@
+"""The command ``build``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..configs import BuildConfig, load_config
+from .console import (
+    Output,
+    Piece,
+    by_change,
+    by_reason,
+    count,
+    describe_prediction,
+    duration,
+    err,
+    fallbacks,
+    rows,
+    say,
+    size,
+)
+from .options import CheckpointDir, Corpus, Given, Json, Preset, flags_of
+
+if TYPE_CHECKING:
+    from ..pipeline.estimate import Estimate
+    from ..pipeline.report import BuildReport
+    from ..pipeline.watch.progress import Listeners
+
+
+@flags_of(BuildConfig)
+def build(
+    corpus: Corpus,
+    checkpoint: CheckpointDir,
+    to: Annotated[str, typer.Option("--out", "-o", metavar="URI", help="Store to build, resume or update.")],
+    config: Preset = None,
+    *,
+    given: Given,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete documents that are not in CORPUS, which must be the whole corpus.")
+    ] = False,
+    replan: Annotated[
+        bool, typer.Option("--replan", help="Abandon the rest of an unfinished build, and update what it stored.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and estimate; write nothing.")] = False,
+    events: Annotated[
+        Path | None, typer.Option("--events", metavar="FILE", help="Append the build's events to FILE, as JSON lines.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port", min=0, max=65535, metavar="PORT", help="Serve Prometheus metrics on PORT; 0: a free port."
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str,
+        typer.Option("--metrics-host", metavar="HOST", help="Address to serve metrics on; 0.0.0.0: every interface."),
+    ] = "127.0.0.1",
+    as_json: Json = False,
+) -> None:
+    """Compress a corpus into a store: build it, resume after any kind of stop, or update it.
+
+    Example: pisco-index build corpus.jsonl --preset beir -k CHECKPOINT -o index/
+    """
+    from ..pipeline import build as pipeline
+
+    settings = load_config(config, given)
+    progress = _listeners(events, metrics_port, metrics_host)
+    output = Output(as_json)
+    if dry_run:
+        estimate = pipeline.dry_run(corpus, checkpoint, to, settings, prune=prune, replan=replan, progress=progress)
+        output.show(estimate, _estimated)
+    else:
+        report = pipeline.build(corpus, checkpoint, to, settings, prune=prune, replan=replan, progress=progress)
+        output.show(report, _built)
+
+
+def _listeners(events: Path | None, metrics_port: int | None, metrics_host: str) -> "Listeners":
+    """Return all listeners of a build. The terminal's comes last, because its bars start at once."""
+    from ..pipeline.watch.events import EventLog
+    from ..pipeline.watch.progress import BuildProgress, Listeners
+    from ..pipeline.watch.prometheus import Metrics
+    from .screen import progress_on
+
+    listeners: list[BuildProgress] = [EventLog(events)] if events is not None else []
+    if metrics_port is not None:
+        listeners.append(metrics := Metrics(metrics_port, metrics_host))
+        say(f"metrics: http://{metrics_host}:{metrics.port}/metrics", console=err)
+    return Listeners(*listeners, progress_on(err))
+
+
+def _built(report: "BuildReport") -> Iterator[Piece]:
+    dropped = "".join(f", dropped {number:,} ({reason})" for reason, number in report.dropped.items())
+    rejected = "".join(f", rejected {number:,} ({reason})" for reason, number in report.rejected.items())
+    changes = f"; documents: {by_change(report.changes)}" if report.changes else ""
+    gone = f"; {count(report.gone, 'document')} not in the corpus (--prune deletes them)" if report.gone else ""
+    yield (
+        f"{report.uri}: {count(report.shards, 'shard')} done ({report.done_before:,} before)"
+        f"{dropped}{rejected}{changes}{gone}{fallbacks(report.fallbacks)}; "
+        f"{report.seconds:,.1f} s. See: pisco-index info {report.uri}"
+    )
+
+
+def _estimated(estimate: "Estimate") -> Iterator[Piece]:
+    slowest, fastest = estimate.passages_per_s_range
+    yield from rows(
+        {
+            "records": f"{estimate.records:,} in {count(estimate.shards, 'shard')}",
+            "documents": f"{estimate.documents:,}",
+            "passages": f"{estimate.passages:,}",
+            "tokens": f"{estimate.tokens:,}",
+            "memory tokens": f"{estimate.memory_tokens:,}",
+            "store": size(estimate.store_bytes),
+            "codec": describe_prediction(estimate.codec).removeprefix("codec "),
+            "speed": f"{estimate.passages_per_s:,.1f} passages/s on {estimate.device} "
+            f"({slowest:,.1f} to {fastest:,.1f} in the trials)",
+            "time": f"{duration(estimate.seconds)} of computing with {count(estimate.workers, 'worker')}",
+            **({"update": by_change(estimate.changes)} if estimate.changes else {}),
+            **({"rejected": by_reason(estimate.rejected)} if estimate.rejected else {}),
+        }
+    )

@@ -1,0 +1,101 @@
+"""The commands that change a store: ``delete``, ``compact`` and ``recode``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..configs.names import CodecName
+from ..errors import some
+from .console import Output, Piece, bar, count, describe_prediction, fallbacks, rows, size
+from .options import Json, Uri
+
+if TYPE_CHECKING:
+    from ..store.upkeep.compact import Compaction
+    from ..store.upkeep.delete import Deletion
+    from ..store.upkeep.recode import RecodeReport
+
+
+def delete(
+    uri: Uri,
+    doc_ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Document ids.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option("--ids", metavar="FILE", help="Text file of further ids, one per line.", exists=True)
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Skip ids that the store does not hold, instead of failing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete documents from a store by id: all of them, or none.
+
+    Example: pisco-index delete index/ doc-1 doc-2
+    """
+    from .. import store
+    from ..corpus.ids import read_ids
+
+    wanted = [*(doc_ids or ()), *(read_ids(ids) if ids else ())]
+    if not wanted:
+        raise typer.BadParameter("give ids, or --ids FILE")
+
+    def describe(deletion: "Deletion") -> Iterator[Piece]:
+        missing = f", {len(deletion.missing):,} not found: {some(deletion.missing)}" if deletion.missing else ""
+        yield f"{uri}: {count(deletion.deleted, 'document')} deleted{missing}"
+
+    Output(as_json).show(store.delete(uri, wanted, missing="skip" if skip_missing else "error"), describe)
+
+
+def compact(
+    uri: Uri,
+    older_than: Annotated[
+        float, typer.Option(min=0, metavar="HOURS", help="Drop only versions older than this; 0: all but the latest.")
+    ] = 24,
+    no_build_runs: Annotated[
+        bool,
+        typer.Option("--no-build-runs", help="Confirm that no build writes the store: required in an object store."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge a store's small fragments, remove deleted rows from its files, and drop its old versions."""
+    from .. import store
+    from ..store.table.addresses import TABLES
+
+    def describe(compaction: "Compaction") -> Iterator[Piece]:
+        yield from rows(
+            {
+                "fragments": f"{compaction.fragments_before:,} before, {compaction.fragments:,} now",
+                "versions": f"{compaction.versions_before:,} before, {compaction.versions:,} now",
+                "on disk": f"{size(compaction.bytes_before)} before, {size(compaction.bytes)} now",
+            }
+        )
+        if compaction.versions > len(TABLES) and older_than:
+            yield f"Versions younger than {older_than:g} h are kept for readers of them; --older-than 0 drops them."
+
+    Output(as_json).show(store.compact(uri, older_than_hours=older_than, no_build_runs=no_build_runs), describe)
+
+
+def recode(
+    uri: Uri,
+    codec: Annotated[CodecName, typer.Option(help="Codec of the new store.")],
+    to: Annotated[str | None, typer.Option("--out", "-o", metavar="URI", help="New store. Default: URI-CODEC.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a copy of a store in another codec, without the compressor. Run it again to resume after a stop.
+
+    Example: pisco-index recode index/ --codec int4 -o index-int4/
+    """
+    from .. import store
+
+    with bar("shards") as progress:
+        report = store.recode(uri, codec, to, progress=progress)
+    Output(as_json).show(report, _recoded)
+
+
+def _recoded(report: "RecodeReport") -> Iterator[Piece]:
+    if report.prediction is not None:
+        yield describe_prediction(report.prediction)
+    yield (
+        f"{report.uri}: {count(report.documents, 'document')} in {count(report.shards, 'shard')} "
+        f"({report.done_before:,} before){fallbacks(report.fallbacks)}. See: pisco-index info {report.uri}"
+    )

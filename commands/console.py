@@ -1,0 +1,161 @@
+"""Print to the terminal: results as text or JSON, progress bars, and numbers in words."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..store import Prediction
+
+out = Console()
+err = Console(stderr=True)
+
+Piece = str | Text | Table
+"""Part of a command's text: a paragraph or a table."""
+
+_Result = TypeVar("_Result")
+
+
+def say(piece: Piece, style: str = "", console: Console = out) -> None:
+    """Print a paragraph or a table. A paragraph wraps on a terminal and stays on one line in a log."""
+    if isinstance(piece, Table):
+        console.print(piece)
+    else:
+        # Text objects, unlike strings, are printed without reading markup or emoji codes in them.
+        console.print(Text(piece) if isinstance(piece, str) else piece, style=style or None, soft_wrap=True)
+
+
+def say_error(message: str) -> None:
+    """Print an error to standard error."""
+    say(Text.assemble(("error:", "bold red"), f" {message}"), console=err)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Standard output of a command: JSON for a program, or text.
+
+    Attributes:
+        as_json: True to print results as JSON.
+    """
+
+    as_json: bool
+
+    def show(
+        self, result: _Result, describe: Callable[[_Result], Iterable[Piece]], *, on_one_line: bool = False
+    ) -> None:
+        """Print a result.
+
+        Args:
+            result: a dataclass, an object with ``to_dict``, or plain values.
+            describe: function that returns the parts of its text.
+            on_one_line: True to print its JSON on one line, for results that come one after another.
+        """
+        if not self.as_json:
+            for piece in describe(result):
+                say(piece)
+        elif on_one_line:
+            say(json.dumps(_plain(result)))
+        else:
+            out.print_json(data=_plain(result))
+
+    def clear(self) -> None:
+        """Clear a terminal that shows text, for a result that replaces the one before it."""
+        if out.is_terminal and not self.as_json:
+            out.clear()
+
+
+def _plain(result: Any) -> Any:
+    if hasattr(result, "to_dict"):
+        return result.to_dict()
+    return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+
+
+@contextmanager
+def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal, and nothing elsewhere.
+
+    Args:
+        unit: noun for what is counted.
+
+    Yields:
+        A function of the number done and the total number.
+    """
+    columns = TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bars:
+        task = bars.add_task(unit, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def rows(values: Mapping[str, str]) -> Iterator[Text]:
+    """Yield a line for each name and value, with the values below each other."""
+    width = max(map(len, values))
+    for name, value in values.items():
+        row = Text.assemble((f"{name:{width}}", "bold"), f"  {value}")
+        row.rstrip()
+        yield row
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural if needed: "1 shard", "2 shards"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in a unit that fits: "4.2 MB"."""
+    return decimal(number)
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio with two decimals."""
+    return "no" if value is None else f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in hours, minutes and whole seconds: "0:02:50"."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def ago(moment: str) -> str:
+    """Return the time since a moment in ISO format: "0:02:50 ago"."""
+    return f"{duration(max((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds(), 0))} ago"
+
+
+def by_reason(counts: Mapping[str, int]) -> str:
+    """Return the numbers of records left out, each with its reason."""
+    return ", ".join(f"{number:,} ({reason})" for reason, number in counts.items()) or "none"
+
+
+def by_change(changes: Any) -> str:
+    """Return the numbers of documents that an update changes, each with its kind of change."""
+    return ", ".join(f"{number:,} {name}" for name, number in asdict(changes).items())
+
+
+def fallbacks(documents: Mapping[str, int]) -> str:
+    """Return the number of documents stored by each fallback codec, as the end of a sentence."""
+    shown = ", ".join(f"{count(number, 'document')} in {codec}" for codec, number in sorted(documents.items()))
+    return f"; written by another codec: {shown}" if shown else ""
+
+
+def describe_prediction(predicted: "Prediction") -> str:
+    """Return the expected size and loss of a codec, in one line."""
+    if predicted.error_db is not None:
+        loss = f"normalised error {predicted.error_db:.1f} dB"
+    else:
+        loss = "loss unknown: the sample is too small" if predicted.lossy else "nothing is lost"
+    divergence = f", KL about {predicted.kl[0]:.1g} to {predicted.kl[1]:.1g} (an estimate)" if predicted.kl else ""
+    others = f"; {predicted.fallbacks:.1%} of documents need a better codec" if predicted.fallbacks else ""
+    return f"codec {predicted.codec}: {predicted.bits_per_value:.2f} bits per value, {loss}{divergence}{others}"
+
+
+def printable(text: str) -> str:
+    """Return text from a model or file with its control characters spelled out, which a terminal would obey."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

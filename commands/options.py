@@ -1,0 +1,189 @@
+"""Options that several commands share, and flags made from the fields of configurations."""
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from ..configs import Config
+from ..configs.base import Flag
+
+Uri = Annotated[str, typer.Argument(metavar="URI", help="Store: a folder, or an object-store URI.")]
+Corpus = Annotated[list[Path], typer.Argument(metavar="CORPUS", help="Corpus files or folders.")]
+CheckpointDir = Annotated[Path, typer.Option("--checkpoint", "-k", help="Checkpoint folder.")]
+Preset = Annotated[
+    str | None,
+    typer.Option("--config", "--preset", "-c", help="Preset (`pisco-index presets` lists them) or YAML file."),
+]
+Run = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TREC run that names the documents, instead of doc_ids.")
+]
+Documents = Annotated[
+    int | None,
+    typer.Option(
+        "--documents", "-n", min=1, help="Number of documents per question. Default: 5 with --run, otherwise all."
+    ),
+]
+DecoderBase = Annotated[str | None, typer.Option(help="Folder of the base decoder, instead of the checkpoint's.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens in an answer.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of questions to answer at once.")]
+Device = Annotated[str, typer.Option(help="Device to compute on: cpu, cuda, …; auto uses a GPU if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Given = dict[str, Any]
+"""Values of the flags that the user gave: key → value, within their section if the configuration has sections."""
+
+
+def choice_of(words: Any, *others: str) -> Any:
+    """Return an enumeration of a Literal's words and of others. Typer takes lists of enumerations, not of Literals."""
+    return StrEnum("Choice", {word: word for word in (*get_args(words), *others)})
+
+
+def flags_of(model: type[Config], *keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one flag for each key of a configuration.
+
+    The flags stand in the place of the command's parameter ``given``, which receives their values. Name, type, choices,
+    bounds, default and help of a flag come from the key's field; see ``configs.base.Flag`` for what a field may change.
+
+    Args:
+        model: the configuration.
+        keys: keys to make flags of, ``section.key`` if in a section; default: all that have a flag.
+    """
+    fields = dict(_fields(model))
+    chosen = keys or [key for key, field in fields.items() if not _marker(field).is_hidden]
+    flags = [_KeyFlag(tuple(key.split(".")), fields[key], in_panel=not keys) for key in chosen]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            given: Given = {}
+            for flag in flags:
+                value = values.pop(flag.name)
+                if value is not None:
+                    flag.put(value, given)
+            command(**values, given=given)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter.name == "given":
+                parameters += (flag.parameter for flag in flags)
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        run.__signature__ = inspect.Signature(parameters)  # pyrefly: ignore[missing-attribute]
+        return run
+
+    return decorate
+
+
+def arguments_of(config: Config, without: Collection[str] = ()) -> list[str]:
+    """Return the command-line arguments that give a configuration's keys the values that were set.
+
+    Args:
+        config: a configuration without sections or lists.
+        without: keys to leave out.
+    """
+    given = [key for key in type(config).model_fields if key in config.model_fields_set and key not in without]
+    flags = [_KeyFlag((key,), type(config).model_fields[key], in_panel=False) for key in given]
+    return [word for flag in flags for word in flag.arguments(getattr(config, flag.name))]
+
+
+@dataclass(frozen=True)
+class _KeyFlag:
+    """The flag of a key.
+
+    Attributes:
+        path: names of the key's section, if any, and of the key.
+        field: field of the key.
+        in_panel: True to show the flag in a panel of its section, and not among the command's own options.
+    """
+
+    path: tuple[str, ...]
+    field: FieldInfo
+    in_panel: bool
+
+    @property
+    def name(self) -> str:
+        return "_".join(self.path)
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        marker = _marker(self.field)
+        option = typer.Option(
+            *(marker.names or self._default_names),
+            metavar=marker.metavar,
+            show_default=False,
+            help=self._help,
+            rich_help_panel=self.path[0].capitalize() if self.in_panel else None,
+            min=_bound(self.field, "ge"),
+            max=_bound(self.field, "le"),
+        )
+        return inspect.Parameter(
+            self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[self._type | None, option]
+        )
+
+    def arguments(self, value: Any) -> list[str]:
+        """Return the arguments that give the key a value; none for a boolean that keeps its default."""
+        name = (_marker(self.field).names or self._default_names)[0]
+        if self._type is not bool:
+            return [name, str(value)]
+        yes, _, no = name.partition("/")
+        return [] if value == self.field.default else [yes if value else no]
+
+    def put(self, value: Any, given: Given) -> None:
+        """Put a value that the user gave into its section."""
+        for section in self.path[:-1]:
+            given = given.setdefault(section, {})
+        empty = _marker(self.field).empty
+        given[self.path[-1]] = [each for each in value if each != empty] if isinstance(value, list) else value
+
+    @property
+    def _default_names(self) -> tuple[str, ...]:
+        name = self.path[-1].replace("_", "-")
+        return (f"--{name}/--no-{name}" if self._type is bool else f"--{name}",)
+
+    @property
+    def _type(self) -> Any:
+        """Type of the flag's value: the key's, with a list in place of a tuple, and without None."""
+        kind: Any = self.field.annotation
+        if get_origin(kind) in (Union, UnionType):
+            (kind,) = (each for each in get_args(kind) if each is not NoneType)
+        if get_origin(kind) is not tuple:
+            return kind
+        item, empty = get_args(kind)[0], _marker(self.field).empty
+        if get_origin(item) is Literal:
+            item = choice_of(item, *() if empty is None else (empty,))
+        return list[item]
+
+    @property
+    def _help(self) -> str:
+        default, empty = self.field.default, _marker(self.field).empty
+        text = self.field.description or ""
+        if get_origin(self._type) is list:
+            text += " Repeatable." if empty is None else f" Repeatable, or {empty}."
+        if default is None:
+            return text
+        shown = ", ".join(default) if isinstance(default, tuple) else str(default)
+        return f"{text} Default: {shown if shown.isprintable() else repr(shown)}."
+
+
+def _fields(model: type[Config]) -> Iterator[tuple[str, FieldInfo]]:
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            yield from ((f"{key}.{inner}", each) for inner, each in _fields(field.annotation))
+        else:
+            yield key, field
+
+
+def _marker(field: FieldInfo) -> Flag:
+    return next((each for each in field.metadata if isinstance(each, Flag)), Flag())
+
+
+def _bound(field: FieldInfo, attribute: str) -> float | None:
+    return next((getattr(each, attribute) for each in field.metadata if hasattr(each, attribute)), None)

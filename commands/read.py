@@ -1,0 +1,105 @@
+"""The commands that read memory: ``get`` and ``export``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..configs.names import ExportDtype, ExportFormat, Stage
+from .console import Output, Piece, bar, count, size
+from .options import Json, Uri
+
+if TYPE_CHECKING:
+    from ..reader.export import ExportReport
+
+
+def get(
+    uri: Uri,
+    doc_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Document ids.")],
+    to: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the vectors to FILE.npz or FILE.safetensors.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch the memory of documents: print its shapes and norms, or write its vectors to a file.
+
+    Example: pisco-index get index/ doc-1 doc-2 -o memory.safetensors
+    """
+    from ..reader.reader import Reader
+    from ..reader.save import save_memory
+
+    def describe(documents: list[dict[str, Any]]) -> Iterator[Piece]:
+        table = Table("id", "vectors", "width", "mean norm", box=None)
+        for each in documents:
+            table.add_row(Text(each["doc_id"]), *map(str, each["shape"]), f"{each['mean_norm']:.4f}")
+        yield table
+        if to is not None:
+            yield f"{len(documents)} arrays of stage {memory.stage} in {to}"
+
+    with Reader(uri) as reader:
+        memory = reader.fetch(doc_ids)
+    documents = [
+        {"doc_id": doc_id, "shape": list(values.shape), "mean_norm": float(values.norm(dim=1).mean())}
+        for doc_id, values in zip(memory.doc_ids, memory, strict=True)
+    ]
+    if to is not None:
+        save_memory(memory, to)
+    Output(as_json).show(documents, describe)
+
+
+def export(
+    uri: Uri,
+    to: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="New folder for the files, or the one to resume in.")
+    ],
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="Format of the files.")] = "parquet",
+    ids: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text file of the ids to write, one per line. Default: all.")
+    ] = None,
+    dtype: Annotated[
+        ExportDtype | None,
+        typer.Option(
+            help="Dtype of the vectors. Default: bfloat16 for safetensors, the only format that has it, "
+            "otherwise float32."
+        ),
+    ] = None,
+    stage: Annotated[
+        Stage | None,
+        typer.Option(help="Vectors before the connector (hidden) or after it (embedding). Default: as stored."),
+    ] = None,
+    part_documents: Annotated[
+        int | None, typer.Option(min=1, help="Number of documents per file. Default: about a gigabyte of them.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write memory to files that other programs read. Run it again to resume after a stop.
+
+    Example: pisco-index export index/ -o memory/ --format safetensors
+    """
+    from ..corpus.ids import read_ids
+    from ..reader.export import export as write_files
+
+    with bar("rows") as progress:
+        report = write_files(
+            uri,
+            to,
+            format=file_format,
+            ids=None if ids is None else read_ids(ids),
+            dtype=dtype,
+            stage=stage,
+            part_documents=part_documents,
+            progress=progress,
+        )
+    Output(as_json).show(report, _exported)
+
+
+def _exported(report: "ExportReport") -> Iterator[Piece]:
+    before = f" ({report.parts_before:,} before)" if report.parts_before else ""
+    yield (
+        f"{report.folder}: {count(report.documents, 'document')}, {report.memory_tokens:,} vectors of stage "
+        f"{report.stage}, {report.dim} wide, {report.dtype}; {size(report.size)} in {count(report.parts, 'part')}"
+        f"{before}; {report.seconds:,.1f} s"
+    )

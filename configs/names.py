@@ -1,0 +1,27 @@
+"""Words that several rooms share: stages, codecs, dtypes, and the choices of a build."""
+
+from typing import Literal
+
+Stage = Literal["hidden", "embedding"]
+"""Stage at which memory is taken: before the connector (compressor width) or after it (decoder width)."""
+
+CodecName = Literal["fp32", "bf16", "bf16z", "int8", "int4", "klt3", "klt2"]
+"""Codec that turns memory into bytes, from the largest to the smallest."""
+
+Dtype = Literal["bfloat16", "float32"]
+"""Dtypes that compressors and decoders are loaded in."""
+
+CorpusFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "tsv", "mediawiki"]
+"""Formats of corpus files; ``auto`` recognises the format from the first bytes."""
+
+Keep = Literal["title", "text"]
+"""Fields of a document that a store can keep with its memory."""
+
+MissingIds = Literal["error", "skip"]
+"""Treatment of ids that a store does not hold: reported in one error, or left out."""
+
+ExportFormat = Literal["parquet", "arrow", "safetensors", "npy"]
+"""Formats of exported files."""
+
+ExportDtype = Literal["float32", "float16", "bfloat16"]
+"""Dtypes of exported numbers. Only ``safetensors`` files hold all three."""

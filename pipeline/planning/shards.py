@@ -1,0 +1,145 @@
+"""Cut the records of a corpus into shards."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ...corpus import RejectedRecord
+from .plan import Selection, Shard, Slice
+
+# A text counts as one document for each of these, so that shards of whole articles are no larger than of passages.
+DOCUMENT_CHARACTERS = 1000
+
+# Longest gap of skipped records that a slice spans; a longer one ends the slice. A slice costs 30 bytes of the plan, a
+# record in a gap costs some microseconds of reading.
+_MAX_GAP = 32
+
+
+class ShardBuilder:
+    """Collects the records to write, in the order of the corpus, and closes a shard when it is full.
+
+    Records without a document to write are skipped: a slice spans a few of them and ends before many.
+
+    Args:
+        first: number of the first shard.
+        shard_documents: number of documents, of about 1,000 characters each, that fill a shard.
+        selects: True if shards list which documents of their slices they take; False if they take them all.
+
+    Attributes:
+        count: number of records that were added or skipped.
+        rejections: number of rejected records, by reason.
+        first_rejected: first rejected record, or None.
+    """
+
+    def __init__(self, first: int, shard_documents: int, *, selects: bool):
+        self.count = 0
+        self.rejections: Counter[str] = Counter()
+        self.first_rejected: RejectedRecord | None = None
+        self._first = first
+        self._limit = shard_documents
+        self._selects = selects
+        self._shards: list[Shard] = []
+        self._source = 0
+        # Source and position at which the open slice begins; position and documents of the record before.
+        self._open: tuple[int, int] | None = None
+        self._last = 0, 0
+        self._begin_shard()
+
+    def begin_source(self, index: int) -> None:
+        """Begin source number ``index``: the following records are its records."""
+        self._source = index
+        self._last = 0, 0
+
+    def add(self, position: int, lengths: Sequence[int], chosen: Sequence[bool] = ()) -> None:
+        """Add a record with documents to write.
+
+        Args:
+            position: position of the record.
+            lengths: numbers of characters of the documents to write.
+            chosen: one flag for each document of the record, True if it is to be written; not used unless shards select
+                documents.
+        """
+        self.count += 1
+        self._last = position, len(chosen)
+        self._include(position)
+        self._flags += chosen
+        self._records += 1
+        for characters in lengths:
+            self._characters += characters
+            self._weight += max(1, round(characters / DOCUMENT_CHARACTERS))
+
+    def skip(self, position: int, documents: int) -> None:
+        """Skip a record whose documents are not to be written."""
+        self.count += 1
+        self._last = position, documents
+        if self._open is None:
+            return
+        if self._gap_position is None:
+            self._gap_position = position
+        self._gap_records += 1
+        self._gap_documents += documents
+        if self._gap_records > _MAX_GAP:
+            self._close_slice(None)
+
+    def add_rejected(self, rejected: RejectedRecord) -> None:
+        """Add a record that gives no document, so that the worker of its shard meets and reports it."""
+        self.first_rejected = self.first_rejected or rejected
+        self.rejections[rejected.reason] += 1
+        if rejected.position is not None:
+            self._include(rejected.position)
+            self._last = rejected.position, 0
+        elif self._open is None:
+            # No reader can begin at the rest of a file. It is met by reading on from the last record before it.
+            position, documents = self._last
+            self._include(position)
+            self._flags += [False] * documents
+        else:
+            self._fill_gap()
+        self._weight += 1
+
+    def end_source(self) -> None:
+        """End the source."""
+        self._close_slice(None)
+
+    def finish(self) -> tuple[Shard, ...]:
+        """Return all shards."""
+        if self._weight:
+            self._end_shard()
+        return tuple(self._shards)
+
+    def _include(self, position: int) -> None:
+        """Extend the open slice over a position, or begin a slice there; a full shard ends before it."""
+        if self._weight >= self._limit:
+            self._close_slice(position)
+            self._end_shard()
+        if self._open is None:
+            self._open = self._source, position
+        elif self._gap_records:
+            self._fill_gap()
+
+    def _fill_gap(self) -> None:
+        self._flags += [False] * self._gap_documents
+        self._forget_gap()
+
+    def _forget_gap(self) -> None:
+        self._gap_records = self._gap_documents = 0
+        self._gap_position: int | None = None
+
+    def _close_slice(self, stop: int | None) -> None:
+        """End the open slice before its gap, or at ``stop`` if it has none."""
+        if self._open is not None:
+            self._slices.append(Slice(*self._open, stop if self._gap_position is None else self._gap_position))
+            self._open = None
+        self._forget_gap()
+
+    def _begin_shard(self) -> None:
+        self._slices: list[Slice] = []
+        self._flags: list[bool] = []
+        self._records = self._characters = self._weight = 0
+        self._forget_gap()
+
+    def _end_shard(self) -> None:
+        # A selection is kept even if it chooses all documents: the worker compares their number with what it reads.
+        selection = Selection.of(self._flags) if self._selects else None
+        number = self._first + len(self._shards)
+        self._shards.append(Shard(number, tuple(self._slices), self._records, self._characters, selection))
+        self._begin_shard()

@@ -1,0 +1,188 @@
+"""The turns of a build: create a store, resume its plan, or update it. ``next_turn`` chooses one."""
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.torch import save as save_tensors
+
+from ..corpus import Corpus
+from ..errors import CorpusError, PlanMismatchError
+from ..store import (
+    CONNECTOR_ASSET,
+    Contents,
+    Store,
+    begin_update,
+    build_lock,
+    codec_by_name,
+    done_shards,
+    is_altered,
+    is_calibrated,
+)
+from .calibrate import calibrate
+from .job import Job
+from .planning.comparison import Comparison
+from .planning.files import resume_plan
+from .planning.plan import Plan, Shard
+from .planning.planner import plan_corpus
+from .planning.stored import CONFIG_ASSET, PLAN_ASSET, current_plan
+from .pools.pool import Pool
+from .watch.progress import BuildProgress
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create a store and fill it.
+
+    Attributes:
+        plan: plan of the whole corpus.
+    """
+
+    plan: Plan
+
+    @property
+    def todo(self) -> tuple[Shard, ...]:
+        """All shards of the plan."""
+        return self.plan.shards
+
+    def begin(self, job: Job, pool: Pool | None, progress: BuildProgress, lock: ExitStack) -> Store:
+        """Fit the codec to a sample of the corpus, lock the store's address and create the store there."""
+        # The plan of a new store has at least one shard, and so the pool is open.
+        assert pool is not None
+        calibration = self._calibration(job, pool, progress)
+        lock.enter_context(build_lock(job.uri))
+        assets = {
+            CONNECTOR_ASSET: save_tensors(job.checkpoint.connector.state()),
+            PLAN_ASSET: self.plan.to_json(),
+            CONFIG_ASSET: job.config.model_dump_json().encode(),
+            **calibration,
+        }
+        return Store.create(job.uri, meta=job.meta, assets=assets)
+
+    def is_last(self, job: Job) -> bool:  # noqa: ARG002
+        """Return True: the store equals the corpus after this turn."""
+        return True
+
+    def _calibration(self, job: Job, pool: Pool, progress: BuildProgress) -> dict[str, bytes]:
+        """Return the calibration of the job's codec as an asset, if the codec has one."""
+        codec = codec_by_name(job.config.store.codec)
+        if not is_calibrated(codec):
+            return {}
+        progress.calibrating(codec.name)
+        calibration, prediction = calibrate(codec, pool, self.plan, job.dim)
+        assert calibration is not None
+        progress.calibrated(prediction)
+        return {calibration.asset: calibration.to_bytes()}
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Do what is left of the plan in force, which may be nothing.
+
+    Attributes:
+        plan: plan in force, with the present paths of the corpus.
+        store: store at the version at which the turn was chosen.
+    """
+
+    plan: Plan
+    store: Store
+
+    @property
+    def todo(self) -> tuple[Shard, ...]:
+        """Shards of the plan that are not committed yet."""
+        return self.plan.missing(done_shards(self.store))
+
+    def begin(self, job: Job, pool: Pool | None, progress: BuildProgress, lock: ExitStack) -> Store:  # noqa: ARG002
+        """Return the store as it is: its plan has begun."""
+        return self.store
+
+    def is_last(self, job: Job) -> bool:
+        """Return True unless the plan was made without ``prune``, or documents were deleted by id since."""
+        return not is_behind(job, Store.open(job.uri), self.plan)
+
+
+@dataclass(frozen=True)
+class Update:
+    """Replace a finished plan, or one that is given up, by a plan of what differs between the store and the corpus.
+
+    Attributes:
+        plan: plan of the new and changed documents.
+        store: store at the version that the corpus was compared with.
+        gone: addresses of the rows to delete, ``(k,)`` uint64.
+    """
+
+    plan: Plan
+    store: Store
+    gone: np.ndarray
+
+    @property
+    def todo(self) -> tuple[Shard, ...]:
+        """All shards of the plan, which may have none."""
+        return self.plan.shards
+
+    def begin(self, job: Job, pool: Pool | None, progress: BuildProgress, lock: ExitStack) -> Store | None:  # noqa: ARG002
+        """Delete the rows that are gone and put the plan in force.
+
+        Returns:
+            The store with its new plan; None if another process changed the store since it was compared.
+        """
+        if not begin_update(self.store, self.plan.to_json(), self.gone):
+            return None
+        return self.store.refresh()
+
+    def is_last(self, job: Job) -> bool:  # noqa: ARG002
+        """Return True: the store equals the corpus after this turn."""
+        return True
+
+
+Turn = Create | Resume | Update
+
+
+def next_turn(job: Job, corpus: Corpus, progress: BuildProgress) -> Turn:
+    """Choose what to do next. This only reads.
+
+    Raises:
+        InputError: corpus, store and settings do not fit together.
+    """
+    if not Store.exists(job.uri):
+        progress.planning(len(corpus.sources))
+        shard_documents = job.config.run.shard_documents
+        return Create(plan_corpus(corpus, shard_documents=shard_documents, on_records=progress.planned_records))
+    store = Store.open(job.uri)
+    job.require_same_settings(store)
+    former = current_plan(store)
+    if not job.replan:
+        if former.missing(done_shards(store)):
+            return Resume(resume_plan(former, corpus), store)
+        if not is_behind(job, store, former):
+            # A corpus that is not the planned one is compared with the store.
+            with suppress(PlanMismatchError):
+                return Resume(resume_plan(former, corpus), store)
+    progress.planning(len(corpus.sources))
+    return _plan_update(job, corpus, store, former, progress)
+
+
+def is_behind(job: Job, store: Store, plan: Plan) -> bool:
+    """Return True if a store differs from the corpus of its plan even when all shards are done."""
+    keeps_gone = plan.changes is not None and plan.changes.gone > 0
+    return is_altered(store.table) or (job.prune and keeps_gone)
+
+
+def _plan_update(job: Job, corpus: Corpus, store: Store, former: Plan, progress: BuildProgress) -> Update:
+    contents = Contents.of(store)
+    keeps_title = "title" in store.meta.optional_columns
+    plan = plan_corpus(
+        corpus,
+        shard_documents=job.config.run.shard_documents,
+        first=former.next,
+        comparison=Comparison(contents, job.config.compression, keeps_title, job.prune),
+        on_records=progress.planned_records,
+    )
+    gone = contents.unseen
+    if job.prune and plan.rejected and gone.size:
+        raise CorpusError(
+            f"--prune would delete {gone.size:,} documents, and some of them may be among the "
+            f"{sum(plan.rejected.values()):,} records of the corpus that cannot be used: a broken record does not say "
+            "which document it is. Fix the corpus, or leave out --prune."
+        )
+    return Update(plan, store, gone if job.prune else np.empty(0, np.uint64))

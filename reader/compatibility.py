@@ -1,0 +1,23 @@
+"""Check that a store and a checkpoint belong together."""
+
+from ..errors import FingerprintMismatchError
+from ..model.families import Checkpoint
+from ..store import Fingerprint
+from .reader import Reader
+
+
+def require_checkpoint(reader: Reader, checkpoint: Checkpoint) -> None:
+    """Check that a store's memory was made by a checkpoint.
+
+    The store's fingerprint must hold every component of the checkpoint's identity, with the same value.
+
+    Raises:
+        FingerprintMismatchError: showing both values of each component that differs.
+    """
+    stored = reader.meta.fingerprint.components
+    made_by = Fingerprint({name: stored.get(name, "") for name in checkpoint.identity})
+    if differences := made_by.differences(Fingerprint(checkpoint.identity)):
+        raise FingerprintMismatchError(
+            f"{checkpoint.path}: the store's memory was made by another checkpoint. They differ in "
+            f"{'; '.join(differences)} (store | checkpoint). Load the checkpoint that the store was built with."
+        )

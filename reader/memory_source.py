@@ -1,0 +1,67 @@
+"""The seam between documents and their memory: ``MemorySource``, the stored one behind it, and a fake for tests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+
+from ..configs.names import Stage
+from ..errors import MissingDocumentsError, some
+from ..model.memory import Memory
+from .reader import Reader
+
+
+class MemorySource(Protocol):
+    """Provides the memory of the documents that a question is answered from."""
+
+    def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:
+        """Return the memory of documents, in request order.
+
+        Args:
+            question: the question. Memory may depend on it.
+            doc_ids: ids of the documents. An id may be given twice.
+
+        Raises:
+            MissingDocumentsError: naming every id that the source does not hold.
+        """
+        ...
+
+
+class StoredMemory:
+    """A memory source that fetches memory from a store, where it is the same for every question."""
+
+    def __init__(self, reader: Reader):
+        self._reader = reader
+
+    def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:  # noqa: ARG002 stored memory fits any question
+        """Return the documents' memory at the stage at which the store keeps it (see ``Reader.fetch``)."""
+        return self._reader.fetch(doc_ids)
+
+
+class FakeMemorySource:
+    """A memory source for tests, which holds its documents in a dict.
+
+    Args:
+        documents: ``(n_mem, dim)`` vectors of each document, by id; at least one document.
+        stage: stage of the vectors.
+        connector: digest of the connector that belongs to them.
+
+    Attributes:
+        asked: the questions and ids of all calls so far.
+    """
+
+    def __init__(self, documents: Mapping[str, torch.Tensor], *, stage: Stage = "embedding", connector: str = ""):
+        self._documents = documents
+        self._stage: Stage = stage
+        self._connector = connector
+        self.asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:
+        """Return the documents' vectors as they were given."""
+        self.asked.append((question, tuple(doc_ids)))
+        if missing := [doc_id for doc_id in doc_ids if doc_id not in self._documents]:
+            raise MissingDocumentsError(f"the fake holds no {some(missing)}.", missing)
+        none = next(iter(self._documents.values()))[:0]
+        values = [self._documents[doc_id] for doc_id in doc_ids]
+        lengths = tuple(map(len, values))
+        return Memory(torch.cat([none, *values]), lengths, self._stage, self._connector, tuple(doc_ids))

@@ -1,0 +1,52 @@
+"""The commands ``delete``, ``compact`` and ``recode``."""
+
+import json
+import shutil
+
+from pisco_index import Reader
+
+
+def test_documents_are_deleted_and_the_store_is_compacted(folder, run, tmp_path):
+    store = shutil.copytree(folder / "store", tmp_path / "store")
+    missing = run("delete", store, "d1", "d99")
+    assert missing.exit_code == 2
+    assert "'d99'" in missing.output
+    (tmp_path / "ids").write_text("d2\n\nd98\n", "utf-8")
+    shown = run("delete", store, "d1", "d99", "--ids", tmp_path / "ids", "--skip-missing")
+    assert shown.exit_code == 0, shown.output
+    assert "2 documents deleted, 2 not found: 'd99', 'd98'" in shown.stdout
+    assert json.loads(run("delete", store, "d5", "--json").stdout) == {"deleted": 1, "missing": []}
+    without_ids = run("delete", store)
+    assert without_ids.exit_code == 2
+    assert "give ids, or --ids FILE" in without_ids.stderr
+    (tmp_path / "ids").write_bytes(b"\xff\n")
+    refused = run("delete", store, "--ids", tmp_path / "ids")
+    assert refused.exit_code == 2
+    assert "is not UTF-8 at byte 0" in refused.output
+
+    shown = run("compact", store)
+    assert shown.exit_code == 0, shown.output
+    assert "fragments" in shown.stdout
+    assert "--older-than 0 drops them" in shown.stdout
+    compaction = json.loads(run("compact", store, "--older-than", 0, "--json").stdout)
+    assert (compaction["fragments"], compaction["versions"]) == (1, 1)
+    with Reader(store) as reader:
+        assert set(reader.ids()) == {f"d{n}" for n in range(12)} - {"d1", "d2", "d5"}
+
+
+def test_recode(folder, run, build, tmp_path):
+    recode = ("recode", folder / "store", "--codec", "int4", "-o", tmp_path / "int4")
+    shown = run(*recode)
+    assert shown.exit_code == 0, shown.output
+    assert "codec int4: " in shown.stdout
+    assert "12 documents in 1 shard (0 before)" in shown.stdout
+    again = json.loads(run(*recode, "--json").stdout)
+    assert (again["done_before"], again["documents"], again["prediction"]) == (1, 12, None)
+    assert "codec int4" in run("info", tmp_path / "int4").stdout
+    resume = ("-o", tmp_path / "int4", "-c", "beir")
+    assert "was begun with codec 'int4', not 'int8'" in build(*resume).stderr
+    assert json.loads(build(*resume, "--codec", "int4", "--json").stdout)["committed"] == 0
+    for codec, message in (("bf16", "keeps less than bf16"), ("zip", "zip")):
+        refused = run("recode", folder / "store", "--codec", codec, "-o", tmp_path / codec)
+        assert refused.exit_code == 2
+        assert message in refused.stderr

@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from pisco_index.model.forward import kernels
+from pisco_index.model.forward.attention import padded_attention
+from pisco_index.model.forward.kernels import choose_attention
+
+
+def test_a_cpu_pads():
+    assert choose_attention(torch.device("cpu"), torch.bfloat16, heads=4, key_heads=2, head_dim=8) is padded_attention
+
+
+class TestChoiceOnAGpu:
+    """The choice on a GPU, with this CPU in its place: wrong or missing kernels are not used."""
+
+    @pytest.fixture
+    def choose(self, monkeypatch):
+        class Device(str):
+            type = "cuda"
+
+        def choose(given, seconds):
+            for name, kernel in given.items():
+                monkeypatch.setattr(kernels, name, kernel)
+            monkeypatch.setattr(kernels._Sample, "repeats", 1)
+            monkeypatch.setattr(kernels._Sample, "seconds", lambda self, kernel: seconds[kernel])
+            return choose_attention(Device("cpu"), torch.bfloat16, heads=4, key_heads=2, head_dim=8)
+
+        return choose
+
+    def test_the_fastest_kernel_is_chosen(self, choose):
+        def one(*arguments, **options):
+            return padded_attention(*arguments, **options)
+
+        def other(*arguments, **options):
+            return padded_attention(*arguments, **options)
+
+        assert choose({"torch_attention": one, "flash_attention": other}, {one: 2.0, other: 1.0}) is other
+
+    def test_a_wrong_kernel_is_not(self, choose, caplog):
+        def right(*arguments, **options):
+            return padded_attention(*arguments, **options)
+
+        def forgets_the_window(*arguments, window, **options):
+            return padded_attention(*arguments, **options)
+
+        given = {"torch_attention": forgets_the_window, "flash_attention": right}
+        assert choose(given, {forgets_the_window: 1.0, right: 2.0}) is right
+        assert "The attention of torch computes wrong values" in caplog.text
+
+    def test_a_kernel_that_returns_nan_is_not(self, choose):
+        def right(*arguments, **options):
+            return padded_attention(*arguments, **options)
+
+        def no_numbers_in_windows(*arguments, window, **options):
+            found = padded_attention(*arguments, window=window, **options)
+            return found if window is None else found * torch.nan
+
+        given = {"torch_attention": no_numbers_in_windows, "flash_attention": right}
+        assert choose(given, {no_numbers_in_windows: 1.0, right: 2.0}) is right
+
+    def test_without_a_kernel_attention_is_padded(self, choose):
+        def missing(*arguments, **options):
+            raise ImportError("no such package")
+
+        def unfit(*arguments, **options):
+            raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+
+        assert choose({"torch_attention": unfit, "flash_attention": missing}, {}) is padded_attention
+
+
+@pytest.mark.parametrize(
+    ("causal", "window", "expected"), [(True, None, (-1, 0)), (True, 4, (3, 0)), (False, None, (-1, -1))]
+)
+def test_kernels_count_a_window_without_the_token_itself(causal, window, expected):
+    assert kernels._window(causal, window) == expected

@@ -1,0 +1,110 @@
+"""Planning: deterministic shards that cover a validated corpus exactly once."""
+
+import gzip
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pisco_index.configs import CorpusConfig
+from pisco_index.corpus import open_corpus
+from pisco_index.errors import CorpusError
+from pisco_index.pipeline.planning.planner import plan_corpus
+
+from .conftest import documents, ids_by_shard, plan, write
+
+
+def test_shards_hold_every_document_once_in_order(tmp_path):
+    found = plan(write(tmp_path / "a.jsonl", documents(10)))
+    assert ids_by_shard(found) == [["d0", "d1", "d2", "d3"], ["d4", "d5", "d6", "d7"], ["d8", "d9"]]
+    assert [shard.number for shard in found.shards] == [0, 1, 2]
+    assert [shard.records for shard in found.shards] == [4, 4, 2]
+    assert found.characters == 10 * len("some text")
+
+
+def test_a_shard_spans_small_files(tmp_path):
+    for n in range(5):
+        write(tmp_path / "many" / f"{n}.jsonl", documents(1, start=n))
+    found = plan(tmp_path / "many")
+    assert ids_by_shard(found) == [["d0", "d1", "d2", "d3"], ["d4"]]
+
+
+def test_long_records_make_shards_of_fewer(tmp_path):
+    found = plan(write(tmp_path / "a.jsonl", documents(6, text="x" * 2000)))
+    assert [shard.records for shard in found.shards] == [2, 2, 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 9))
+def test_any_corpus_is_covered_exactly_once(tmp_path_factory, sizes, shard_documents):
+    folder = tmp_path_factory.mktemp("corpus")
+    start = 0
+    for number, size in enumerate(sizes):
+        write(folder / f"{number}.jsonl", documents(size, start=start))
+        start += size
+    if not start:
+        with pytest.raises(CorpusError, match="holds no document"):
+            plan(folder, shard_documents=shard_documents)
+        return
+    found = plan(folder, shard_documents=shard_documents)
+    assert [doc for shard in ids_by_shard(found) for doc in shard] == [f"d{n}" for n in range(start)]
+    assert all(shard.records for shard in found.shards)
+
+
+def test_planning_twice_gives_the_same_plan(tmp_path):
+    path = write(tmp_path / "a.jsonl", documents(10))
+    assert plan(path) == plan(path)
+    assert plan(path) != plan(path, shard_documents=3)
+
+
+@pytest.mark.fault(
+    "An id occurs twice.",
+    "Planning is refused, naming both places.",
+)
+def test_a_duplicate_id_names_both_places(tmp_path):
+    first = write(tmp_path / "in" / "a.jsonl", documents(3))
+    second = write(tmp_path / "in" / "b.jsonl", [*documents(2, start=7), {"id": "d1", "text": ""}])
+    with pytest.raises(CorpusError, match=r"'d1' occurs twice: .*a\.jsonl, record 2 and .*b\.jsonl, record 3"):
+        plan(first, second)
+
+
+def test_an_empty_corpus_says_what_was_looked_at(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n\n")
+    with pytest.raises(CorpusError, match="holds no document"):
+        plan(path)
+
+
+def test_planning_reports_its_progress(tmp_path):
+    counts = []
+    corpus = open_corpus([write(tmp_path / "a.jsonl", documents(3))], CorpusConfig())
+    plan_corpus(corpus, shard_documents=4, on_records=counts.append)
+    assert counts == [3]
+
+
+def test_compressed_copies_are_planned_alike(tmp_path):
+    raw = write(tmp_path / "raw.jsonl", documents(10))
+    packed = tmp_path / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress(raw.read_bytes()))
+    assert ids_by_shard(plan(raw)) == ids_by_shard(plan(packed))
+
+
+def test_what_is_dropped_is_counted(tmp_path):
+    path = tmp_path / "dump.xml"
+    page = (
+        "<page><title>{0}</title><ns>{1}</ns><id>{2}</id>{3}"
+        "<revision><id>1</id><text>{0} is prose.</text></revision></page>"
+    )
+    pages = [
+        page.format("A", 0, 1, ""),
+        page.format("B", 0, 2, '<redirect title="A"/>'),
+        page.format("Talk:A", 1, 3, ""),
+    ]
+    path.write_text(
+        '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="en"><siteinfo><namespaces>'
+        '<namespace key="0"/></namespaces></siteinfo>' + "".join(pages) + "</mediawiki>"
+    )
+    found = plan(path)
+    assert Counter(found.dropped) == {"redirect": 1, "other namespace": 1}
+    assert ids_by_shard(found) == [["1#0"]]

@@ -1,0 +1,59 @@
+"""A retriever finds the documents of questions, best first; a TREC run is one."""
+
+import pytest
+
+from pisco_index.errors import QuestionsError
+from pisco_index.reader.retriever import FakeRetriever, Hit, Retriever, RunFile
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Write a run and return its path."""
+
+    def write(*lines):
+        path = tmp_path / "run.trec"
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(params=["run", "fake"])
+def retriever(request, run):
+    """Each retriever, with two documents for question q1 and one for q2."""
+    if request.param == "run":
+        return RunFile(run("q1 Q0 a 1 1 x", "q1 Q0 b 2 0.5 x", "q2 Q0 c 1 1 x"))
+    return FakeRetriever({"Who?": ["a", "b"], "Where?": ["c"]})
+
+
+def test_documents_come_best_first_question_by_question(retriever: Retriever):
+    found = retriever.retrieve({"q2": "Where?", "q1": "Who?", "q3": "Why?"}, hits=2)
+    assert list(found.items()) == [("q2", (Hit("c", 1.0),)), ("q1", (Hit("a", 1.0), Hit("b", 0.5))), ("q3", ())]
+    assert retriever.retrieve({"q1": "Who?"}, hits=1) == {"q1": (Hit("a", 1.0),)}
+
+
+def test_a_run_is_ordered_by_falling_score_and_then_rank(run):
+    path = run(
+        "q1 Q0 low 1 0.5 x", "q1 Q0 tie-2 4 2 x", "q2\tQ0\tdoc#0\t1\t-3\tx", "q1 Q0 tie-1 3 2.0 x",
+        "", "q1 Q0 high 9 1e2 x", "q1 Q0 a\u00a0b 8 -1 x\r",
+    )  # fmt: skip
+    found = RunFile(path)
+    assert found.queries == {"q1", "q2"}
+    ranked = found.retrieve({"q1": "", "q2": ""}, hits=9)
+    scores = [("high", 100), ("tie-1", 2), ("tie-2", 2), ("low", 0.5), ("a\u00a0b", -1)]
+    assert ranked == {"q1": tuple(scores), "q2": (("doc#0", -3),)}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("q1 Q0 d 1 1", "line 2: a line of a TREC run has the 6 fields .* this one has 5"),
+        ("q1 Q0 New York 1 1 x", "this one has 7. Ids with white space do not fit"),
+        ("q1 Q0 d one 1 x", "line 2: rank 'one' and score '1' must be"),
+        ("q1 Q0 d 1 nan x", "line 2: rank '1' and score 'nan' must be"),
+        ("q1 Q0 c 1 1 x", "line 2: query 'q1' has the document 'c' twice"),
+    ],
+)
+def test_a_bad_line_is_named(run, line, message):
+    with pytest.raises(QuestionsError, match=r"run\.trec, " + f".*{message}"):
+        RunFile(run("q1 Q0 c 1 1 x", line))
