@@ -55,6 +55,7 @@ format: $(DEV_STAMP)  ## Fix lint and format the code
 
 bench: install  ## Run four benchmarks: compressor, build, answers, fetch
 	$(BIN)/python benchmarks/compress.py
+	$(BIN)/python benchmarks/compress.py --family cocom
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/answers.py
 	$(BIN)/python benchmarks/fetch.py --documents 20000

@@ -11,7 +11,7 @@ from .model.families import open_checkpoint as open_checkpoint
 from .model.memory import Memory as Memory
 from .model.tiny import new_tiny_checkpoint as new_tiny_checkpoint
 from .pipeline.build import build as build
-from .pipeline.build import dry_run as dry_run
+from .pipeline.estimate import dry_run as dry_run
 from .pipeline.integrity import repair as repair
 from .pipeline.integrity import verify as verify
 from .pipeline.watch.running import run_status as run_status

@@ -40,8 +40,8 @@ COMMANDS: dict[str, _Commands] = {
 # Groups of commands, each with its help text: `pisco-index train pretrain`.
 GROUPS: dict[str, tuple[str, _Commands]] = {
     "checkpoint": (
-        "Make and inspect checkpoints.",
-        {"new": checkpoint.new, "inspect": checkpoint.inspect},
+        "Make, inspect and convert checkpoints.",
+        {"new": checkpoint.new, "inspect": checkpoint.inspect, "convert": checkpoint.convert},
     ),
     "train": (
         "Train checkpoints, and make training data.",

@@ -147,15 +147,15 @@ def ways_to_compress(
         return model
 
     def compressor(compiled: bool) -> Compressor:
-        connector, budget = Connector(shape.hidden_size, 8, 8), args.token_budget
-        return Compressor(base(), connector, memory_token_id=MEMORY, token_budget=budget, compiled=compiled)
+        options = {"memory_token_ids": (MEMORY,), "token_budget": args.token_budget}
+        return Compressor(base(), Connector(shape.hidden_size, 8, 8), compiled=compiled, **options)
 
     # Ours gets arrays, as in a build.
     arrays = {len(each): Passages.of(each) for each in (few, passages)}
     packed, plain = compressor(compiled=False), base()
     budget = packed.token_budget
     ways = {
-        "reference": Way(lambda given: compress_naively(naive, given, REFERENCE_BATCH), few),
+        "reference": Way(lambda given: compress_naively(naive, given, REFERENCE_BATCH, (MEMORY,)), few),
         "padded": Way(lambda given: compress_padded(plain, given, budget), passages),
         "packed": Way(lambda given: packed.compress(arrays[len(given)]).values, passages),
     }

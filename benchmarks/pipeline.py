@@ -75,7 +75,7 @@ class Device:
         ends, start = offsets(passages.lengths), 0 if self.in_shard else len(passages)
         while start < len(passages):
             stop = max(start + 1, int(np.searchsorted(ends, ends[start] + TOKEN_BUDGET, "right")) - 1)
-            pack(passages, np.arange(start, stop), self._memory_token_id)
+            pack(passages, np.arange(start, stop), (self._memory_token_id,))
             tokens = int(ends[stop] - ends[start])
             launched.add(self._launch(tokens), stop - start, tokens)
             start = stop

@@ -9,7 +9,21 @@ from rich.table import Table
 
 from ..configs.names import CodecName, Dtype, Stage
 from .console import Output, Piece, bar, count, printable
-from .options import BatchSize, CheckpointDir, DecoderBase, Device, Documents, Json, MaxNewTokens, Run, Uri, choice_of
+from .options import (
+    BatchSize,
+    CheckpointDir,
+    CompressorBase,
+    DecoderBase,
+    Device,
+    Documents,
+    Json,
+    MaxNewTokens,
+    QueryExtra,
+    RepetitionPenalty,
+    Run,
+    Uri,
+    choice_of,
+)
 
 if TYPE_CHECKING:
     from ..evaluation.results import Evaluation
@@ -24,26 +38,32 @@ def ask(
     doc: Annotated[list[str], typer.Option("--doc", "-d", metavar="ID", help="Document to answer from. Repeatable.")],
     checkpoint: CheckpointDir,
     decoder_base: DecoderBase = None,
+    compressor_base: CompressorBase = None,
+    query_extra: QueryExtra = 64,
     max_new_tokens: MaxNewTokens = 128,
+    repetition_penalty: RepetitionPenalty = None,
     dtype: DecoderDtype = "bfloat16",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Answer a question from the stored memory of documents.
+    """Answer a question from the memory of documents, stored or made of their stored text with the question.
 
     Example: pisco-index ask index/ "Where does the Nile end?" -d doc-1 -d doc-2 -k CHECKPOINT
     """
+    from ..model.families import open_checkpoint
     from ..reader.ask import ask as answer_question
 
     answer = answer_question(
         uri,
-        checkpoint,
+        open_checkpoint(
+            checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
+        ),
         question,
         doc,
-        decoder_base=decoder_base,
         dtype=dtype,
         device=device,
         max_new_tokens=max_new_tokens,
+        repetition_penalty=repetition_penalty,
     )
     Output(as_json).show(answer, lambda answer: [printable(answer.text)])
 
@@ -74,7 +94,10 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Write each answer and its scores to FILE, as JSON lines.")
     ] = None,
     decoder_base: DecoderBase = None,
+    compressor_base: CompressorBase = None,
+    query_extra: QueryExtra = 64,
     max_new_tokens: MaxNewTokens = 128,
+    repetition_penalty: RepetitionPenalty = None,
     batch_size: BatchSize = 32,
     dtype: DecoderDtype = "bfloat16",
     device: Device = "auto",
@@ -85,13 +108,17 @@ def evaluate(
     Example: pisco-index eval index/ -q questions.jsonl -k CHECKPOINT --codec int4
     """
     from ..evaluation.evaluate import evaluate as score_answers
+    from ..model.families import open_checkpoint
 
     if answers is not None and not answers.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {answers.parent}", param_hint="--answers")
+    opened = open_checkpoint(
+        checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
+    )
     with bar("answers") as progress:
         evaluation = score_answers(
             uri,
-            checkpoint,
+            opened,
             questions,
             run=run,
             documents=documents,
@@ -99,10 +126,10 @@ def evaluate(
             codecs=[each.value for each in codec or ()],
             stage=stage,
             text=not no_text,
-            decoder_base=decoder_base,
             dtype=dtype,
             device=device,
             max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
             batch_size=batch_size,
             progress=progress,
         )

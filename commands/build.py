@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ from .console import (
     say,
     size,
 )
-from .options import CheckpointDir, Corpus, Given, Json, Preset, flags_of
+from .options import CheckpointDir, CompressorBase, Corpus, DecoderBase, Given, Json, Preset, flags_of
 
 if TYPE_CHECKING:
     from ..pipeline.estimate import Estimate
@@ -37,6 +37,8 @@ def build(
     config: Preset = None,
     *,
     given: Given,
+    decoder_base: DecoderBase = None,
+    compressor_base: CompressorBase = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete documents that are not in CORPUS, which must be the whole corpus.")
     ] = False,
@@ -63,17 +65,18 @@ def build(
 
     Example: pisco-index build corpus.jsonl --preset beir -k CHECKPOINT -o index/
     """
-    from ..pipeline import build as pipeline
+    from ..pipeline.build import build as build_store
+    from ..pipeline.estimate import dry_run as estimate
 
     settings = load_config(config, given)
     progress = _listeners(events, metrics_port, metrics_host)
     output = Output(as_json)
+    inputs = corpus, checkpoint, to, settings
+    options: Any = {"decoder_base": decoder_base, "compressor_base": compressor_base, "prune": prune, "replan": replan}
     if dry_run:
-        estimate = pipeline.dry_run(corpus, checkpoint, to, settings, prune=prune, replan=replan, progress=progress)
-        output.show(estimate, _estimated)
+        output.show(estimate(*inputs, **options, progress=progress), _estimated)
     else:
-        report = pipeline.build(corpus, checkpoint, to, settings, prune=prune, replan=replan, progress=progress)
-        output.show(report, _built)
+        output.show(build_store(*inputs, **options, progress=progress), _built)
 
 
 def _listeners(events: Path | None, metrics_port: int | None, metrics_host: str) -> "Listeners":
@@ -103,7 +106,6 @@ def _built(report: "BuildReport") -> Iterator[Piece]:
 
 
 def _estimated(estimate: "Estimate") -> Iterator[Piece]:
-    slowest, fastest = estimate.passages_per_s_range
     yield from rows(
         {
             "records": f"{estimate.records:,} in {count(estimate.shards, 'shard')}",
@@ -113,10 +115,17 @@ def _estimated(estimate: "Estimate") -> Iterator[Piece]:
             "memory tokens": f"{estimate.memory_tokens:,}",
             "store": size(estimate.store_bytes),
             "codec": describe_prediction(estimate.codec).removeprefix("codec "),
-            "speed": f"{estimate.passages_per_s:,.1f} passages/s on {estimate.device} "
-            f"({slowest:,.1f} to {fastest:,.1f} in the trials)",
-            "time": f"{duration(estimate.seconds)} of computing with {count(estimate.workers, 'worker')}",
+            **(_speed(estimate) if estimate.passages else {}),
             **({"update": by_change(estimate.changes)} if estimate.changes else {}),
             **({"rejected": by_reason(estimate.rejected)} if estimate.rejected else {}),
         }
     )
+
+
+def _speed(estimate: "Estimate") -> dict[str, str]:
+    slowest, fastest = estimate.passages_per_s_range
+    return {
+        "speed": f"{estimate.passages_per_s:,.1f} passages/s on {estimate.device} "
+        f"({slowest:,.1f} to {fastest:,.1f} in the trials)",
+        "time": f"{duration(estimate.seconds)} of computing with {count(estimate.workers, 'worker')}",
+    }

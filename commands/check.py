@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..errors import BuildIncompleteError
 from .console import Output, Piece, bar, count, printable, size
-from .options import Device, Json, Uri
+from .options import CompressorBase, DecoderBase, Device, Json, Uri
 
 if TYPE_CHECKING:
     from ..pipeline.integrity import RepairReport, VerifyReport
@@ -26,6 +26,8 @@ def verify(
     corpus: Annotated[
         list[Path] | None, typer.Option(metavar="PATH", help="Corpus to read the sample from. Repeatable.")
     ] = None,
+    decoder_base: DecoderBase = None,
+    compressor_base: CompressorBase = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -37,7 +39,14 @@ def verify(
 
     with bar("rows") as progress:
         report = integrity.verify(
-            uri, checkpoint=checkpoint, corpus=corpus or (), sample=sample, device=device, progress=progress
+            uri,
+            checkpoint=checkpoint,
+            corpus=corpus or (),
+            sample=sample,
+            device=device,
+            decoder_base=decoder_base,
+            compressor_base=compressor_base,
+            progress=progress,
         )
     Output(as_json).show(report, _verified)
     if not report.is_sound:

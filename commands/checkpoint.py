@@ -1,13 +1,17 @@
-"""The commands ``checkpoint new`` and ``checkpoint inspect``."""
+"""The commands ``checkpoint new``, ``checkpoint inspect`` and ``checkpoint convert``."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import Output, Piece, rows, say
-from .options import Json
+from ..configs.names import ExportDtype
+from .console import Output, Piece, rows, say, size
+from .options import CompressorBase, DecoderBase, Json
+
+if TYPE_CHECKING:
+    from ..model.families.convert import Converted
 
 
 def new(
@@ -52,12 +56,53 @@ def new(
 
 def inspect(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint folder.")],
+    decoder_base: DecoderBase = None,
+    compressor_base: CompressorBase = None,
     as_json: Json = False,
 ) -> None:
     """Open and check every part of a checkpoint, and describe its models, widths and digests."""
     from ..model.families import open_checkpoint
 
-    Output(as_json).show(open_checkpoint(folder).describe(), _described)
+    opened = open_checkpoint(folder, decoder_base=decoder_base, compressor_base=compressor_base)
+    Output(as_json).show(opened.describe(), _described)
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the merged checkpoint.")],
+    decoder_base: DecoderBase = None,
+    compressor_base: CompressorBase = None,
+    dtype: Annotated[
+        ExportDtype,
+        typer.Option(help="Dtype of the weights. 16 bits round them, as loading the original in 16 bits does."),
+    ] = "bfloat16",
+    as_json: Json = False,
+) -> None:
+    """Merge a checkpoint of family cocom, oscar or cocom-v1 into one folder that needs no base model.
+
+    Stores of the original are read with it. Both must compute the same before OUT appears.
+    Example: pisco-index checkpoint convert pisco-mistral/ merged/ --base Mistral-7B-Instruct-v0.2/
+    """
+    import torch
+
+    from ..model.families import open_checkpoint
+    from ..model.families.convert import convert_checkpoint
+
+    opened = open_checkpoint(checkpoint, decoder_base=decoder_base, compressor_base=compressor_base)
+    Output(as_json).show(convert_checkpoint(opened, out, dtype=getattr(torch, dtype)), _converted)
+
+
+def _converted(converted: "Converted") -> Iterator[Piece]:
+    yield from rows(
+        {
+            "written": f"{converted.path}, {size(converted.bytes)}",
+            "family": converted.family,
+            "dtype": converted.dtype,
+            "memory": f"differs by {converted.memory_difference:.1g} of its largest value, "
+            f"cosine at least {converted.memory_cosine:.6f}",
+            "first logits": f"differ by {converted.logits_difference:.1g} of their largest value",
+        }
+    )
 
 
 def _described(description: Mapping[str, Any]) -> Iterator[Piece]:

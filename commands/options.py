@@ -31,7 +31,28 @@ Documents = Annotated[
         "--documents", "-n", min=1, help="Number of documents per question. Default: 5 with --run, otherwise all."
     ),
 ]
-DecoderBase = Annotated[str | None, typer.Option(help="Folder of the base decoder, instead of the checkpoint's.")]
+DecoderBase = Annotated[
+    str | None,
+    typer.Option("--decoder-base", "--base", help="Folder of the base decoder, instead of the checkpoint's."),
+]
+CompressorBase = Annotated[
+    str | None, typer.Option(help="Folder of the compressor's base model, instead of the checkpoint's.")
+]
+QueryExtra = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Tokens that a question may take beside a document, if memory is made at question time. "
+        "The released entry of OSCAR has 0.",
+    ),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        help="Factor by which tokens that an answer has already become less likely; 1: none. Default: the model's own.",
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens in an answer.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of questions to answer at once.")]
 Device = Annotated[str, typer.Option(help="Device to compute on: cpu, cuda, …; auto uses a GPU if there is one.")]

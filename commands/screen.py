@@ -45,13 +45,21 @@ class _Screen(Tally):
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         super().__init__(clock)
         self._console = console
+        self._verb = "compressing"
+
+    def keeping_text(self, fields: Sequence[str]) -> None:
+        self._verb = "storing the text of"
+        self._say(
+            "memory is made at question time, because the checkpoint compresses a document with the question: "
+            f"storing {' and '.join(fields)}, and no memory"
+        )
 
     def calibrated(self, prediction: Prediction) -> None:
         self._say(describe_prediction(prediction))
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
         super().started(shards, done, characters, where)
-        self._say(f"compressing {shards - done:,} of {count(shards, 'shard')} in {where}")
+        self._say(f"{self._verb} {shards - done:,} of {count(shards, 'shard')} in {where}")
 
     def finished_shard(self, number: int, documents: int, tokens: int, size: int) -> None:
         super().finished_shard(number, documents, tokens, size)

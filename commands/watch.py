@@ -63,7 +63,9 @@ def _held(status: "BuildStatus") -> Iterator[Piece]:
             "on disk": size(store.disk_bytes)
             if store.disk_bytes is not None
             else f"{size(store.table_bytes)} in the latest version; older versions in an object store are not counted",
-            "vectors": f"stage {store.stage}, {store.dim} wide, codec {store.codec}{fallbacks(store.fallbacks)}",
+            "vectors": f"stage {store.stage}, {store.dim} wide, codec {store.codec}{fallbacks(store.fallbacks)}"
+            if store.holds_memory
+            else "none: the store keeps texts, and memory is made at question time",
             "shards": f"{status.shards_planned - missing:,} of {status.shards_planned:,} done"
             + (f"; missing {some(status.shards_missing)}" if missing else ""),
             **({"last update": by_change(status.changes)} if status.changes else {}),

@@ -1,5 +1,6 @@
 """Configuration of a build: the corpus, its compression, the store, and the machines that the build runs on."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -47,6 +48,11 @@ class CompressionConfig(Config):
             del settings["repeat_title"]
         return settings
 
+    @classmethod
+    def of(cls, components: Mapping[str, str]) -> "CompressionConfig":
+        """Return the settings that a store's fingerprint holds; defaults for those that it lacks."""
+        return cls.model_validate({key: components[key] for key in cls.model_fields if key in components})
+
     def input_text(self, text: str, title: str | None) -> str:
         """Return the text that is compressed for a document."""
         if not title:
@@ -66,10 +72,10 @@ class CompressionConfig(Config):
 class StoreConfig(Config):
     """Settings of the stored memory. They are fixed when the store is made."""
 
-    stage: Literal["auto", Stage] = Field(
+    stage: Literal["auto", "question", Stage] = Field(
         "auto",
-        description="Vectors to store: before the connector (hidden) or after it (embedding); "
-        "auto is hidden if the connector widens them.",
+        description="Vectors to store: before the connector (hidden) or after it (embedding); auto is hidden if the "
+        "connector widens them. question keeps the text only, for memory that is made with each question, as OSCAR's.",
     )
     codec: CodecName = Field(
         "int8",

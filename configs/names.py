@@ -5,6 +5,12 @@ from typing import Literal
 Stage = Literal["hidden", "embedding"]
 """Stage at which memory is taken: before the connector (compressor width) or after it (decoder width)."""
 
+MEMORY_AT_QUESTION = "at question time"
+"""Value of the component ``memory`` in the fingerprint of a store of texts, whose memory is made with each question."""
+
+DEFAULT_FAMILY = "pisco"
+"""Family of checkpoints whose identity names none: fingerprints of their stores are older than other families."""
+
 CodecName = Literal["fp32", "bf16", "bf16z", "int8", "int4", "klt3", "klt2"]
 """Codec that turns memory into bytes, from the largest to the smallest."""
 

@@ -11,7 +11,7 @@ from ..configs.names import Dtype, Stage
 from ..errors import MissingDocumentsError, PromptError, some
 from ..model.decoder import Decoder
 from ..model.device import choose_device
-from ..model.families import open_checkpoint
+from ..model.families import Checkpoint, open_checkpoint
 from ..model.memory import Memory
 from ..reader.questions import Question, read_questions
 from .conditions import Condition, EvaluatedStore, ShownDocuments, conditions
@@ -20,13 +20,12 @@ from .results import EvaluatedAnswer, Evaluation, summarise
 
 # Limits the documents that are in memory while all prompts are checked.
 _CHECKED_AT_ONCE = 256
-_STORED = Condition("stored")
 _Item = TypeVar("_Item")
 
 
 def evaluate(
     uri: str | Path,
-    checkpoint: str | Path,
+    checkpoint: str | Path | Checkpoint,
     questions: str | Path,
     *,
     run: str | Path | None = None,
@@ -36,9 +35,11 @@ def evaluate(
     stage: Stage | None = None,
     text: bool = True,
     decoder_base: str | None = None,
+    compressor_base: str | None = None,
     dtype: Dtype = "bfloat16",
     device: str = "auto",
     max_new_tokens: int = 128,
+    repetition_penalty: float | None = None,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -46,7 +47,7 @@ def evaluate(
 
     Args:
         uri: folder or object-store URI of the store.
-        checkpoint: folder of the checkpoint that the store was built with.
+        checkpoint: checkpoint that the store was built with, opened, or its folder.
         questions: file of questions, see ``read_questions``.
         run: TREC run that names the documents of each question; by default the questions name them.
         documents: number of documents to take of each question; by default 5 of a run, or all that a question names.
@@ -56,9 +57,12 @@ def evaluate(
         stage: stage to recode at; by default every available stage.
         text: True to answer from the documents' text too, if the store keeps it.
         decoder_base: base decoder to use in place of the one that the checkpoint names.
+        compressor_base: base of the compressor to use in place of the one that the checkpoint names.
         dtype: dtype of the decoder.
-        device: device of the decoder.
+        device: device of the models.
         max_new_tokens: largest number of tokens of an answer.
+        repetition_penalty: factor by which tokens that an answer already has become less likely; 1.0 for none; by
+            default what the checkpoint's family or the base decoder says.
         batch_size: number of questions that are answered together.
         progress: called with the number of answers so far and in all.
 
@@ -70,11 +74,14 @@ def evaluate(
         StoreError: if a store cannot be read, a codec is unknown, or a stage is not available.
     """
     read = read_questions(questions, run=run, documents=documents)
-    opened = open_checkpoint(checkpoint, decoder_base=decoder_base)
-    measured = EvaluatedStore(uri, opened)
-    compared = measured if reference is None else EvaluatedStore(reference, opened)
+    opened = checkpoint
+    if isinstance(opened, str | Path):
+        opened = open_checkpoint(opened, decoder_base=decoder_base, compressor_base=compressor_base)
+    device = choose_device(device)
+    measured = EvaluatedStore(uri, opened, device)
+    compared = measured if reference is None else EvaluatedStore(reference, opened, device)
     chosen = conditions(measured, compared, codecs, stage, text)
-    decoder = Decoder.load(opened, dtype=getattr(torch, dtype), device=choose_device(device))
+    decoder = Decoder.load(opened, dtype=getattr(torch, dtype), device=device, repetition_penalty=repetition_penalty)
     evaluator = _Evaluator(decoder, measured, compared, chosen, max_new_tokens)
     answers, rows = [], []
     for found, sizes in evaluator.run(read.asked, batch_size, progress):
@@ -156,9 +163,11 @@ class _Evaluator:
             if any(missing.values()):
                 continue
             for condition in tried:
-                self._prompts(chunk, condition, self.measured.show(rows[self.measured], condition), ids)
-            shown = self.reference.show(rows[self.reference], _STORED)
-            lengths += [len(prompt.open) for prompt in self._prompts(chunk, _STORED, shown, ids)]
+                shown = self.measured.show(rows[self.measured], condition, chunk, is_trial=True)
+                self._prompts(chunk, condition, shown)
+            own = self.reference.own
+            shown = self.reference.show(rows[self.reference], own, chunk, is_trial=True)
+            lengths += [len(prompt.open) for prompt in self._prompts(chunk, own, shown)]
         for store, absent in missing.items():
             if absent := list(dict.fromkeys(absent)):
                 raise MissingDocumentsError(
@@ -175,13 +184,14 @@ class _Evaluator:
         decoder = self.decoder
         ids = _documents_of(questions)
         rows = {store: store.fetch(ids) for store in {self.measured, self.reference}}
-        uncompressed = self.reference.show(rows[self.reference], _STORED)
-        expected = self._log_probs(self._prompts(questions, _STORED, uncompressed, ids))
+        own = self.reference.own
+        uncompressed = self.reference.show(rows[self.reference], own, questions)
+        expected = self._log_probs(self._prompts(questions, own, uncompressed))
         for condition in self.conditions:
             store = self.reference if condition.name == "recoded" else self.measured
-            shown = store.show(rows[store], condition)
-            prompts = self._prompts(questions, condition, shown, ids)
-            is_reference = condition.name == "stored" and self.measured is self.reference
+            is_reference = condition == own and self.measured is self.reference
+            shown = uncompressed if is_reference else store.show(rows[store], condition, questions)
+            prompts = self._prompts(questions, condition, shown)
             found = expected if is_reference else self._log_probs(prompts)
             generated = decoder.generate(
                 [p.open for p in prompts], [p.memory for p in prompts], max_new_tokens=self.max_new_tokens
@@ -190,25 +200,21 @@ class _Evaluator:
             scored = zip(questions, texts, prompts, expected, found, strict=True)
             yield condition, [_scored(condition, *each) for each in scored], dict(zip(ids, shown.sizes, strict=False))
 
-    def _prompts(
-        self, questions: Sequence[Question], condition: Condition, shown: ShownDocuments, ids: Sequence[str]
-    ) -> list[_Prompt]:
+    def _prompts(self, questions: Sequence[Question], condition: Condition, shown: ShownDocuments) -> list[_Prompt]:
         """Return the questions' prompts under a condition.
 
         Args:
             questions: the questions.
             condition: the condition, for messages.
-            shown: the documents of all questions under that condition.
-            ids: ids of these documents, in order.
+            shown: the documents of these questions under that condition.
 
         Raises:
             PromptError: naming the first question whose prompt does not fit the decoder.
         """
         decoder = self.decoder
-        place = {doc_id: i for i, doc_id in enumerate(ids)}
         prompts = []
-        for question in questions:
-            documents, memory = shown.select([place[doc_id] for doc_id in question.doc_ids])
+        for number, question in enumerate(questions):
+            documents, memory = shown.of(number)
             try:
                 prompt = decoder.prompt_ids(question.text, documents)
                 answered, count = decoder.answered_ids(question.text, documents, question.answers[0])

@@ -14,7 +14,7 @@ class EvaluationRow:
     """One condition over all questions.
 
     Attributes:
-        condition: name of the condition: ``none``, ``text``, ``stored`` or ``recoded``.
+        condition: name of the condition: ``none``, ``text``, ``stored``, ``fresh`` or ``recoded``.
         stage: stage of the memory; None for a condition without memory.
         codec: codec of the memory; None for a condition without memory.
         bytes_per_document: mean size of a document that was read: of its payload, or of its text in UTF-8. None for a

@@ -12,10 +12,11 @@ from .connector import Connector
 from .families import Checkpoint
 from .forward.attention import Attention, padded_attention
 from .forward.budget import BudgetCache, TokenBudget, gpu_token_budget
-from .forward.fallback import choose_fallback
+from .forward.fallback import PaddedFallback, choose_fallback
+from .forward.grouped import GroupedEncoder
 from .forward.kernels import choose_attention
 from .forward.native import NativeModel
-from .forward.packing import PackedBatch, Passages, offsets, pack
+from .forward.packing import PackedBatch, Passages, is_memory, offsets, pack
 from .forward.pending import HostCopies, PendingMemory
 from .memory import Memory, Stage
 
@@ -43,9 +44,11 @@ class Compressor:
     and so are the following batches for some calls.
 
     Args:
-        model: the base model (no ``lm_head``). This object takes it over and changes it.
-        connector: the checkpoint's connector.
-        memory_token_id: id of the token at whose positions memory is read.
+        model: the base model (no ``lm_head``), or a ``GroupedEncoder``. This object takes it over and changes it.
+        connector: the checkpoint's connector; None if memory has the decoder's width without one.
+        memory_token_ids: ids of the tokens at whose positions memory is read; empty if every token is one.
+        memory_digest: digest that memory carries; default: the connector's.
+        memory_position: position of the first memory token of each passage; default: the one after its text.
         token_budget: largest number of tokens in a batch; default: 2,048 on a CPU, and what fits on a GPU.
         whole_last_layer: True to compute the last layer at every token.
         compiled: True to compile the layers for a few batch sizes, if the architecture is one of ``NativeModel``. That
@@ -55,9 +58,11 @@ class Compressor:
     def __init__(
         self,
         model: Any,
-        connector: Connector,
+        connector: Connector | None,
         *,
-        memory_token_id: int,
+        memory_token_ids: Sequence[int],
+        memory_digest: str | None = None,
+        memory_position: int | None = None,
         token_budget: int | None = None,
         whole_last_layer: bool = False,
         compiled: bool = False,
@@ -65,15 +70,25 @@ class Compressor:
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.hidden_dim: int = model.config.hidden_size
-        self.connector = connector.to(self.device, self.dtype)
-        self._memory_token_id = memory_token_id
+        self.connector = None if connector is None else connector.to(self.device, self.dtype)
+        if memory_digest is None:
+            memory_digest = "" if connector is None else connector.digest
+        self.memory_digest = memory_digest
+        self.memory_position = memory_position
+        self._memory_token_ids = tuple(memory_token_ids)
+        self._group = 1
         attention = _attention_for(model.config, self.device, self.dtype)
         self._forward: Callable[[PackedBatch], torch.Tensor]
-        if NativeModel.supports(model):
+        if isinstance(model, GroupedEncoder):
+            self.hidden_dim, self._group = model.projection.out_features, model.rate
+            self._forward, self._pads = model, True
+        elif NativeModel.supports(model):
             self._forward = NativeModel(model, attention, whole_last_layer=whole_last_layer)
             self._pads = attention is padded_attention
         else:
-            self._forward = fallback = choose_fallback(model, attention, memory_token_id)
+            self._forward = fallback = choose_fallback(model, attention, self._memory_token_ids)
+            if isinstance(fallback, PaddedFallback):
+                fallback.needs_positions = memory_position is not None
             self._pads = fallback.pads or attention is padded_attention
         self.token_budget = token_budget or CPU_TOKEN_BUDGET
         self._compiled_sizes: tuple[int, ...] = ()
@@ -106,11 +121,12 @@ class Compressor:
         Raises:
             CheckpointError: weights are missing or do not fit.
         """
-        model = checkpoint.load_compressor(dtype=dtype).to(device)
         return cls(
-            model,
+            checkpoint.load_compressor(dtype=dtype, device=device),
             copy.deepcopy(checkpoint.connector),
-            memory_token_id=checkpoint.memory_token_id,
+            memory_token_ids=checkpoint.memory_token_ids,
+            memory_digest=checkpoint.memory_digest,
+            memory_position=checkpoint.memory_position,
             token_budget=token_budget,
             whole_last_layer=whole_last_layer,
             compiled=torch.device(device).type == "cuda" if compiled is None else compiled,
@@ -129,7 +145,7 @@ class Compressor:
         self,
         passages: Passages | Sequence[Sequence[int]],
         *,
-        stage: Stage = "hidden",
+        stage: Stage | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> Memory:
         """Compute the memory of passages: one entry per passage, in the given order, on the CPU.
@@ -149,15 +165,17 @@ class Compressor:
         self,
         passages: Passages | Sequence[Sequence[int]],
         *,
-        stage: Stage = "hidden",
+        stage: Stage | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> PendingMemory:
         """Give the passages to the device without waiting for the last ones; otherwise like ``compress``.
 
         One thread may launch passages while another finishes those launched before, so that a GPU never waits.
         """
+        stage = self._checked(stage)
         passages = Passages.of(passages)
-        lengths = np.diff(offsets(passages.ids == self._memory_token_id)[offsets(passages.lengths)])
+        marked = is_memory(passages.ids, self._memory_token_ids)
+        lengths = np.diff(offsets(marked)[offsets(passages.lengths)]) // self._group
         # If attention pads, passages of similar length are computed together. The order depends on the lengths only, so
         # that equal shards give equal batches on every machine.
         order = np.argsort(-passages.lengths, kind="stable") if self._pads else np.arange(len(passages))
@@ -168,7 +186,7 @@ class Compressor:
         while start < len(order):
             stop, rows = self._next_batch(ends, start)
             try:
-                states = self._run(pack(passages, order[start:stop], self._memory_token_id, rows), stage)
+                states = self._run(self._pack(passages, order[start:stop], rows), stage)
             except torch.OutOfMemoryError:
                 if stop - start == 1 and not rows:
                     raise
@@ -179,10 +197,20 @@ class Compressor:
                 continue
             copies.add(states, stop - start, int(ends[stop] - ends[start]))
             start = stop
-        return PendingMemory(copies, lengths, order if self._pads else None, stage, self.connector.digest)
+        return PendingMemory(copies, lengths, order if self._pads else None, stage, self.memory_digest)
+
+    def _checked(self, stage: Stage | None) -> Stage:
+        if self.connector is None:
+            if stage == "hidden":
+                raise ValueError('The checkpoint has no connector: its memory has the stage "embedding" only.')
+            return "embedding"
+        return stage or "hidden"
 
     def _dim(self, stage: Stage) -> int:
-        return self.hidden_dim if stage == "hidden" else self.connector.out_dim
+        return self.hidden_dim if stage == "hidden" or self.connector is None else self.connector.out_dim
+
+    def _pack(self, passages: Passages, chosen: np.ndarray, rows: int) -> PackedBatch:
+        return pack(passages, chosen, self._memory_token_ids, rows, self.memory_position)
 
     def _next_batch(self, ends: np.ndarray, start: int) -> tuple[int, int]:
         """Return the end of the batch that begins at a passage, and the number of rows to fill it up to, or 0."""
@@ -200,7 +228,7 @@ class Compressor:
         if len(batch.memory) == 0:
             return torch.empty(0, self._dim(stage), dtype=self.dtype)
         states = self._forward(batch.to(self.device))
-        return self.connector(states) if stage == "embedding" else states
+        return states if stage == "hidden" or self.connector is None else self.connector(states)
 
     def _halve_budget(self, failed: int) -> None:
         self._budget.halve(failed)
@@ -242,9 +270,12 @@ class Compressor:
         ids = np.zeros(tokens, np.int32)
         ends = np.cumsum(lengths)
         # Two memory tokens per passage, since batches with a single memory token are not compiled.
-        ids[ends - 1] = ids[ends - 2] = self._memory_token_id
-        batch = pack(Passages(ids, lengths), np.arange(len(lengths)), self._memory_token_id, tokens)
-        self._run(batch, "embedding")
+        if self._memory_token_ids:
+            ids[ends - 1] = ids[ends - 2] = self._memory_token_ids[0]
+        if self._group > 1:
+            lengths = np.maximum(lengths // self._group, 1) * self._group
+            ids, tokens = ids[: lengths.sum()] if len(ids) >= lengths.sum() else np.zeros(lengths.sum(), np.int32), 0
+        self._run(self._pack(Passages(ids, lengths), np.arange(len(lengths)), tokens), "embedding")
 
 
 def _attention_for(config: Any, device: torch.device, dtype: torch.dtype) -> Attention:

@@ -199,12 +199,22 @@ def _extend_tokenizer(base: str | Path, added: list[str]) -> Any:
     return tokenizer
 
 
-def _empty_folder(path: str | Path) -> Path:
+def require_new_folder(path: str | Path) -> Path:
+    """Return the path of a folder for a checkpoint.
+
+    Raises:
+        CheckpointError: the path is an object store's, or holds something already.
+    """
     if is_address(path):
         raise CheckpointError(f"{path}: a checkpoint is written to a local folder; copy it from there.")
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: holds something already; name a new folder for the checkpoint.")
+    return path
+
+
+def _empty_folder(path: str | Path) -> Path:
+    path = require_new_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

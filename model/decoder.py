@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import GenerationConfig
 from ..errors import FingerprintMismatchError, PromptError
 from .connector import Connector
 from .families import Checkpoint, open_checkpoint
+from .generation import GenerationDefaults, RepetitionPenalty
 from .memory import Memory
 from .prompt import PiscoPrompt, Prompt
 
@@ -24,19 +26,37 @@ class Decoder:
         model: the causal LM with the checkpoint's weights merged. Its generation settings are dropped, except for the
             end tokens.
         tokenizer: the checkpoint's decoder tokenizer.
-        connector: the checkpoint's connector, applied to memory of stage ``"hidden"``.
+        connector: the checkpoint's connector, applied to memory of stage ``"hidden"``; None if it has none.
         prompt: the family's prompt; default: that of family "pisco".
+        memory_digest: digest that memory must carry; default: the connector's.
+        generation: stop tokens and repetition penalty; default: the model's end tokens, and no penalty.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, connector: Connector, prompt: Prompt | None = None):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        connector: Connector | None,
+        prompt: Prompt | None = None,
+        *,
+        memory_digest: str | None = None,
+        generation: GenerationDefaults | None = None,
+    ):
         self.model = model
         self.tokenizer = tokenizer
         self._prompt: Prompt = prompt or PiscoPrompt(tokenizer)
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
-        self.connector = connector.to(self.device, self.dtype)
-        self._memory_token_id: int = tokenizer.convert_tokens_to_ids(self._prompt.memory_token)
-        self._end_token_ids = _end_token_ids(model, tokenizer)
+        self.connector = None if connector is None else connector.to(self.device, self.dtype)
+        if memory_digest is None:
+            memory_digest = "" if connector is None else connector.digest
+        self.memory_digest = memory_digest
+        memory_tokens = sorted(set(self._prompt.memory_tokens))
+        self._memory_token_ids = torch.tensor(
+            [tokenizer.convert_tokens_to_ids(token) for token in memory_tokens], device=self.device
+        )
+        self.generation = generation or GenerationDefaults(tuple(_end_token_ids(model, tokenizer)))
+        self._end_token_ids = list(self.generation.stop_token_ids)
         # generate() would take from here what a call leaves out: a base's repetition penalty, beams, sampling.
         model.generation_config = GenerationConfig()
 
@@ -47,6 +67,7 @@ class Decoder:
         *,
         dtype: torch.dtype = torch.bfloat16,
         device: str | torch.device = "cpu",
+        repetition_penalty: float | None = None,
     ) -> "Decoder":
         """Load the decoder of a checkpoint onto a device.
 
@@ -54,23 +75,41 @@ class Decoder:
             checkpoint: folder of the checkpoint, or an opened checkpoint.
             dtype: dtype of the decoder and of its connector.
             device: device to compute on.
+            repetition_penalty: factor by which tokens that an answer already has become less likely, 1.0 for none;
+                default: the base decoder's, or none in family "pisco".
 
         Raises:
             CheckpointError: the base decoder cannot be found, or a tensor of the checkpoint has no place in it.
         """
         if isinstance(checkpoint, str | Path):
             checkpoint = open_checkpoint(checkpoint)
-        model = checkpoint.load_decoder(dtype=dtype)
-        return cls(
-            model.to(device), checkpoint.decoder_tokenizer, copy.deepcopy(checkpoint.connector), checkpoint.prompt
+        decoder = cls(
+            checkpoint.load_decoder(dtype=dtype, device=device),
+            checkpoint.decoder_tokenizer,
+            copy.deepcopy(checkpoint.connector),
+            checkpoint.prompt,
+            memory_digest=checkpoint.memory_digest,
+            generation=checkpoint.generation,
         )
+        if repetition_penalty is not None:
+            decoder.generation = replace(decoder.generation, repetition_penalty=repetition_penalty)
+        return decoder
 
-    def answer(self, question: str, memory: Memory, *, max_new_tokens: int = 128) -> str:
+    def answer(
+        self, question: str, memory: Memory, *, max_new_tokens: int = 128, repetition_penalty: float | None = None
+    ) -> str:
         """Answer one question from the memory of its documents, by greedy decoding."""
-        return self.answer_batch([question], [memory], max_new_tokens=max_new_tokens)[0]
+        return self.answer_batch(
+            [question], [memory], max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty
+        )[0]
 
     def answer_batch(
-        self, questions: Sequence[str], memories: Sequence[Memory], *, max_new_tokens: int = 128
+        self,
+        questions: Sequence[str],
+        memories: Sequence[Memory],
+        *,
+        max_new_tokens: int = 128,
+        repetition_penalty: float | None = None,
     ) -> list[str]:
         """Answer several questions in one batch, each from its own documents of any number and length.
 
@@ -81,13 +120,15 @@ class Decoder:
         if len(questions) != len(memories):
             raise ValueError(f"{len(questions)} questions for the memory of {len(memories)}")
         prompts = [self.prompt_ids(q, memory.lengths) for q, memory in zip(questions, memories, strict=True)]
-        generated = self.generate(prompts, memories, max_new_tokens=max_new_tokens)
+        generated = self.generate(
+            prompts, memories, max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty
+        )
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 
     def prompt_ids(self, question: str, documents: Sequence[int | str], *, answer: str | None = None) -> list[int]:
         """Return the token ids of a prompt, with one memory token for each memory vector (see ``Prompt``)."""
         text = self._prompt(question, documents, answer=answer)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=self._prompt.adds_special_tokens)["input_ids"]
 
     def answered_ids(self, question: str, documents: Sequence[int | str], answer: str) -> tuple[list[int], int]:
         """Return the token ids of a prompt that ends with its answer, and the number of the answer's tokens.
@@ -105,7 +146,7 @@ class Decoder:
         closing = next((n for n, (a, b) in enumerate(zip(text[::-1], other[::-1], strict=False)) if a != b), len(text))
         end = len(text) - closing
         start = end - len(answer)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.tokenizer(text, add_special_tokens=self._prompt.adds_special_tokens, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         of_answer = [i for i, (begins, ends) in enumerate(offsets) if begins < end and ends > start]
         if not of_answer or text[start:end] != answer:
@@ -119,25 +160,38 @@ class Decoder:
 
         These are also the ``prompt_embeds`` of vLLM.
         """
-        if memory.connector != self.connector.digest:
+        if memory.connector != self.memory_digest:
             raise FingerprintMismatchError(
                 f"The memory belongs to the connector {memory.connector}, the decoder's checkpoint has "
-                f"{self.connector.digest}. Load the checkpoint that the store was built with."
+                f"{self.memory_digest}. Load the checkpoint that the store was built with."
             )
         prompt = torch.as_tensor(ids, device=self.device)
-        slots = prompt == self._memory_token_id
+        slots = torch.isin(prompt, self._memory_token_ids)
         if int(slots.sum()) != memory.values.shape[0]:
             raise PromptError(f"The prompt has {int(slots.sum())} memory tokens for {memory.values.shape[0]} vectors.")
         embeddings = self.model.get_input_embeddings()(prompt)
-        values = self.connector.connect(memory).values
+        values = (memory if self.connector is None else self.connector.connect(memory)).values
         embeddings[slots] = values.to(embeddings.device, embeddings.dtype)
         return embeddings
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], memories: Sequence[Memory], *, max_new_tokens: int = 128
+        self,
+        prompts: Sequence[Sequence[int]],
+        memories: Sequence[Memory],
+        *,
+        max_new_tokens: int = 128,
+        repetition_penalty: float | None = None,
     ) -> list[list[int]]:
-        """Return the greedy continuation of each prompt as token ids, up to and including the first end token."""
+        """Return the greedy continuation of each prompt as token ids, up to and including the first end token.
+
+        Args:
+            prompts: token ids with memory tokens.
+            memories: memory of each prompt's documents.
+            max_new_tokens: largest number of tokens of an answer.
+            repetition_penalty: factor by which tokens that an answer already has become less likely, 1.0 for none;
+                default: the decoder's ``generation.repetition_penalty``.
+        """
         self.require_fit(prompts, max_new_tokens)
         if not prompts:
             return []
@@ -145,12 +199,17 @@ class Decoder:
         attended = [torch.ones(len(ids), dtype=torch.int64, device=self.device) for ids in prompts]
         end = self._end_token_ids
         pad = self.tokenizer.pad_token_id or 0
+        penalty = self.generation.repetition_penalty if repetition_penalty is None else repetition_penalty
         output = self.model.generate(
             inputs_embeds=pad_sequence(embeddings, batch_first=True, padding_side="left"),
             attention_mask=pad_sequence(attended, batch_first=True, padding_side="left"),
             generation_config=GenerationConfig(
-                max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end or None, pad_token_id=pad
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=end or None,
+                pad_token_id=pad,
             ),
+            logits_processor=[] if penalty == 1 else [RepetitionPenalty(penalty)],
         )
         return [_until_end(ids, end) for ids in output.tolist()]
 

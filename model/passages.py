@@ -4,8 +4,9 @@ The rules are those of family "pisco" (docs/checkpoints.md): literal memory toke
 tokenizer's default special tokens count, and a passage of ``n`` tokens is followed by ``n // rate + 1`` memory tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, Protocol
 
@@ -49,13 +50,51 @@ def memory_bounds(fed: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     return fed // rate + 1, 2 * fed + 1
 
 
+Bounds = tuple[np.ndarray, np.ndarray]
+"""Least and largest number of memory vectors of each document, ``(k,)`` int64 each."""
+
+GROUPED = "grouped"
+"""Value of the component ``n_mem`` if ``rate`` consecutive tokens make one vector."""
+
+
+def memory_bounds_of(components: Mapping[str, str]) -> Callable[[np.ndarray], Bounds] | None:
+    """Return the bounds of the number of memory vectors of documents, by the components of a store's fingerprint.
+
+    The returned function takes the number of tokens in all passages of each document, ``(k,)`` int64.
+
+    Returns:
+        None if the components state no rule that this version knows.
+    """
+    rate, n_mem = components.get("rate", ""), components.get("n_mem")
+    if not rate.isdecimal() or int(rate) == 0:
+        return None
+    if n_mem is None:
+        return partial(memory_bounds, rate=int(rate))
+    numbers = [components.get(name, "") for name in ("passage_tokens", "passage_extra", "max_length")]
+    if not all(map(str.isdecimal, numbers)) or not (n_mem == GROUPED or n_mem.isdecimal()):
+        return None
+    tokens, extra, max_length = map(int, numbers)
+    limit = max(min(max_length + extra, tokens), 1)
+
+    def bounds(fed: np.ndarray) -> Bounds:
+        # Every passage but the last one of a document is full.
+        full = np.maximum(-(-fed // limit) - 1, 0)
+        if n_mem == GROUPED:
+            exact = full * -(-limit // int(rate)) + -(-(fed - full * limit) // int(rate))
+        else:
+            exact = (full + 1) * int(n_mem)
+        return exact, exact
+
+    return bounds
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedDocument:
     """A document cut into passages.
 
     Attributes:
         passages: token ids of each passage, memory tokens appended.
-        n_mem: number of memory tokens of all passages.
+        n_mem: number of memory vectors of all passages.
         tokens_total: number of tokens of the whole text.
         tokens_fed: number of tokens in the passages, without memory tokens. It is less than ``tokens_total`` if the
             text was truncated, and more if passages overlap or repeat a title.
@@ -80,8 +119,8 @@ class DocumentTokenizer(Protocol):
         ...
 
     @property
-    def memory_token_id(self) -> int:
-        """Id of the memory token in the passages."""
+    def memory_token_ids(self) -> tuple[int, ...]:
+        """Ids of the memory tokens in the passages."""
         ...
 
 
@@ -115,6 +154,7 @@ class PassageTokenizer:
         self.on_long = on_long
         self.overlap = overlap
         self.memory_token_id: int = tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
+        self.memory_token_ids = (self.memory_token_id,)
         self._tokenizer = tokenizer
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
         if self._fast is not None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PromptError
+from .loading.vocabulary import SpecialTokens
 from .passages import MEMORY_TOKEN, clean_text
 
 SYSTEM = (
@@ -17,8 +19,13 @@ class Prompt(Protocol):
     """The prompt of a checkpoint family."""
 
     @property
-    def memory_token(self) -> str:
-        """Token that stands for one memory vector, in the decoder's vocabulary."""
+    def memory_tokens(self) -> tuple[str, ...]:
+        """Tokens of the decoder's vocabulary that stand for one memory vector each."""
+        ...
+
+    @property
+    def adds_special_tokens(self) -> bool:
+        """True if the tokenizer puts its default special tokens around the prompt's text."""
         ...
 
     def clean(self, text: str) -> str:
@@ -46,7 +53,8 @@ class PiscoPrompt:
 
     tokenizer: Any
 
-    memory_token = MEMORY_TOKEN
+    memory_tokens = (MEMORY_TOKEN,)
+    adds_special_tokens = False
 
     def clean(self, text: str) -> str:
         """Return a text with its literal memory tokens spelled apart."""
@@ -77,12 +85,12 @@ def prompt_text(
     Raises:
         CheckpointError: the tokenizer has no chat template, or the template fails.
     """
-    messages = [_message("system", SYSTEM), _message("user", user_text(question, documents))]
+    messages = [message("system", SYSTEM), message("user", user_text(question, documents))]
     if answer is not None:
-        messages.append(_message("assistant", answer))
+        messages.append(message("assistant", answer))
     for further_question, further_answer in further:
-        messages.append(_message("user", f" Question: {clean_text(further_question)}"))
-        messages.append(_message("assistant", further_answer))
+        messages.append(message("user", f" Question: {clean_text(further_question)}"))
+        messages.append(message("assistant", further_answer))
     return chat_text(tokenizer, messages)
 
 
@@ -98,8 +106,13 @@ def user_text(question: str, documents: Sequence[int | str]) -> str:
     return f"\n\nBackground:{background}\n Question: {clean_text(question)}"
 
 
-def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """Return a conversation as the tokenizer's chat template writes it, with thinking off.
+def chat_text(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    options: Mapping[str, Any] = MappingProxyType({"enable_thinking": False}),
+) -> str:
+    """Return a conversation as the tokenizer's chat template writes it, by default with thinking off.
 
     The assistant's turn is left open unless the last message is the assistant's.
 
@@ -107,6 +120,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
         tokenizer: the decoder's tokenizer.
         messages: ``role`` and ``content`` of each message. The first is the system's and the second the user's; if the
             template refuses a system message, its text is put before the user's.
+        options: variables of the template.
 
     Raises:
         CheckpointError: the tokenizer has no chat template, or the template fails.
@@ -116,13 +130,13 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
             f"{tokenizer.name_or_path}: the decoder's tokenizer has no chat template; add chat_template.jinja to it."
         )
     system, user, *rest = messages
-    without_system = [_message("user", f"{system['content']}\n{user['content']}"), *rest]
+    without_system = [message("user", f"{system['content']}\n{user['content']}"), *rest]
     is_open = messages[-1]["role"] != "assistant"
     failure = None
     for attempt in (messages, without_system):
         try:
             return tokenizer.apply_chat_template(
-                list(attempt), tokenize=False, add_generation_prompt=is_open, enable_thinking=False
+                list(attempt), tokenize=False, add_generation_prompt=is_open, **options
             )
         # A template is a program in a sandbox, and may fail in any way that a program does.
         except Exception as error:  # noqa: BLE001
@@ -131,5 +145,108 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
     raise CheckpointError(f"{tokenizer.name_or_path}: the chat template fails: {lines[0][:300]}.") from failure
 
 
-def _message(role: str, content: str) -> dict[str, str]:
+def message(role: str, content: str) -> dict[str, str]:
+    """Return a message of a conversation."""
     return {"role": role, "content": content}
+
+
+@dataclass(frozen=True)
+class CocomPrompt:
+    """The prompt of families "cocom" and "oscar": memory tokens and a separator for each passage, in a chat.
+
+    Attributes:
+        tokenizer: the decoder's tokenizer, whose chat template is used.
+        memory_tokens: the memory tokens of a passage, in order; one token may stand several times.
+        separator: token after the memory tokens of a passage.
+        special: special tokens to break up in questions and texts.
+    """
+
+    tokenizer: Any
+    memory_tokens: tuple[str, ...]
+    separator: str
+    special: SpecialTokens
+
+    adds_special_tokens = False
+
+    def clean(self, text: str) -> str:
+        """Return a text in which no special token is spelled."""
+        return self.special.break_up(text)
+
+    def __call__(self, question: str, documents: Sequence[int | str], *, answer: str | None = None) -> str:
+        """Return the prompt's text.
+
+        Raises:
+            PromptError: a document's number of vectors is no multiple of that of a passage.
+            CheckpointError: the tokenizer has no chat template, or the template fails.
+        """
+        background = "".join(self._content(document) for document in documents)
+        user = f"Background:\n{background}\n\nQuestion:{self.clean(question)}"
+        messages = [message("system", SYSTEM), message("user", user)]
+        if answer is not None:
+            messages.append(message("assistant", answer))
+        return chat_text(self.tokenizer, messages, options={})
+
+    def _content(self, document: int | str) -> str:
+        if isinstance(document, str):
+            return self.clean(document) + self.separator
+        return passage_slots(self.memory_tokens, document, self.separator)
+
+
+@dataclass(frozen=True)
+class CocomV1Prompt:
+    """The prompt of family "cocom-v1": memory tokens of each document, then the question between fixed words.
+
+    Attributes:
+        tokenizer: the decoder's tokenizer.
+        memory_tokens: the memory tokens of a passage, in order; a single one if passages differ in length.
+        separator: token after the memory tokens of a passage, or an empty string.
+        special: special tokens to break up in questions and texts.
+        adds_special_tokens: True for a second BOS before the prompt's own, as the released model is called; False for
+            one BOS, as it was trained.
+    """
+
+    tokenizer: Any
+    memory_tokens: tuple[str, ...]
+    separator: str
+    special: SpecialTokens
+    adds_special_tokens: bool = True
+
+    def clean(self, text: str) -> str:
+        """Return a text in which no special token is spelled."""
+        return self.special.break_up(text)
+
+    def __call__(self, question: str, documents: Sequence[int | str], *, answer: str | None = None) -> str:
+        """Return the prompt's text.
+
+        Raises:
+            PromptError: a document's number of vectors is no multiple of that of a passage.
+        """
+        background = "".join(self._content(document) for document in documents)
+        beginning, end = self.tokenizer.bos_token or "", self.tokenizer.eos_token or ""
+        closing = "" if answer is None else f"{answer}{end}"
+        return f"{beginning}{background}[INST]{self.clean(question)}\n[/INST]\n{closing}"
+
+    def _content(self, document: int | str) -> str:
+        if isinstance(document, str):
+            return self.clean(document) + self.separator
+        if len(self.memory_tokens) == 1:
+            # Passages of any length: nothing says where one ends.
+            return self.memory_tokens[0] * document + self.separator
+        return passage_slots(self.memory_tokens, document, self.separator)
+
+
+def passage_slots(tokens: Sequence[str], vectors: int, separator: str) -> str:
+    """Return the text of a document whose passages have a fixed number of vectors.
+
+    Args:
+        tokens: the memory tokens of a passage, in order.
+        vectors: number of vectors of the document.
+        separator: token after each passage.
+
+    Raises:
+        PromptError: the number is no multiple of that of a passage.
+    """
+    passages, rest = divmod(vectors, len(tokens))
+    if rest:
+        raise PromptError(f"A document has {vectors} vectors, which are no passages of {len(tokens)} vectors each.")
+    return ("".join(tokens) + separator) * passages

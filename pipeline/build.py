@@ -11,7 +11,6 @@ from ..corpus import open_corpus
 from ..interrupt import Interrupt
 from ..store import Store, build_lock, done_shards, forget_rejected, plan_in_force, remove_orphans, resolve_uri
 from .driver import Driven, Driver
-from .estimate import Estimate, estimate
 from .job import Job, prepare
 from .planning.files import CorpusWatch
 from .planning.plan import Plan, Shard
@@ -30,6 +29,8 @@ def build(
     out: str | Path,
     config: BuildConfig | None = None,
     *,
+    decoder_base: str | None = None,
+    compressor_base: str | None = None,
     prune: bool = False,
     replan: bool = False,
     progress: BuildProgress | None = None,
@@ -41,10 +42,12 @@ def build(
 
     Args:
         corpus: files or folders, read in this order.
-        checkpoint: folder of a "pisco" checkpoint.
+        checkpoint: folder of a checkpoint.
         out: address of the store: a folder that is new, empty, or holds a store of this checkpoint and configuration;
             or an object-store URI.
         config: configuration; ``BuildConfig()`` by default.
+        decoder_base: base decoder to use in place of the one that the checkpoint names.
+        compressor_base: base of the compressor to use in place of the one that the checkpoint names.
         prune: True to delete the documents of the store that the corpus lacks.
         replan: True to give up an unfinished plan, and to update from what the store holds.
         progress: listener that is notified of everything; silent by default.
@@ -57,33 +60,12 @@ def build(
     """
     progress = Listeners(progress or BuildProgress(), StatusFile())
     with notified_of_the_end(progress), ExitStack() as lock:
-        job = prepare(corpus, checkpoint, out, config or BuildConfig(), prune=prune, replan=replan)
+        bases = {"decoder_base": decoder_base, "compressor_base": compressor_base}
+        job = prepare(corpus, checkpoint, out, config or BuildConfig(), **bases, prune=prune, replan=replan)
         progress.began(resolve_uri(job.uri), job.config)
+        if job.at_question:
+            progress.keeping_text(job.config.store.keep)
         return _Run(job, progress, lock).build()
-
-
-def dry_run(
-    corpus: Sequence[str | Path],
-    checkpoint: str | Path,
-    out: str | Path,
-    config: BuildConfig | None = None,
-    *,
-    prune: bool = False,
-    replan: bool = False,
-    progress: BuildProgress | None = None,
-) -> Estimate:
-    """Plan a build and estimate its size and time without writing anything. The arguments are those of ``build``.
-
-    Raises:
-        InputError: an input cannot be used, as in ``build``.
-    """
-    progress = progress or BuildProgress()
-    try:
-        job = prepare(corpus, checkpoint, out, config or BuildConfig(), prune=prune, replan=replan)
-        plan = next_turn(job, open_corpus(job.paths, job.config.corpus), progress).plan
-    finally:
-        progress.ended()
-    return estimate(plan, job)
 
 
 class _Run:
@@ -116,7 +98,8 @@ class _Run:
             pool = None
             if todo:
                 # Workers start before anything is written: if they cannot open their input, they leave no trace.
-                self._progress.loading(job.device, job.config.run.compiled)
+                if not job.at_question:
+                    self._progress.loading(job.device, job.config.run.compiled)
                 pool = open_pool(job.worker_spec(plan), job.config.run, self._progress.lost_worker)
                 workers.enter_context(pool)
             store = turn.begin(job, pool, self._progress, self._lock)

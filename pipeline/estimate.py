@@ -4,20 +4,23 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from ..configs import RunConfig
-from ..corpus import is_cut
+from ..configs import BuildConfig, RunConfig
+from ..corpus import is_cut, open_corpus
 from ..model.compressor import Compressor
 from ..model.device import choose_device
 from ..model.forward.packing import Passages
 from ..model.memory import Stage
 from ..model.passages import TokenizedDocument, tokenize_documents
 from ..store import Prediction, codec_by_name, predict
-from .job import Job
+from .job import Job, prepare
 from .planning.plan import Changes, Plan
 from .planning.reading import open_sources, read_shard
+from .turns import next_turn
+from .watch.progress import BuildProgress
 
 # Shards that the sample is read from, and documents of them that are tokenized.
 SAMPLE_SHARDS = 8
@@ -73,12 +76,43 @@ class Estimate:
     changes: Changes | None = None
 
 
+def dry_run(
+    corpus: Sequence[str | Path],
+    checkpoint: str | Path,
+    out: str | Path,
+    config: BuildConfig | None = None,
+    *,
+    decoder_base: str | None = None,
+    compressor_base: str | None = None,
+    prune: bool = False,
+    replan: bool = False,
+    progress: BuildProgress | None = None,
+) -> Estimate:
+    """Plan a build and estimate its size and time without writing anything. The arguments are those of ``build``.
+
+    Raises:
+        InputError: an input cannot be used, as in ``build``.
+    """
+    progress = progress or BuildProgress()
+    try:
+        bases = {"decoder_base": decoder_base, "compressor_base": compressor_base}
+        job = prepare(corpus, checkpoint, out, config or BuildConfig(), **bases, prune=prune, replan=replan)
+        if job.at_question:
+            progress.keeping_text(job.config.store.keep)
+        plan = next_turn(job, open_corpus(job.paths, job.config.corpus), progress).plan
+    finally:
+        progress.ended()
+    return estimate(plan, job)
+
+
 def estimate(plan: Plan, job: Job) -> Estimate:
     """Read and tokenize a sample of the corpus, compress it, and extrapolate by the number of characters.
 
     Raises:
         CorpusError: the sample cannot be read.
     """
+    if job.at_question:
+        return _estimate_texts(plan, job)
     # The probe runs on this machine, wherever the build will run.
     device = choose_device(job.config.run.device)
     workers = _workers(job.config.run, device)
@@ -103,6 +137,27 @@ def estimate(plan: Plan, job: Job) -> Estimate:
         passages_per_s_range=(min(probe.passages_per_s), max(probe.passages_per_s)),
         seconds=passages / speed / workers,
         codec=probe.codec,
+        rejected=plan.rejected,
+        changes=plan.changes,
+    )
+
+
+def _estimate_texts(plan: Plan, job: Job) -> Estimate:
+    """Return the estimate of a store of texts. Nothing is computed, so that nothing needs to be timed."""
+    return Estimate(
+        records=plan.records,
+        shards=len(plan.shards),
+        documents=plan.records,
+        passages=0,
+        tokens=0,
+        memory_tokens=0,
+        store_bytes=plan.characters + ROW_BYTES * plan.records + SHARD_BYTES * len(plan.shards),
+        device=job.device,
+        workers=job.config.run.workers or 1,
+        passages_per_s=0.0,
+        passages_per_s_range=(0.0, 0.0),
+        seconds=0.0,
+        codec=Prediction(job.config.store.codec, 0, 0.0, None, lossy=False, kl=None, fallbacks=0.0),
         rejected=plan.rejected,
         changes=plan.changes,
     )

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ..configs import BuildConfig, CompressionConfig
 from ..corpus import is_cut
@@ -15,7 +16,7 @@ from ..model.connector import Connector
 from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
 from ..model.identity import memory_components, settings_components
-from ..model.passages import memory_bounds
+from ..model.passages import memory_bounds_of
 from ..store import (
     CONNECTOR_ASSET,
     RESTORE,
@@ -125,6 +126,8 @@ def verify(
     sample: int = 0,
     seed: int | None = None,
     device: str = "auto",
+    decoder_base: str | None = None,
+    compressor_base: str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> VerifyReport:
     """Check every file, row and payload of a store, changing nothing; it may run during a build.
@@ -136,6 +139,8 @@ def verify(
         sample: number of random documents to compress again and compare.
         seed: seed of the choice of documents; None chooses others each time.
         device: device to compress the sample on.
+        decoder_base: base decoder to use in place of the one that the checkpoint names.
+        compressor_base: base of the compressor to use in place of the one that the checkpoint names.
         progress: callback that is given the number of rows read and the total.
 
     Raises:
@@ -147,14 +152,18 @@ def verify(
     if sample and not (corpus and checkpoint):
         raise ConfigError("--sample compresses documents again. Give --corpus and --checkpoint.")
     began = time.monotonic()
-    opened = None if checkpoint is None else open_checkpoint(checkpoint)
+    opened = None
+    if checkpoint is not None:
+        opened = open_checkpoint(checkpoint, decoder_base=decoder_base, compressor_base=compressor_base)
     findings, plan, config = _check(uri, progress)
     seconds = time.monotonic() - began
     if opened is not None and config is not None:
         _check_checkpoint(findings, opened, config.compression)
     errors: list[float] = []
+    if sample and findings.meta is not None and not findings.meta.holds_memory:
+        findings.notes.append("no sample was compressed, because memory is made with each question")
     # A store with problems is reported already, and memory of another checkpoint would differ everywhere.
-    if sample and opened is not None and config is not None and not findings.problem_count:
+    elif sample and opened is not None and config is not None and not findings.problem_count:
         errors = check_sample(findings, config, opened, corpus, sample, seed, choose_device(device))
     return VerifyReport(
         uri=findings.uri,
@@ -216,12 +225,13 @@ def _check(
     config = _parsed(findings, assets, CONFIG_ASSET, BuildConfig.model_validate_json)
     if findings.meta is not None:
         components = findings.meta.fingerprint.components
-        _parsed(
-            findings,
-            assets,
-            CONNECTOR_ASSET,
-            lambda content: Connector.from_bytes(content, components.get("connector", ""), "the store"),
-        )
+        if findings.meta.has_connector:
+            _parsed(
+                findings,
+                assets,
+                CONNECTOR_ASSET,
+                lambda content: Connector.from_bytes(content, components.get("connector", ""), "the store"),
+            )
         if config is not None:
             settings = settings_components(config.compression)
             fixed = components.keys() - CompressionConfig.model_fields.keys() - {"compression"}
@@ -254,14 +264,18 @@ def _expected(findings: Findings, plan: Plan | None, config: BuildConfig | None)
         shards = {shard.number: None if findings.is_altered else _rows_of(shard, plan) for shard in plan.shards}
     n_mem_bounds, input_text = None, None
     if findings.meta is not None:
-        stated = findings.meta.fingerprint.components.get("rate", "")
-        if stated.isdecimal() and int(stated) > 0:
-            n_mem_bounds = partial(memory_bounds, rate=int(stated))
+        holds_memory, components = findings.meta.holds_memory, findings.meta.fingerprint.components
+        n_mem_bounds = memory_bounds_of(components) if holds_memory else no_memory
         kept = findings.meta.optional_columns
         # Without the title, a text whose template uses it cannot be put together again.
         if config is not None and "text" in kept and ("title" in kept or "{title}" not in config.compression.template):
             input_text = config.compression.input_text
     return Expectations(shards, plan.next if plan else 0, n_mem_bounds, input_text)
+
+
+def no_memory(fed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of memory vectors of documents whose memory is made with each question: none."""
+    return np.zeros_like(fed), np.zeros_like(fed)
 
 
 def _rows_of(shard: Shard, plan: Plan) -> int | None:
@@ -274,7 +288,8 @@ def _rows_of(shard: Shard, plan: Plan) -> int | None:
 def _check_checkpoint(findings: Findings, checkpoint: Checkpoint, compression: CompressionConfig) -> None:
     if findings.meta is None:
         return
-    theirs = Fingerprint(memory_components(checkpoint, compression))
+    at_question = not findings.meta.holds_memory
+    theirs = Fingerprint(memory_components(checkpoint, compression, at_question=at_question))
     for difference in findings.meta.fingerprint.differences(theirs):
         what = f"the store and the checkpoint {checkpoint.path} differ in {difference}."
         findings.add(Problem("assets", what, "Name the checkpoint that the store was built with."))

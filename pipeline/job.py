@@ -28,6 +28,9 @@ class Job:
         config: configuration of the build.
         stage: stage at which memory is stored.
         device: device of the workers.
+        at_question: True if memory is made with each question; the store then holds texts and no memory.
+        decoder_base: base decoder that the user named, for every process that opens the checkpoint.
+        compressor_base: base of the compressor that the user named.
         prune: True to delete documents of the store that the corpus lacks.
         replan: True to give up an unfinished plan, and to update from what the store holds.
     """
@@ -38,6 +41,9 @@ class Job:
     config: BuildConfig
     stage: Stage
     device: str
+    at_question: bool = False
+    decoder_base: str | None = None
+    compressor_base: str | None = None
     prune: bool = False
     replan: bool = False
 
@@ -49,13 +55,16 @@ class Job:
     @property
     def meta(self) -> StoreMeta:
         """Description of the store that this job creates."""
-        checkpoint = self.checkpoint
+        checkpoint, compression = self.checkpoint, self.config.compression
+        described = {"path": str(checkpoint.path), "rate": checkpoint.rate, "decoder": checkpoint.decoder_base}
+        if checkpoint.connector is None:
+            described["connector"] = False
         return StoreMeta(
-            fingerprint=Fingerprint(memory_components(checkpoint, self.config.compression)),
+            fingerprint=Fingerprint(memory_components(checkpoint, compression, at_question=self.at_question)),
             stage=self.stage,
             dim=self.dim,
             codec=self.config.store.codec,
-            checkpoint={"path": str(checkpoint.path), "rate": checkpoint.rate, "decoder": checkpoint.decoder_base},
+            checkpoint=described,
             package_version=version("pisco-index"),
             optional_columns=self.config.store.keep,
         )
@@ -90,6 +99,9 @@ class Job:
             device=self.device,
             token_budget=self.config.run.token_budget,
             compiled=self.config.run.compiled,
+            at_question=self.at_question,
+            decoder_base=self.decoder_base,
+            compressor_base=self.compressor_base,
             store_patience_s=self.config.run.store_patience_seconds,
         )
 
@@ -100,6 +112,8 @@ def prepare(
     out: str | Path,
     config: BuildConfig,
     *,
+    decoder_base: str | None = None,
+    compressor_base: str | None = None,
     prune: bool = False,
     replan: bool = False,
 ) -> Job:
@@ -110,8 +124,11 @@ def prepare(
     """
     if isinstance(paths, (str, Path)):
         raise TypeError(f"build takes a list of corpus paths, not the one path {str(paths)!r}")
-    opened = open_checkpoint(checkpoint)
-    stage = opened.default_stage if config.store.stage == "auto" else config.store.stage
+    bases = _from_anywhere(decoder_base), _from_anywhere(compressor_base)
+    opened = open_checkpoint(checkpoint, decoder_base=bases[0], compressor_base=bases[1])
+    stage, at_question = _stage(opened, config.store.stage)
+    if at_question:
+        config = _keeping_text(config)
     codec_by_name(config.store.codec)
     opened.passage_tokenizer(config.compression)
     uri = str(out)
@@ -123,4 +140,42 @@ def prepare(
         require_reachable(config.run.ray)
     # On a cluster the devices of its nodes count, not those of this machine.
     device = config.run.device if config.run.ray else choose_device(config.run.device)
-    return Job(tuple(map(str, paths)), opened, uri, config, stage, device, prune, replan)
+    return Job(
+        tuple(map(str, paths)), opened, uri, config, stage, device, at_question, *bases, prune=prune, replan=replan
+    )
+
+
+def _from_anywhere(base: str | None) -> str | None:
+    """Return the name or folder of a base model as workers in any working directory find it."""
+    return None if base is None else str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
+def _stage(checkpoint: Checkpoint, asked: str) -> tuple[Stage, bool]:
+    """Return the stage of memory, and True if memory is made with each question.
+
+    Raises:
+        ConfigError: the checkpoint cannot give memory at the stage that was asked for.
+    """
+    if asked == "question" or (asked == "auto" and checkpoint.is_query_dependent):
+        return checkpoint.default_stage, True
+    if checkpoint.is_query_dependent:
+        raise ConfigError(
+            f"{checkpoint.path}: memory of this checkpoint depends on the question, so that no stage {asked!r} can be "
+            "stored. Leave the stage out; the store then keeps the text, and memory is made at question time."
+        )
+    stages = {each: each for each in checkpoint.stages} | {"auto": checkpoint.default_stage}
+    if asked not in stages:
+        raise ConfigError(
+            f"{checkpoint.path}: a checkpoint of family {checkpoint.family} has memory at stage "
+            f"{' or '.join(checkpoint.stages)} only, not {asked!r}. Leave the stage out (--stage)."
+        )
+    return stages[asked], False
+
+
+def _keeping_text(config: BuildConfig) -> BuildConfig:
+    """Return the configuration of a store that holds what memory is made from at question time."""
+    needed = ("title", "text") if "{title}" in config.compression.template else ("text",)
+    keep = tuple(dict.fromkeys((*config.store.keep, *needed)))
+    # Without vectors there is nothing for a codec to lose, and nothing to calibrate it with.
+    store = config.store.model_copy(update={"stage": "question", "codec": "fp32", "keep": keep})
+    return config.model_copy(update={"store": store})

@@ -51,13 +51,14 @@ class Create:
         assert pool is not None
         calibration = self._calibration(job, pool, progress)
         lock.enter_context(build_lock(job.uri))
+        meta, connector = job.meta, job.checkpoint.connector
         assets = {
-            CONNECTOR_ASSET: save_tensors(job.checkpoint.connector.state()),
+            **({CONNECTOR_ASSET: save_tensors(connector.state())} if connector and meta.has_connector else {}),
             PLAN_ASSET: self.plan.to_json(),
             CONFIG_ASSET: job.config.model_dump_json().encode(),
             **calibration,
         }
-        return Store.create(job.uri, meta=job.meta, assets=assets)
+        return Store.create(job.uri, meta=meta, assets=assets)
 
     def is_last(self, job: Job) -> bool:  # noqa: ARG002
         """Return True: the store equals the corpus after this turn."""

@@ -19,7 +19,7 @@ from ..model.families import open_checkpoint
 from ..model.forward.packing import Passages
 from ..model.forward.pending import PendingMemory
 from ..model.memory import Memory, Stage
-from ..model.passages import TokenizedDocument, tokenize_documents
+from ..model.passages import DocumentTokenizer, TokenizedDocument, tokenize_documents
 from ..store import (
     Calibration,
     Store,
@@ -31,6 +31,7 @@ from ..store import (
     text_hash,
     write_fragment,
 )
+from .nothing import NoCompressor, NoMemory, NoPassages
 from .patience import patiently
 from .planning.plan import Shard
 from .planning.reading import open_sources, read_shard
@@ -65,6 +66,9 @@ class WorkerSpec:
         compiled: True to compile the compressor's layers; None compiles them on a GPU.
         threads: number of CPU threads to compute with; None keeps torch's own number.
         store_patience_s: seconds to wait for a store that cannot be reached.
+        at_question: True if memory is made with each question: the worker writes texts and compresses nothing.
+        decoder_base: base decoder, if not the one that the checkpoint names.
+        compressor_base: base of the compressor, if not the one that the checkpoint names.
     """
 
     checkpoint: str
@@ -79,6 +83,9 @@ class WorkerSpec:
     compiled: bool | None = None
     threads: int | None = None
     store_patience_s: float = 0.0
+    at_question: bool = False
+    decoder_base: str | None = None
+    compressor_base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,18 +121,10 @@ class ShardWorker:
     def __init__(self, spec: WorkerSpec):
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
-        checkpoint = open_checkpoint(spec.checkpoint)
         self._spec = spec
         self._sources = open_sources(spec.sources)
         self._codec = codec_by_name(spec.codec)
-        self._tokenizer = checkpoint.passage_tokenizer(spec.compression)
-        self._compressor = Compressor.load(
-            checkpoint,
-            dtype=getattr(torch, spec.compression.dtype),
-            device=spec.device,
-            token_budget=spec.token_budget,
-            compiled=spec.compiled,
-        )
+        self._tokenizer, self._compressor = _compressing(spec)
         # The same thread computes every time: torch keeps its thread pool, and CUDA its stream, for each thread.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._reading = threading.Lock()
@@ -269,7 +268,7 @@ class ShardWorker:
 
     def _compress(
         self, shard: Shard, tokenized: Sequence[TokenizedDocument], passages: Passages, computing: ExitStack
-    ) -> PendingMemory:
+    ) -> PendingMemory | NoMemory:
         self._require_running(shard)
         computing.enter_context(self._steps.doing("compressing", shard))
         total, done = len(passages.ids), 0
@@ -341,6 +340,20 @@ class ShardWorker:
     def _calibration(self) -> Calibration | None:
         """Calibration of the store, which exists before the first shard is submitted."""
         return Store.open(self._spec.uri).own_calibration()
+
+
+def _compressing(spec: WorkerSpec) -> tuple[DocumentTokenizer, Compressor | NoCompressor]:
+    checkpoint = open_checkpoint(spec.checkpoint, decoder_base=spec.decoder_base, compressor_base=spec.compressor_base)
+    if spec.at_question:
+        return NoPassages(), NoCompressor(checkpoint.memory_dim(spec.stage), spec.stage)
+    compressor = Compressor.load(
+        checkpoint,
+        dtype=getattr(torch, spec.compression.dtype),
+        device=spec.device,
+        token_budget=spec.token_budget,
+        compiled=spec.compiled,
+    )
+    return checkpoint.passage_tokenizer(spec.compression), compressor
 
 
 def _evenly(items: list[Item], count: int) -> list[Item]:

@@ -16,8 +16,10 @@ def require_checkpoint(reader: Reader, checkpoint: Checkpoint) -> None:
     """
     stored = reader.meta.fingerprint.components
     made_by = Fingerprint({name: stored.get(name, "") for name in checkpoint.identity})
-    if differences := made_by.differences(Fingerprint(checkpoint.identity)):
+    given, family = Fingerprint(checkpoint.identity), reader.meta.fingerprint.family
+    if differences := made_by.differences(given):
+        families = "" if family == given.family else f", of family {family}, not {given.family}"
         raise FingerprintMismatchError(
-            f"{checkpoint.path}: the store's memory was made by another checkpoint. They differ in "
+            f"{checkpoint.path}: the store's memory was made by another checkpoint{families}. They differ in "
             f"{'; '.join(differences)} (store | checkpoint). Load the checkpoint that the store was built with."
         )

@@ -103,6 +103,7 @@ def export(
     manifest = Manifest.read(folder)
     with Reader(uri, version=None if manifest is None else manifest.store["version"]) as reader:
         stored = reader.meta.stage
+        reader.meta.require_memory(str(uri))
         if stage == "hidden" and stored == "embedding":
             raise ConfigError(
                 f"{uri}: the store holds vectors after the connector (stage embedding); those before it (stage "
@@ -242,7 +243,7 @@ class _Export:
         for first in range(start, stop, step):
             last = min(first + step, stop)
             memory = reader.read(first, last) if ids is None else reader.fetch(ids[first:last])
-            yield reader.connector.connect(memory) if self.manifest.stage == "embedding" else memory
+            yield memory if self.manifest.stage == memory.stage else reader.connector.connect(memory)
 
     def _update(self, manifest: Manifest) -> None:
         manifest.write(self._folder)

@@ -1,13 +1,17 @@
-"""The seam between documents and their memory: ``MemorySource``, the stored one behind it, and a fake for tests."""
+"""The seam between documents and their memory: ``MemorySource``, what is stored or made fresh, and a fake for tests."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 
 from ..configs.names import Stage
 from ..errors import MissingDocumentsError, some
+from ..model.compressor import Compressor
+from ..model.families import Checkpoint
 from ..model.memory import Memory
+from ..model.passages import TokenizedDocument
 from .reader import Reader
 
 
@@ -36,6 +40,42 @@ class StoredMemory:
     def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:  # noqa: ARG002 stored memory fits any question
         """Return the documents' memory at the stage at which the store keeps it (see ``Reader.fetch``)."""
         return self._reader.fetch(doc_ids)
+
+
+class FreshMemory:
+    """A memory source that compresses the text of documents, which a store keeps, together with the question.
+
+    Args:
+        reader: reader of the store.
+        checkpoint: checkpoint whose compressor reads questions.
+        compressor: the checkpoint's compressor.
+    """
+
+    def __init__(self, reader: Reader, checkpoint: Checkpoint, compressor: Compressor):
+        self._reader = reader
+        self._checkpoint = checkpoint
+        self._compressor = compressor
+
+    def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:
+        """Return the memory that the documents have for this question, compressed in one batch.
+
+        Raises:
+            MissingDocumentsError: naming every id that the store does not hold.
+            StoreError: the store does not keep the documents' text.
+            PromptError: the question is too long for the compressor.
+            ConfigError: the checkpoint's compressor does not read questions.
+        """
+        texts = self._reader.texts(doc_ids)
+        documents = self._checkpoint.query_passages(question, texts, self._reader.compression)
+        return compress_documents(self._compressor, documents, doc_ids)
+
+
+def compress_documents(
+    compressor: Compressor, documents: Sequence[TokenizedDocument], doc_ids: Sequence[str]
+) -> Memory:
+    """Return the memory of tokenized documents, one entry per document, compressed in one batch."""
+    memory = compressor.compress([passage for document in documents for passage in document.passages])
+    return replace(memory, lengths=tuple(document.n_mem for document in documents), doc_ids=tuple(doc_ids))
 
 
 class FakeMemorySource:

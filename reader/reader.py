@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 
+from ..configs import CompressionConfig
 from ..configs.names import MissingIds
 from ..errors import CorruptStoreError, StoreError
 from ..model.connector import Connector
@@ -48,7 +49,7 @@ class Reader:
         Raises:
             MissingDocumentsError: naming every id that the store does not hold.
             CorruptStoreError: if stored bytes fail their checks.
-            StoreError: if a document failed in the build, or the store cannot be read.
+            StoreError: if a document failed in the build, the store holds texts only, or it cannot be read.
         """
         return self._memory(self._rows(doc_ids, missing))
 
@@ -56,13 +57,16 @@ class Reader:
     def embeddings(self, doc_ids: Sequence[str], *, missing: MissingIds = "error") -> Memory:
         """Return the memory of documents at stage ``"embedding"``.
 
-        The result is ``connector.connect(fetch(doc_ids))``, up to rounding. If all documents have the
+        The result is ``connector.connect(fetch(doc_ids))``, up to rounding; memory of a family without a connector is
+        returned as it is. If all documents have the
         same codec and calibration, the inverse of the codec's normalisation, rotation or transform is folded into the
         connector's first layer, once. Decoding is then only a look-up and a scaling.
 
         Arguments and errors are those of ``fetch``.
         """
         rows = self._rows(doc_ids, missing)
+        if not self.meta.has_connector:
+            return self._memory(rows)
         with _store_named(self._store.uri):
             latents = rows.latents() if self.meta.stage == "hidden" else None
         inverse = None if latents is None else latents.codec.inverse(latents.calibration)
@@ -90,6 +94,29 @@ class Reader:
         """
         return self._memory(self._store.read(range(start, stop)))
 
+    def texts(self, doc_ids: Sequence[str], *, missing: MissingIds = "error") -> list[str]:
+        """Return the texts that documents are compressed from, title included, in request order.
+
+        Arguments and errors are those of ``fetch``.
+
+        Raises:
+            StoreError: if the store does not keep the documents' text.
+        """
+        kept = self.meta.optional_columns
+        if "text" not in kept:
+            raise StoreError(
+                f"The store at {self._store.uri} keeps no text, from which memory could be made. Build it with --keep "
+                "text."
+            )
+        rows = self._rows(doc_ids, missing, columns=kept)
+        titles = rows.columns.get("title", [None] * len(rows))
+        return list(map(self.compression.input_text, rows.columns["text"], titles))
+
+    @property
+    def compression(self) -> CompressionConfig:
+        """The settings that documents are compressed with."""
+        return CompressionConfig.of(self.meta.fingerprint.components)
+
     def missing(self, doc_ids: Sequence[str]) -> list[str]:
         """Return the ids that the store does not hold, in order."""
         return self._store.missing(doc_ids)
@@ -107,8 +134,14 @@ class Reader:
         """The connector that the store keeps, in fp32. It turns stage ``"hidden"`` into a decoder's embeddings.
 
         Raises:
+            StoreError: if the store's memory has none, because it has the decoder's width as it is.
             CorruptStoreError: if it cannot be read, or is not the one that the store was made with.
         """
+        if not self.meta.has_connector:
+            self.meta.require_memory(self._store.uri)
+            raise StoreError(
+                f"The store at {self._store.uri} has no connector: its memory has the decoder's width. Use it as it is."
+            )
         origin = f"the store at {self._store.uri}"
         connector = Connector.from_bytes(self._store.asset(CONNECTOR_ASSET), self._connector_digest, origin)
         width = connector.dim(self.meta.stage)
@@ -133,14 +166,15 @@ class Reader:
         """Release the store. Reading after this is an error."""
         self._opened = None
 
-    def _rows(self, doc_ids: Sequence[str], missing: MissingIds) -> Rows:
+    def _rows(self, doc_ids: Sequence[str], missing: MissingIds, columns: Sequence[str] = ()) -> Rows:
         if isinstance(doc_ids, str):
             raise TypeError(f"doc_ids must be a list of ids, not the string {doc_ids!r}")
         if strange := [doc_id for doc_id in doc_ids if not isinstance(doc_id, str)]:
             raise TypeError(f"ids must be strings, not {strange[0]!r}")
-        return self._store.fetch(doc_ids, missing=missing)
+        return self._store.fetch(doc_ids, columns=columns, missing=missing)
 
     def _memory(self, rows: Rows) -> Memory:
+        self.meta.require_memory(self._store.uri)
         if rows.doc_ids:
             with _store_named(self._store.uri):
                 values, lengths = rows.memory()

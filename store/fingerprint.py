@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from ..configs.names import DEFAULT_FAMILY
 from ..errors import FingerprintMismatchError, StoreError
 
 
@@ -30,11 +31,18 @@ class Fingerprint:
         canonical = json.dumps(dict(self.components), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
+    @property
+    def family(self) -> str:
+        """Family of the checkpoint that made the memory."""
+        return self.components.get("family", DEFAULT_FAMILY)
+
     def differences(self, other: Self) -> list[str]:
         """Return a line ``name: mine | theirs`` for each component that differs; a missing one is ``(absent)``."""
         keys = sorted(self.components.keys() | other.components.keys())
-        pairs = ((k, self.components.get(k, "(absent)"), other.components.get(k, "(absent)")) for k in keys)
-        return [f"{key}: {mine} | {theirs}" for key, mine, theirs in pairs if mine != theirs]
+        changed = [key for key in keys if self.components.get(key) != other.components.get(key)]
+        unstated = {"family": DEFAULT_FAMILY}
+        mine, theirs = ({**dict.fromkeys(changed, "(absent)"), **unstated, **each.components} for each in (self, other))
+        return [f"{key}: {mine[key]} | {theirs[key]}" for key in changed]
 
     def require_equal(self, other: Self, what: str) -> None:
         """Check that another fingerprint equals this one, which is a store's.

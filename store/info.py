@@ -7,6 +7,7 @@ from typing import Any
 import lance
 import numpy as np
 
+from ..configs.names import MEMORY_AT_QUESTION
 from .commit import done_shards
 from .ledger import fallbacks
 from .store import Store
@@ -85,6 +86,11 @@ class StoreInfo:
     payload_bytes: int
     table_bytes: int
     disk_bytes: int | None
+
+    @property
+    def holds_memory(self) -> bool:
+        """False if the store holds texts only, because memory is made with each question."""
+        return self.fingerprint_components.get("memory") != MEMORY_AT_QUESTION
 
     @property
     def compression(self) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..configs.names import Stage
+from ..configs.names import MEMORY_AT_QUESTION, Stage
 from ..errors import StoreError
 from .codecs import codec_by_name
 from .codecs.payload import MAX_DIM
@@ -50,6 +50,31 @@ class StoreMeta(BaseModel):
         """
         codec_by_name(self.codec)
         memory_schema(self.optional_columns)
+
+    @property
+    def holds_memory(self) -> bool:
+        """False if the store holds texts only, because memory is made with each question."""
+        return self.fingerprint.components.get("memory") != MEMORY_AT_QUESTION
+
+    @property
+    def has_connector(self) -> bool:
+        """True if the store keeps the checkpoint's connector. Some families have none."""
+        return self.holds_memory and bool(self.checkpoint.get("connector", True))
+
+    def require_memory(self, origin: str) -> None:
+        """Check that the store holds memory.
+
+        Args:
+            origin: address of the store for the message.
+
+        Raises:
+            StoreError: it holds texts only.
+        """
+        if not self.holds_memory:
+            raise StoreError(
+                f"The store at {origin} holds texts and no memory: its checkpoint compresses a document together with "
+                "the question. Ask a question (`pisco-index ask`, `eval`)."
+            )
 
     def to_json(self) -> bytes:
         """Return the description as JSON in UTF-8."""

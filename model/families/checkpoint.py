@@ -1,6 +1,6 @@
 """The seam between checkpoint families and the rest of the package."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +9,8 @@ import torch
 from ...configs import CompressionConfig
 from ...configs.names import Stage
 from ..connector import Connector
-from ..passages import DocumentTokenizer
+from ..generation import GenerationDefaults
+from ..passages import DocumentTokenizer, TokenizedDocument
 from ..prompt import Prompt
 
 
@@ -23,10 +24,14 @@ class Checkpoint(Protocol):
     Attributes:
         path: folder of the checkpoint.
         decoder_base: name or folder of the base decoder.
+        family: name of the family.
+        is_query_dependent: True if memory belongs to a question and a document, so that it cannot be precomputed.
     """
 
     path: Path
     decoder_base: str
+    family: str
+    is_query_dependent: bool
 
     @property
     def rate(self) -> int:
@@ -39,8 +44,23 @@ class Checkpoint(Protocol):
         ...
 
     @property
-    def connector(self) -> Connector:
-        """The connector, in fp32."""
+    def n_mem_rule(self) -> Mapping[str, str]:
+        """The entries of ``identity`` that say how many vectors a document has (see ``memory_bounds_of``)."""
+        ...
+
+    @property
+    def connector(self) -> Connector | None:
+        """The connector, in fp32; None if memory has the decoder's width without one."""
+        ...
+
+    @property
+    def memory_digest(self) -> str:
+        """Digest that memory carries and that the decoder compares: the connector's if there is one."""
+        ...
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Stages at which memory can be stored."""
         ...
 
     @property
@@ -60,18 +80,34 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def query_passages(
+        self, question: str, texts: Sequence[str], compression: CompressionConfig
+    ) -> list[TokenizedDocument]:
+        """Return the compressor's input for a question with each of some documents' texts, one passage each.
+
+        Raises:
+            PromptError: the question leaves no room for a text.
+            ConfigError: the family does not compress a document for a question.
+        """
+        ...
+
     @property
     def compressor_tokenizer(self) -> Any:
         """The compressor's tokenizer, memory tokens included."""
         ...
 
-    def load_compressor(self, *, dtype: torch.dtype) -> Any:
-        """Return the compressor without ``lm_head``, in eval mode on the CPU."""
+    def load_compressor(self, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
+        """Return the compressor without ``lm_head``, in eval mode."""
         ...
 
     @property
-    def memory_token_id(self) -> int:
-        """Id of the token at whose positions the compressor's last hidden states are memory."""
+    def memory_token_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens at whose positions the compressor's last hidden states are memory; empty for all tokens."""
+        ...
+
+    @property
+    def memory_position(self) -> int | None:
+        """Position of the first memory token of each passage; None if it follows the text."""
         ...
 
     @property
@@ -79,8 +115,13 @@ class Checkpoint(Protocol):
         """The decoder's tokenizer, memory tokens included."""
         ...
 
-    def load_decoder(self, *, dtype: torch.dtype) -> Any:
-        """Return the decoder with the checkpoint's weights merged into it, in eval mode on the CPU."""
+    def load_decoder(self, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
+        """Return the decoder with the checkpoint's weights, in eval mode."""
+        ...
+
+    @property
+    def generation(self) -> GenerationDefaults | None:
+        """Generation settings of the base decoder; None for its end tokens and nothing else."""
         ...
 
     @property

@@ -4,8 +4,9 @@ It differs from family "pisco" in everything that a family decides: memory has a
 it, and the prompt has other words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +37,15 @@ class FakeCheckpoint:
     path = Path("fake")
     decoder_base = "fake"
     default_stage: Stage = "hidden"
-    memory_token_id = ord(MEMORY)
+    family = "fake"
+    stages: tuple[Stage, ...] = ("hidden", "embedding")
+    is_query_dependent = False
+    memory_token_ids = (ord(MEMORY),)
+    memory_position = None
+    generation = None
+    n_mem_rule: Mapping[str, str] = MappingProxyType(
+        {"n_mem": str(MEMORY_LENGTH), "passage_tokens": "1000000", "passage_extra": "0"}
+    )
 
     def __init__(self, seed: int = 0):
         self._seed = seed
@@ -48,7 +57,17 @@ class FakeCheckpoint:
     @property
     def identity(self) -> dict[str, str]:
         """The seed and the connector's digest, which determine memory."""
-        return {"compressor": f"fake {self._seed}", "connector": self.connector.digest, "rate": str(self.rate)}
+        return {
+            "compressor": f"fake {self._seed}",
+            "connector": self.connector.digest,
+            "rate": str(self.rate),
+            **self.n_mem_rule,
+        }
+
+    @property
+    def memory_digest(self) -> str:
+        """The connector's digest."""
+        return self.connector.digest
 
     def memory_dim(self, stage: Stage) -> int:
         """Return the width of memory at a stage."""
@@ -58,17 +77,23 @@ class FakeCheckpoint:
         """Return a tokenizer that truncates each text to one passage."""
         return FakePassageTokenizer(compression.max_length)
 
-    def load_compressor(self, *, dtype: torch.dtype) -> Any:
+    def query_passages(
+        self, question: str, texts: Sequence[str], compression: CompressionConfig
+    ) -> list[TokenizedDocument]:
+        """Return the passages of the question and each text."""
+        return list(self.passage_tokenizer(compression).tokenize([f"{question} {text}" for text in texts]))
+
+    def load_compressor(self, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
         """Return a Qwen3 model of two layers."""
         with seeded(self._seed):
             model: Any = Qwen3Model(_config(16))
-        return model.to(dtype).eval().requires_grad_(False)
+        return model.to(device, dtype).eval().requires_grad_(False)
 
-    def load_decoder(self, *, dtype: torch.dtype) -> Any:
+    def load_decoder(self, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
         """Return a Qwen3 causal LM of two layers."""
         with seeded(self._seed):
             model: Any = Qwen3ForCausalLM(_config(24))
-        return model.to(dtype).eval().requires_grad_(False)
+        return model.to(device, dtype).eval().requires_grad_(False)
 
     def describe(self) -> dict[str, Any]:
         """Return the rate and the identity."""
@@ -98,7 +123,7 @@ class FakeTokenizer:
 class FakePassageTokenizer:
     """Truncates a text to one passage and appends a fixed number of memory tokens."""
 
-    memory_token_id = ord(MEMORY)
+    memory_token_ids = (ord(MEMORY),)
 
     def __init__(self, max_length: int):
         self._max_length = max_length
@@ -109,14 +134,15 @@ class FakePassageTokenizer:
         for text in texts:
             ids = self._tokenizer(FakePrompt().clean(text))["input_ids"]
             kept = ids[: self._max_length]
-            passage = kept + [self.memory_token_id] * MEMORY_LENGTH
+            passage = kept + [*self.memory_token_ids] * MEMORY_LENGTH
             yield TokenizedDocument((passage,), MEMORY_LENGTH, len(ids), len(kept))
 
 
 class FakePrompt:
     """The documents' content, the question, and the answer with an end token."""
 
-    memory_token = MEMORY
+    memory_tokens = (MEMORY,)
+    adds_special_tokens = False
 
     def clean(self, text: str) -> str:
         """Return a text without literal memory tokens."""

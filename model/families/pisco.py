@@ -12,8 +12,10 @@ Memory of a passage of ``n`` tokens is ``n // rate + 1`` vectors. No code from t
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,14 +24,14 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from ...configs import CompressionConfig
 from ...configs.names import Stage
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError, PromptError
 from ..connector import Connector
 from ..loading.adapters import merge_decoder_state
 from ..loading.bases import find_decoder_base, local_folder
 from ..loading.files import digest_files, read_json, require_own_files
 from ..loading.models import count_parameters, load_model, load_model_config, load_tokenizer, require_rows
 from ..loading.tensors import load_tensors
-from ..passages import AUTOENCODING_TOKEN, MEMORY_TOKEN, PassageTokenizer
+from ..passages import AUTOENCODING_TOKEN, MEMORY_TOKEN, PassageTokenizer, TokenizedDocument, clean_text
 from ..prompt import PiscoPrompt
 
 FILES = ("config.json", "connector.pt", "decoder_state.pt")
@@ -66,6 +68,15 @@ class PiscoCheckpoint:
         CheckpointError: the folder, a file in it or a key of its ``config.json`` is missing or wrong.
     """
 
+    family = "pisco"
+    stages: tuple[Stage, ...] = ("hidden", "embedding")
+    # The OSCAR of 2026 has this layout too, and nothing in its configuration says so.
+    is_query_dependent = False
+    memory_position = None
+    generation = None
+    # Stores of this family are older than the rule, which their rate implies.
+    n_mem_rule: Mapping[str, str] = MappingProxyType({})
+
     def __init__(self, path: str | Path, *, decoder_base: str | None = None, compressor_base: str | None = None):
         self.path = Path(path)
         self._require_layout()
@@ -85,7 +96,7 @@ class PiscoCheckpoint:
     def identity(self) -> dict[str, str]:
         """Digests of the compressor, the connector and the tokenizer, and the rate."""
         compressor, tokenizer = self.path / "compressor", self.path / "compressor_tokenizer"
-        weights = sorted(compressor.glob("*.safetensors"))
+        weights = sorted(compressor.glob("*.safetensors")) or sorted(compressor.glob("pytorch_model*.bin"))
         vocabulary = [path for name in TOKENIZER_FILES if (path := tokenizer / name).is_file()]
         if TOKENIZER_FILES[0] not in {path.name for path in vocabulary}:
             vocabulary = sorted(path for path in tokenizer.iterdir() if path.is_file())
@@ -95,6 +106,11 @@ class PiscoCheckpoint:
             "compressor_tokenizer": digest_files(vocabulary),
             "rate": str(self.rate),
         }
+
+    @property
+    def memory_digest(self) -> str:
+        """The connector's digest."""
+        return self.connector.digest
 
     @property
     def default_stage(self) -> Stage:
@@ -122,6 +138,27 @@ class PiscoCheckpoint:
         except ValueError as error:
             raise ConfigError(f"compression: {error}.") from None
 
+    def query_passages(
+        self, question: str, texts: Sequence[str], compression: CompressionConfig
+    ) -> list[TokenizedDocument]:
+        """Return the compressor's input for a question with each of some texts, by the rule of the OSCAR of 2026.
+
+        The question and its heading count toward ``max_length``. A longer text loses its end.
+
+        Raises:
+            PromptError: the question leaves no room for a text.
+        """
+        settings = compression.model_copy(update={"on_long": "truncate", "overlap": 0})
+        heading = f"Query: {clean_text(question)}\n Document: "
+        tokens = len(self.compressor_tokenizer(heading)["input_ids"])
+        if tokens >= settings.max_length:
+            raise PromptError(
+                f"The question {question[:60]!r} leaves no room for a document: a passage has "
+                f"{settings.max_length} tokens, and the question has {tokens} with the words around it. "
+                "Ask a shorter question, or raise max_length."
+            )
+        return list(self.passage_tokenizer(settings).tokenize([heading + text for text in texts]))
+
     # Compressor and connector
 
     @cached_property
@@ -134,14 +171,19 @@ class PiscoCheckpoint:
         """Id of ``<MEM>`` in the compressor's vocabulary."""
         return self.compressor_tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
 
+    @property
+    def memory_token_ids(self) -> tuple[int, ...]:
+        """Id of ``<MEM>`` in the compressor's vocabulary."""
+        return (self.memory_token_id,)
+
     @cached_property
     def compressor_config(self) -> Any:
         """The compressor's transformers configuration."""
         return load_model_config(self.path / "compressor")
 
-    def load_compressor(self, *, dtype: torch.dtype) -> Any:
-        """Return the compressor without ``lm_head``, in eval mode on the CPU."""
-        return self._load_compressor(AutoModel, dtype)
+    def load_compressor(self, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
+        """Return the compressor without ``lm_head``, in eval mode."""
+        return self._load_compressor(AutoModel, dtype).to(device)
 
     def load_causal_compressor(self, *, dtype: torch.dtype) -> Any:
         """Return the compressor as the causal LM that the folder holds, for training and for saving."""
@@ -172,8 +214,8 @@ class PiscoCheckpoint:
         """The decoder's prompt, written by its chat template."""
         return PiscoPrompt(self.decoder_tokenizer)
 
-    def load_decoder(self, *, dtype: torch.dtype) -> Any:
-        """Return the base decoder with this checkpoint's embeddings and LoRA pairs merged, in eval mode on the CPU.
+    def load_decoder(self, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
+        """Return the base decoder with this checkpoint's embeddings and LoRA pairs merged, in eval mode.
 
         Raises:
             CheckpointError: the base cannot be found, or a tensor of ``decoder_state.pt`` does not fit it.
@@ -181,7 +223,7 @@ class PiscoCheckpoint:
         model = self.load_decoder_base(dtype=dtype)
         merge_decoder_state(model, self.load_decoder_state(), str(self.decoder_state_path))
         self.require_decoder_fits(model)
-        return model
+        return model.to(device)
 
     def load_decoder_base(self, *, dtype: torch.dtype) -> Any:
         """Return the base decoder without the checkpoint's weights, in eval mode on the CPU."""
@@ -228,6 +270,7 @@ class PiscoCheckpoint:
         state = self.load_decoder_state()
         return {
             "path": str(self.path),
+            "family": self.family,
             "model_type": self.config.model_type,
             "rate": self.rate,
             "compressor": {
@@ -250,6 +293,13 @@ class PiscoCheckpoint:
                 "lora_linears": sum(".lora_A." in name for name in state),
                 "state_parameters": sum(t.numel() for t in state.values()),
             },
+            "memory": {
+                "stage": self.default_stage,
+                "width": self.memory_dim(self.default_stage),
+                "vectors": "tokens // rate + 1 a passage",
+                "bytes_bf16": f"{2 * self.memory_dim(self.default_stage):,} a vector",
+            },
+            "prompt": {"example": self.prompt("What is the capital of France?", [2])},
             "identity": self.identity,
         }
 
@@ -274,9 +324,7 @@ class PiscoCheckpoint:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise CheckpointError(f"{path}: {problems}.") from None
         if config.model_type.upper() != "PISCO":
-            raise CheckpointError(
-                f"{path}: model_type is {config.model_type!r}; this version reads checkpoints of the PISCO family."
-            )
+            raise CheckpointError(f"{path}: model_type is {config.model_type!r}; family pisco has PISCO.")
         return config
 
     def _load_compressor(self, auto_class: Any, dtype: torch.dtype) -> Any:

@@ -1,7 +1,7 @@
 """The forward pass of any architecture, by transformers: over packed passages where that is right, else padded ones."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -52,31 +52,45 @@ class PackedFallback:
 
 
 class PaddedFallback:
-    """transformers' forward pass over passages padded to the longest."""
+    """transformers' forward pass over passages padded to the longest.
+
+    Args:
+        model: the base model.
+
+    Attributes:
+        needs_positions: True to give the model the passages' positions, if they are not those that it would count.
+    """
 
     pads = True
 
     def __init__(self, model: Any):
         self._model = model
+        self.needs_positions = False
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Return the last hidden states at the memory tokens, in the order of rows: ``(memory tokens, hidden)``."""
         spans = Spans.of(batch.starts, batch.longest)
         is_token = torch.arange(batch.longest, device=spans.starts.device) < spans.starts.diff()[:, None]
+        given = (
+            {"position_ids": batch.positions[0, spans.padded()].view(is_token.shape)} if self.needs_positions else {}
+        )
         output = self._model(
             input_ids=batch.ids.long()[spans.padded()].view(is_token.shape),
             attention_mask=is_token.long(),
             use_cache=False,
+            **given,
         )
         return output.last_hidden_state.flatten(0, 1)[spans.unpadded(len(batch.ids))[batch.memory]]
 
 
 @torch.inference_mode()
-def choose_fallback(model: Any, attention: Attention, memory_token_id: int) -> PackedFallback | PaddedFallback:
+def choose_fallback(
+    model: Any, attention: Attention, memory_token_ids: Sequence[int]
+) -> PackedFallback | PaddedFallback:
     """Return the packed forward pass if it computes what the model computes on padded passages, else the padded one."""
     padded, packed = PaddedFallback(model), PackedFallback(model, attention)
     device = next(model.parameters()).device
-    sample = _sample(memory_token_id, model.config.vocab_size).to(device)
+    sample = _sample(memory_token_ids[0], model.config.vocab_size).to(device)
     expected = padded(sample)
     try:
         with _attention_implementation(model, _NAME):
@@ -151,4 +165,4 @@ def _sample(memory_token_id: int, vocabulary: int) -> PackedBatch:
     ids = np.random.default_rng(0).integers(0, vocabulary, lengths.sum())
     ids[::5] = memory_token_id
     ids[np.cumsum(lengths) - 1] = memory_token_id
-    return pack(Passages(ids, lengths), np.arange(len(lengths)), memory_token_id)
+    return pack(Passages(ids, lengths), np.arange(len(lengths)), (memory_token_id,))

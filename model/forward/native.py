@@ -1,15 +1,17 @@
 """Our own forward pass over packed passages, for the causal architectures that most models have."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..device import compute_dtype
+from ..loading.lora import LoraLinear
 from .attention import Attention, Spans
-from .packing import PackedBatch
+from .packing import PackedBatch, offsets
 
 # Architectures whose layers are norm, attention with q/k/v/o projections and rotary positions, norm, and a gated MLP.
 NATIVE_ARCHITECTURES = frozenset({"qwen3", "qwen2", "llama", "mistral"})
@@ -25,8 +27,11 @@ class NativeModel(nn.Module):
     Memory is read from the last layer at the memory tokens, and nothing after that layer mixes positions. So the last
     layer's queries, output projection and MLP are computed at those tokens only; its keys and values at all tokens.
 
+    The weights are fused in place: those of the base model become views of them, so that it can still be used and
+    memory never holds them twice.
+
     Args:
-        model: the base model. It loses its layers to this object and cannot be used afterwards.
+        model: the base model.
         attention: attention to use.
         whole_last_layer: True to compute the last layer at every token.
 
@@ -40,10 +45,12 @@ class NativeModel(nn.Module):
         self.embedding = model.embed_tokens
         self.rotary: Any = model.rotary_emb
         self.layers: Any = nn.ModuleList()
-        for index in range(len(model.layers)):
-            self.layers.append(_Layer(model.layers[index], model.config))
-            # Each layer is freed at once, so that memory never holds the weights twice.
-            model.layers[index] = nn.Identity()
+        for layer in model.layers:
+            self.layers.append(_Layer(layer, model.config))
+        # Another model may share the weights of the base model, so it must stay alive. It is not a module of this one,
+        # whose fused weights it sees. A model with updates beside its weights is a copy that nobody else uses.
+        has_updates = any(isinstance(module, LoraLinear) for module in model.modules())
+        self._source = () if has_updates else (model,)
         self.norm: Any = model.norm
         self.attention = attention
         self.whole_last_layer = whole_last_layer
@@ -107,11 +114,9 @@ class _Layer(nn.Module):
         self.k_norm: Any = getattr(attention, "k_norm", nn.Identity())
         self.query_width: int = attention.q_proj.out_features
         self.qkv = _fuse(attention.q_proj, attention.k_proj, attention.v_proj)
-        attention.q_proj = attention.k_proj = attention.v_proj = None
         self.output: Any = attention.o_proj
         self.mlp_norm: Any = layer.post_attention_layernorm
         self.gate_and_up = _fuse(mlp.gate_proj, mlp.up_proj)
-        mlp.gate_proj = mlp.up_proj = None
         self.down: Any = mlp.down_proj
 
     def heads(self, states: torch.Tensor) -> torch.Tensor:
@@ -167,20 +172,61 @@ def run_layer_at_memory(
     return residual + layer.mlp(residual)
 
 
-def _fuse(*linears: nn.Linear) -> nn.Linear:
-    """Return one linear map in the place of several maps of the same input."""
-    weight = torch.cat([linear.weight for linear in linears])
-    fused = nn.Linear(weight.shape[1], weight.shape[0], bias=linears[0].bias is not None, device="meta")
-    fused.weight = nn.Parameter(weight, requires_grad=False)
-    if linears[0].bias is not None:
-        fused.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
-    return fused
+class _Fused(nn.Module):
+    """One linear map in the place of several maps of the same input.
+
+    Attributes:
+        weight: ``(Σ out, in)``.
+        bias: ``(Σ out,)``, or None.
+        lora_down: ``(Σ rank, in)`` if the maps have updates beside their weights, else None.
+        lora_up: ``(Σ out, Σ rank)``, or None.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear]):
+        super().__init__()
+        self.weight = nn.Parameter(_joined([linear.weight for linear in linears]), requires_grad=False)
+        self.bias = self.lora_down = self.lora_up = None
+        if linears[0].bias is not None:
+            self.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
+        updates = [linear for linear in linears if isinstance(linear, LoraLinear)]
+        if updates:
+            assert len(updates) == len(linears)
+            self.lora_down = nn.Parameter(torch.cat([each.lora_down for each in updates]), requires_grad=False)
+            self.lora_up = nn.Parameter(torch.block_diag(*(each.lora_up for each in updates)), requires_grad=False)
 
 
-def _linear(states: torch.Tensor, linear: nn.Linear, outputs: slice = slice(None)) -> torch.Tensor:
+def _fuse(*linears: nn.Linear) -> _Fused:
+    return _Fused(linears)
+
+
+def _joined(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return weights one after another, and make each of them a view of the result, so that none is held twice."""
+    first = weights[0]
+    begins = int(first.storage_offset()) + offsets(np.array([weight.numel() for weight in weights]))
+    if all(
+        weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and weight.is_contiguous()
+        and weight.storage_offset() == begin
+        for weight, begin in zip(weights, begins[:-1].tolist(), strict=True)
+    ):
+        # Another compressor has fused them already.
+        rows = sum(weight.shape[0] for weight in weights)
+        return first.data.as_strided((rows, first.shape[1]), (first.shape[1], 1), first.storage_offset())
+    joined = torch.cat([weight.data for weight in weights])
+    for weight, view in zip(weights, joined.split([len(weight) for weight in weights]), strict=True):
+        weight.data = view
+    return joined
+
+
+def _linear(states: torch.Tensor, linear: Any, outputs: slice = slice(None)) -> torch.Tensor:
     """Compute some outputs of a linear map, in the dtype of its input."""
     bias = None if linear.bias is None else linear.bias[outputs].to(states.dtype)
-    return nn.functional.linear(states, linear.weight[outputs].to(states.dtype), bias)
+    result = nn.functional.linear(states, linear.weight[outputs].to(states.dtype), bias)
+    down = getattr(linear, "lora_down", None)
+    if down is not None:
+        update = nn.functional.linear(states, down.to(states.dtype))
+        result = result + nn.functional.linear(update, linear.lora_up[outputs].to(states.dtype))
+    return result
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -73,14 +73,31 @@ class PackedBatch:
         return replace(self, **tensors)
 
 
-def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int = 0) -> PackedBatch:
+def is_memory(ids: np.ndarray, memory_token_ids: Sequence[int]) -> np.ndarray:
+    """Return which token ids are memory tokens: those given, or all if none is given."""
+    if not memory_token_ids:
+        return np.ones(len(ids), bool)
+    low, high = min(memory_token_ids), max(memory_token_ids)
+    if high - low + 1 == len(set(memory_token_ids)):
+        return (ids >= low) & (ids <= high)
+    return np.isin(ids, memory_token_ids)
+
+
+def pack(
+    passages: Passages,
+    chosen: np.ndarray,
+    memory_token_ids: Sequence[int],
+    rows: int = 0,
+    memory_position: int | None = None,
+) -> PackedBatch:
     """Pack some passages into a batch, in the order in which they are chosen.
 
     Args:
         passages: all passages.
         chosen: indices of the passages to pack, ``(n,)``.
-        memory_token_id: id of the memory token.
+        memory_token_ids: ids of the memory tokens; empty if every token is one.
         rows: number of rows to fill the batch up to.
+        memory_position: position of the first memory token of each passage; default: the one after its text.
     """
     lengths = passages.lengths[chosen]
     starts = offsets(lengths)
@@ -90,9 +107,11 @@ def pack(passages: Passages, chosen: np.ndarray, memory_token_id: int, rows: int
     ids[:total] = passages.ids[np.repeat(offsets(passages.lengths)[chosen], lengths) + position]
     positions = np.zeros(max(rows, total), np.int64)
     positions[:total] = position
-    memory = np.flatnonzero(ids[:total] == memory_token_id)
+    memory = np.flatnonzero(is_memory(ids[:total], memory_token_ids))
     memory_starts = np.searchsorted(memory, starts)
     per_passage = np.diff(memory_starts)
+    if memory_position is not None:
+        positions[memory] = memory_position + np.arange(len(memory)) - np.repeat(memory_starts[:-1], per_passage)
     return PackedBatch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions)[None],

@@ -10,10 +10,14 @@ from ...errors import CheckpointError
 from .files import require_own_files
 
 
-def local_folder(name: str | Path) -> Path:
+def local_folder(name: str | Path, flag: str = "for a base decoder: --decoder-base") -> Path:
     """Return a model folder, or the cached snapshot of a hub name.
 
     transformers, given a hub name, would ask the network even for files that are in the cache.
+
+    Args:
+        name: folder or hub name.
+        flag: the flag that names another folder, for messages.
 
     Raises:
         CheckpointError: the name is neither a folder nor in the cache, or a file in the folder is a link that leads
@@ -29,12 +33,20 @@ def local_folder(name: str | Path) -> Path:
         require_own_files(folder)
         return folder
     raise CheckpointError(
-        f"{name}: neither a model folder nor in the Hugging Face cache. Name a folder (for a base decoder: "
-        f"--decoder-base), or download it first (hf download {name})."
+        f"{name}: neither a model folder nor in the Hugging Face cache. Name a folder ({flag}), or download it first "
+        f"(hf download {name})."
     )
 
 
-def find_decoder_base(checkpoint: Path, name: str, *, is_trusted: bool) -> str:
+def find_decoder_base(
+    checkpoint: Path,
+    name: str,
+    *,
+    is_trusted: bool,
+    key: str = "decoder_model_name",
+    model: str = "base decoder",
+    flag: str = "--decoder-base",
+) -> str:
     """Return the folder of a checkpoint's base decoder, or its name if that can only be a hub name.
 
     The folder may be absolute, in the checkpoint, beside it, or in the working folder. A hub name is looked up when
@@ -45,13 +57,16 @@ def find_decoder_base(checkpoint: Path, name: str, *, is_trusted: bool) -> str:
         name: path or hub name of the base decoder.
         is_trusted: True for a name that the user gave. A name that the checkpoint gives must not lead out of the
             checkpoint's folder by ``..`` or by a link.
+        key: key of ``config.json`` that the name stands under, for messages.
+        model: what the base is to the checkpoint, for messages.
+        flag: the flag that names another base, for messages.
 
     Raises:
         CheckpointError: a path is no model folder, or a name that is not trusted leads out of the checkpoint.
     """
     leads_out = CheckpointError(
-        f"{checkpoint / 'config.json'}: decoder_model_name {name!r} leads out of the checkpoint's folder. If you trust "
-        "that place, name it yourself (--decoder-base)."
+        f"{checkpoint / 'config.json'}: {key} {name!r} leads out of the checkpoint's folder. If you trust "
+        f"that place, name it yourself ({flag})."
     )
     if not is_trusted and ".." in Path(name).parts:
         raise leads_out
@@ -65,10 +80,23 @@ def find_decoder_base(checkpoint: Path, name: str, *, is_trusted: bool) -> str:
             raise leads_out
         return str(folder)
     if Path(name).is_absolute() or name.startswith((".", "~")):
-        raise CheckpointError(
-            f"{checkpoint}: the base decoder {name!r} is no model folder. Name another one (--decoder-base)."
-        )
+        raise CheckpointError(f"{checkpoint}: the {model} {name!r} is no model folder. Name another one ({flag}).")
     return name
+
+
+def base_folder(checkpoint: Path, name: str, *, is_trusted: bool, key: str, model: str, flag: str) -> Path:
+    """Return the folder of a checkpoint's base model, in the Hugging Face cache or elsewhere.
+
+    The arguments are those of ``find_decoder_base``.
+
+    Raises:
+        CheckpointError: naming the base and the flag, if it is not there or leads out of the checkpoint.
+    """
+    found = find_decoder_base(checkpoint, name, is_trusted=is_trusted, key=key, model=model, flag=flag)
+    try:
+        return local_folder(found, flag)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: its {model}: {error}") from None
 
 
 def _model_folder(root: Path, name: str) -> Path | None:

@@ -1,6 +1,7 @@
 """Load models and tokenizers with transformers: local files only, every weight present, no code from the folder."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,24 @@ from transformers.utils import logging as transformers_logging
 from ...errors import CheckpointError
 from .bases import local_folder
 from .files import checkpoint_errors
-from .inspection import read_model_config, require_weights
-from .tensors import require_finite
+from .inspection import read_model_config, require_weights, weight_files
+from .tensors import load_model_tensors, require_finite
 
 
-def load_model(auto_class: Any, name: str, dtype: torch.dtype | Literal["auto"]) -> Any:
-    """Load a transformers model from safetensors, in eval mode on the CPU.
+def load_model(
+    auto_class: Any,
+    name: str,
+    dtype: torch.dtype | Literal["auto"],
+    *,
+    is_leftover: Callable[[str], bool] = lambda _: False,
+) -> Any:
+    """Load a transformers model, in eval mode on the CPU.
+
+    Args:
+        auto_class: transformers class to load it by.
+        name: folder, or hub name in the cache.
+        dtype: dtype of the weights.
+        is_leftover: returns True for a weight that the model has no place for, if that is an error.
 
     Raises:
         CheckpointError: the model cannot be found, or its weights do not fill its architecture.
@@ -26,6 +39,12 @@ def load_model(auto_class: Any, name: str, dtype: torch.dtype | Literal["auto"])
     config = load_model_config(folder)
     with quiet_transformers():
         require_weights(folder, name, auto_class, config)
+    files = weight_files(folder, name)
+    if files[0].suffix == ".bin":
+        state: dict[str, torch.Tensor] = {}
+        for path in files:
+            state |= load_model_tensors(path)
+        return model_of_state(auto_class, config, state, dtype, name, is_leftover=is_leftover)
     with checkpoint_errors(f"{name}: cannot be loaded"), quiet_transformers():
         model, report = auto_class.from_pretrained(
             folder,
@@ -41,13 +60,75 @@ def load_model(auto_class: Any, name: str, dtype: torch.dtype | Literal["auto"])
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    return _checked(model, report, name, is_leftover)
+
+
+def model_of_state(
+    auto_class: Any,
+    config: Any,
+    state: dict[str, torch.Tensor],
+    dtype: torch.dtype | Literal["auto"],
+    origin: object,
+    *,
+    is_leftover: Callable[[str], bool] = lambda _: True,
+) -> Any:
+    """Make a transformers model of its configuration and weights, in eval mode on the CPU.
+
+    Args:
+        auto_class: transformers class to make it by.
+        config: transformers configuration.
+        state: weights by name.
+        dtype: dtype of the weights.
+        origin: name of their file in messages.
+        is_leftover: returns True for a weight that the model has no place for, if that is an error.
+
+    Raises:
+        CheckpointError: a weight is missing, has a wrong shape, is not finite, or has no place.
+    """
+    with checkpoint_errors(f"{origin}: its configuration makes no model"):
+        model_class = auto_class._model_mapping[type(config)]
+    with checkpoint_errors(f"{origin}: cannot be loaded"), quiet_transformers():
+        model, report = model_class.from_pretrained(
+            None,
+            config=copy.deepcopy(config),
+            state_dict=state,
+            dtype=dtype,
+            attn_implementation=None,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return _checked(model, report, origin, is_leftover)
+
+
+def empty_model(auto_class: Any, config: Any, origin: object, tensors: int | None = None) -> Any:
+    """Return a model without weights (on the meta device), to compare names and shapes with.
+
+    Args:
+        auto_class: transformers class to make it by.
+        config: transformers configuration.
+        origin: name of the configuration's folder in messages.
+        tensors: number of tensors that the model's files hold, if known: every layer has at least one.
+
+    Raises:
+        CheckpointError: the configuration makes no model, or has more layers than its files.
+    """
+    layers = getattr(config, "num_hidden_layers", 1)
+    if tensors is not None and not 1 <= layers <= tensors:
+        raise CheckpointError(f"{origin}: its config.json says {layers} layers, and its files hold {tensors} tensors.")
+    with checkpoint_errors(f"{origin}: its configuration makes no model"), torch.device("meta"), quiet_transformers():
+        return auto_class.from_config(copy.deepcopy(config), attn_implementation=None, trust_remote_code=False).eval()
+
+
+def _checked(model: Any, report: Any, origin: object, is_leftover: Callable[[str], bool]) -> Any:
     wrong = [*report["missing_keys"], *report["mismatched_keys"]]
     if wrong:
         raise CheckpointError(
-            f"{name}: {len(wrong)} weights are missing or of a wrong shape, the first: {sorted(map(str, wrong))[0]}."
+            f"{origin}: {len(wrong)} weights are missing or of a wrong shape, the first: {sorted(map(str, wrong))[0]}."
         )
+    if leftover := sorted(name for name in report["unexpected_keys"] if is_leftover(name)):
+        raise CheckpointError(f"{origin}: {len(leftover)} weights have no place, the first: {leftover[0]}.")
     for parameter_name, values in model.named_parameters():
-        require_finite(name, parameter_name, values)
+        require_finite(origin, parameter_name, values)
     return model.eval().requires_grad_(False)
 
 

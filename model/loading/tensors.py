@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,68 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: the file is damaged, holds anything but named tensors, or a value is not finite.
     """
+    state = _read(path)
+    _require_tensors(path, state)
+    for name, tensor in state.items():
+        _require_plain(path, name, tensor)
+    return dict(state)
+
+
+def load_tensor_groups(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Read a dictionary of dictionaries of plain tensors, such as a file with several adapters.
+
+    Raises:
+        CheckpointError: as for ``load_tensors``.
+    """
+    groups = _read(path)
+    for name, state in groups.items():
+        if not (isinstance(name, str) and isinstance(state, Mapping)):
+            raise CheckpointError(f"{path}: {name!r} is no dictionary of tensors; expected nothing else.")
+        _require_tensors(path, state)
+        for key, tensor in state.items():
+            _require_plain(path, f"{name}: {key}", tensor)
+    return {name: dict(state) for name, state in groups.items()}
+
+
+def load_model_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a model from a ``pytorch_model.bin``, without the integers that some models save beside them.
+
+    Raises:
+        CheckpointError: as for ``load_tensors``.
+    """
+    state = _read(path)
+    _require_tensors(path, state)
+    weights = {
+        name: tensor for name, tensor in state.items() if tensor.is_floating_point() or not is_bookkeeping(name, tensor)
+    }
+    for name, tensor in weights.items():
+        _require_plain(path, name, tensor)
+    return weights
+
+
+def tensor_shapes(path: Path) -> dict[str, torch.Size]:
+    """Return the shape of each tensor in a file without reading its values; names in groups are joined by ``: ``.
+
+    Raises:
+        CheckpointError: the file is damaged or holds anything but tensors and dictionaries of tensors.
+    """
+    shapes: dict[str, torch.Size] = {}
+    for name, value in _read(path, mapped=True).items():
+        group = {f"{name}: {key}": tensor for key, tensor in value.items()} if isinstance(value, Mapping) else None
+        for key, tensor in ({name: value} if group is None else group).items():
+            if not isinstance(tensor, torch.Tensor):
+                raise CheckpointError(f"{path}: {key!r} is no tensor; expected nothing else.")
+            shapes[str(key)] = tensor.shape
+    return shapes
+
+
+def is_bookkeeping(name: str, tensor: torch.Tensor) -> bool:
+    """Return True for integers that are no weights: single numbers, causal masks (named bias) and position ids."""
+    return tensor.numel() <= 1 or "bias" in name or "position" in name
+
+
+def _read(path: Path, *, mapped: bool = False) -> Mapping[Any, Any]:
+    """Return the dictionary in a file. Mapped values are read from the disk when they are used."""
     refused = CheckpointError(
         f"{path}: refused, nothing of it was run: it is damaged or holds something other than a plain dictionary of "
         "tensors."
@@ -39,18 +102,19 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with checkpoint_errors(f"{path}: damaged or truncated, fetch it again"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None)
     except CheckpointError as error:
         # torch's own message would advise to load the file without this check.
         raise (refused if isinstance(error.__cause__, pickle.UnpicklingError) else error) from None
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: holds {type(state).__name__}; expected a dictionary of named tensors.")
+    return state
+
+
+def _require_tensors(path: Path, state: Mapping[Any, Any]) -> None:
     wrong = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
     if wrong:
         raise CheckpointError(f"{path}: {wrong[0]!r} is no named tensor; expected nothing else.")
-    for name, tensor in state.items():
-        _require_plain(path, name, tensor)
-    return dict(state)
 
 
 def _calls_more_than_tensors_need(path: Path) -> bool:

@@ -42,7 +42,8 @@ class InProcessPool:
         self._attempts = attempts
         self._on_lost = on_lost
         worker = ShardWorker(spec)
-        self.description = f"this process, {spec.device}, {worker.token_budget:,} tokens per batch"
+        batch = "" if spec.at_question else f", {worker.token_budget:,} tokens per batch"
+        self.description = f"this process, {spec.device}{batch}"
         self._worker: ShardWorker | None = worker
         self._threads = ThreadPoolExecutor(DEPTH, thread_name_prefix="shard")
         self._running: dict[Future[ShardResult], Shard] = {}

@@ -36,6 +36,9 @@ class BuildProgress:
     def began(self, uri: str, config: BuildConfig) -> None:
         """The inputs were opened and fit together. ``uri`` is the store's full address, without credentials."""
 
+    def keeping_text(self, fields: Sequence[str]) -> None:
+        """Memory is made at question time: the build stores these fields of the documents, and no memory."""
+
     def planning(self, files: int) -> None:
         """Planning begins: every record of ``files`` files is read and validated."""
 

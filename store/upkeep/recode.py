@@ -117,6 +117,7 @@ def recode(
 
 
 def _require_sense(source: Store, target: Codec, out: str) -> None:
+    source.meta.require_memory(source.uri)
     own = codec_by_name(source.meta.codec)
     if out == source.uri:
         raise StoreError(f"the store at {out} cannot be recoded into itself. Name another place.")

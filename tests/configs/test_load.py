@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from pisco_index import load_config
+from pisco_index.configs import CompressionConfig
 from pisco_index.errors import ConfigError
 
 
@@ -35,3 +36,9 @@ def test_a_file_that_is_no_configuration(tmp_path, text, message):
     path.write_bytes(text)
     with pytest.raises(ConfigError, match=message):
         load_config(str(path))
+
+
+def test_a_fingerprint_gives_its_settings_back():
+    settings = CompressionConfig(max_length=39, repeat_title=True, template="{title}: {text}", dtype="float32")
+    assert CompressionConfig.of(settings.components | {"rate": "16", "compression": "1"}) == settings
+    assert CompressionConfig.of({}) == CompressionConfig()

@@ -87,7 +87,7 @@ def compressor(fake):
 
 @pytest.fixture(scope="module")
 def memory_token(fake):
-    return fake.memory_token_id
+    return fake.memory_token_ids[0]
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def expected(model, passages):
 
 def make(model, device, dtype, **options):
     model = copy.deepcopy(model).to(device, dtype)
-    return Compressor(model, Connector(256, 8, 8), memory_token_id=MEMORY, **options)
+    return Compressor(model, Connector(256, 8, 8), memory_token_ids=(MEMORY,), **options)
 
 
 def test_a_kernel_for_packed_rows_is_chosen(device):

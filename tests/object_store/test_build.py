@@ -121,7 +121,8 @@ def test_a_build_is_killed_resumed_and_updated(uri, checkpoint, make_corpus, tmp
     report = build([corpus], checkpoint, uri, CONFIG)
     proxy.failing = 0.0
     assert report.shards == report.done_before + report.committed == 10
-    assert report.done_before in (2, 4)  # what the proxy held back was put or not when its sender died
+    # The first commit holds. The second was put or not when its sender died, with all shards that were done by then.
+    assert 2 <= report.done_before < 10
     build([corpus], checkpoint, tmp_path / "whole", CONFIG)
     assert rows(uri) == rows(tmp_path / "whole")
 

@@ -62,7 +62,7 @@ def plain_run(self, packed, _stage):
     states = []
     for passage in packed.ids.split(packed.starts.diff().tolist()):
         seed = xxhash.xxh3_64_intdigest(repr(passage.tolist()).encode()) % 1009
-        n_mem = int((passage == self._memory_token_id).sum())
+        n_mem = int(torch.isin(passage, torch.tensor(self._memory_token_ids)).sum())
         states.append(torch.arange(n_mem * self.hidden_dim).reshape(n_mem, -1) % 31 + seed)
     return torch.cat(states).to(self.dtype)
 

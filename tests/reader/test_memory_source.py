@@ -1,11 +1,14 @@
 """A memory source gives the memory of documents for a question, in request order."""
 
+import json
+
 import pytest
 import torch
 
-from pisco_index import Reader
-from pisco_index.errors import MissingDocumentsError
-from pisco_index.reader.memory_source import FakeMemorySource, MemorySource, StoredMemory
+from pisco_index import BuildConfig, Reader, build, open_checkpoint
+from pisco_index.errors import MissingDocumentsError, StoreError
+from pisco_index.model.compressor import Compressor
+from pisco_index.reader.memory_source import FakeMemorySource, FreshMemory, MemorySource, StoredMemory
 
 
 @pytest.fixture(params=["stored", "fake"])
@@ -38,3 +41,43 @@ def test_missing_documents_are_all_named(source: MemorySource):
     with pytest.raises(MissingDocumentsError, match="'nope', 'neither'") as caught:
         source.memory("Which city?", ["doc-1", "nope", "doc-2", "neither"])
     assert caught.value.doc_ids == ("nope", "neither")
+
+
+@pytest.fixture(scope="module")
+def text_store(checkpoint, documents, tmp_path_factory):
+    """A store of texts, whose memory is made with each question."""
+    folder = tmp_path_factory.mktemp("texts")
+    lines = (json.dumps({"id": name, "title": f"On {name}", "text": text}) + "\n" for name, text in documents.items())
+    (folder / "corpus.jsonl").write_text("".join(lines))
+    settings = {"compression": {"dtype": "float32", "max_length": 48}, "store": {"stage": "question"}}
+    build([folder / "corpus.jsonl"], checkpoint, folder / "store", BuildConfig.parse(settings, "test"))
+    return folder / "store"
+
+
+def test_fresh_memory_depends_on_the_question(text_store, checkpoint, documents):
+    """It is what the compressor makes of the question with each text, and no document changes another's memory."""
+    opened = open_checkpoint(checkpoint)
+    compressor = Compressor.load(opened, dtype=torch.float32)
+    with Reader(text_store) as reader:
+        source: MemorySource = FreshMemory(reader, opened, compressor)
+        ids = ["doc-9", "doc-2", "doc-9"]
+        memory, other = source.memory("Which city?", ids), source.memory("Which river?", ids)
+        assert memory.doc_ids == tuple(ids)
+        assert not torch.allclose(memory[0], other[0])
+        assert torch.allclose(memory[0], memory[2], atol=1e-5)
+        assert torch.allclose(memory[1], source.memory("Which city?", ["doc-2"])[0], atol=1e-5)
+        text = f"On doc-2\n{documents['doc-2']}"
+        assert reader.texts(["doc-2"]) == [text]
+        (passages,) = opened.query_passages("Which city?", [text], reader.compression)
+        assert torch.allclose(memory[1], compressor.compress(passages.passages).values, atol=1e-5)
+        with pytest.raises(MissingDocumentsError, match="'nope'"):
+            source.memory("Which city?", ["doc-1", "nope"])
+
+
+def test_a_store_of_texts_has_no_memory_to_read(text_store, hidden_store):
+    with Reader(text_store) as reader:
+        for read in (reader.fetch, reader.embeddings, lambda _: reader.read(0, 3), lambda _: reader.connector):
+            with pytest.raises(StoreError, match="holds texts and no memory"):
+                read(["doc-1"])
+    with Reader(hidden_store) as reader, pytest.raises(StoreError, match="keeps no text"):
+        reader.texts(["doc-1"])

@@ -51,3 +51,9 @@ def test_a_mismatch_shows_both_digests_and_what_differs():
 def test_what_is_no_fingerprint_is_refused(text):
     with pytest.raises(StoreError, match="fingerprint"):
         Fingerprint.from_json(text)
+
+
+def test_a_family_that_is_not_stated_is_pisco():
+    stored, given = Fingerprint({"rate": "16"}), Fingerprint({"rate": "16", "family": "cocom"})
+    assert (stored.family, given.family) == ("pisco", "cocom")
+    assert stored.differences(given) == ["family: pisco | cocom"]

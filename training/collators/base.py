@@ -81,7 +81,7 @@ class Collator(ABC):
         }
 
     def _checked(self, sample: Sample) -> Sample:
-        given = sum(ids.count(self.passage_tokenizer.memory_token_id) for ids in map(list, sample.passages))
+        given = sum(ids.count(self.passage_tokenizer.memory_token_ids[0]) for ids in map(list, sample.passages))
         taken = list(sample.input_ids).count(self.decoder_memory_id)
         if given != taken:
             raise TrainingError(f"the prompt has {taken} memory tokens, but its passages give {given}.")

@@ -47,7 +47,7 @@ class TestEncoders:
 
     def test_a_token_attends_to_all_of_its_passage_and_to_no_other(self, bert, passages):
         expected = self.expected(bert, passages)
-        compressor = Compressor(copy.deepcopy(bert), Connector(32, 8, 8), memory_token_id=5, token_budget=70)
+        compressor = Compressor(copy.deepcopy(bert), Connector(32, 8, 8), memory_token_ids=(5,), token_budget=70)
         assert isinstance(compressor._forward, PackedFallback)
         torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-5)
 
@@ -58,7 +58,7 @@ class TestEncoders:
         config.is_causal = False
         model = AutoModel.from_config(config).eval()
         expected = self.expected(model, passages)
-        compressor = Compressor(model, Connector(32, 8, 8), memory_token_id=5, token_budget=70)
+        compressor = Compressor(model, Connector(32, 8, 8), memory_token_ids=(5,), token_budget=70)
         torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-5)
 
     def test_a_window_that_is_only_in_the_mask_is_not_lost(self):
@@ -72,12 +72,12 @@ class TestEncoders:
         model = AutoModel.from_config(config).eval()
         passages = [[7 + i % 50 for i in range(300)] + [5, 5], [8, 9, 5, 5]]
         expected = self.expected(model, passages)
-        compressor = Compressor(model, Connector(32, 8, 8), memory_token_id=5)
+        compressor = Compressor(model, Connector(32, 8, 8), memory_token_ids=(5,))
         torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-4)
 
     def test_a_model_that_cannot_be_packed_is_padded(self, bert, passages, monkeypatch):
         expected = self.expected(bert, passages)
         monkeypatch.setattr(PackedFallback, "__call__", lambda self, batch: torch.ones(len(batch.memory), 32))
-        compressor = Compressor(copy.deepcopy(bert), Connector(32, 8, 8), memory_token_id=5, token_budget=70)
+        compressor = Compressor(copy.deepcopy(bert), Connector(32, 8, 8), memory_token_ids=(5,), token_budget=70)
         assert isinstance(compressor._forward, PaddedFallback)
         torch.testing.assert_close(compressor.compress(passages).values, expected, rtol=0, atol=1e-5)

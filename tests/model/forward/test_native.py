@@ -16,7 +16,7 @@ def test_the_last_layer_is_computed_at_memory_tokens_only(made):
     model = made.load_compressor(dtype=torch.float32)
     memory_token, read = 5, []
     model.layers[-1].post_attention_layernorm.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
-    compressor = Compressor(model, made.connector, memory_token_id=memory_token)
+    compressor = Compressor(model, made.connector, memory_token_ids=(memory_token,))
     compressor.compress([[1, 2, 3, memory_token], [1, 4, memory_token, memory_token]])
     assert read == [3]
     # With text after a memory token, every token is computed.
@@ -54,7 +54,7 @@ def compiled(fake):
 
 @pytest.fixture(scope="module")
 def passages(fake):
-    return passages_of([3 * (1 + i % 5) for i in range(40)], fake.memory_token_id)
+    return passages_of([3 * (1 + i % 5) for i in range(40)], fake.memory_token_ids[0])
 
 
 def test_compiled_layers_give_the_same_and_nothing_more_is_compiled(fake, compiled, passages):
@@ -84,7 +84,7 @@ def test_few_sizes_are_computed(compiled, passages, monkeypatch):
 
 def test_a_passage_longer_than_all_sizes_is_not_compiled(fake, compiled):
     before = graphs()
-    passages = passages_of([400], fake.memory_token_id)
+    passages = passages_of([400], fake.memory_token_ids[0])
     expected = Compressor.load(fake, dtype=torch.float32).compress(passages)
     torch.testing.assert_close(compiled.compress(passages).values, expected.values, rtol=0, atol=1e-5)
     assert graphs() == before

@@ -13,7 +13,7 @@ def test_every_token_is_where_it_belongs(passages, data):
     chosen = data.draw(st.lists(st.integers(0, len(passages) - 1), min_size=1, unique=True))
     total = sum(len(passages[i]) for i in chosen)
     rows = data.draw(st.integers(0, total + 5))
-    packed = pack(Passages.of(passages), np.array(chosen), MEMORY, rows)
+    packed = pack(Passages.of(passages), np.array(chosen), (MEMORY,), rows)
     flat = [token for i in chosen for token in passages[i]]
     assert packed.ids.tolist() == flat + [0] * max(rows - total, 0)
     assert packed.positions[0, :total].tolist() == [place for i in chosen for place in range(len(passages[i]))]
@@ -30,7 +30,7 @@ def test_every_token_is_where_it_belongs(passages, data):
 
 
 def test_rows_after_the_last_passage_are_no_memory():
-    packed = pack(Passages.of([[1, 2], [0]]), np.array([0, 1]), memory_token_id=0, rows=8)
+    packed = pack(Passages.of([[1, 2], [0]]), np.array([0, 1]), memory_token_ids=(0,), rows=8)
     assert packed.memory.tolist() == [2]
 
 

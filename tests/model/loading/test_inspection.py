@@ -56,11 +56,11 @@ class TestPickles:
     def test_they_are_not_read(self, model, refused_model):
         (model / "model.safetensors").unlink()
         write_pickle(model / "pytorch_model.bin")
-        refused_model(f"^{model}: cannot be loaded")
+        refused_model(f"^{model}/pytorch_model.bin: refused, nothing of it was run")
         (model / "pytorch_model.bin").rename(model / "part.bin")
         index = {"metadata": {}, "weight_map": {"a": "part.bin"}}
         (model / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-        refused_model(f"^{model}: cannot be loaded")
+        refused_model(f"^{model}/part.bin: refused, nothing of it was run")
 
     @pytest.mark.parametrize("file", ["adapter_model.bin", "part.bin"])
     def test_a_configuration_names_no_weights(self, model, refused_model, file):

@@ -13,6 +13,8 @@ from pisco_index import new_checkpoint, open_checkpoint
 from pisco_index.errors import CheckpointError
 from pisco_index.model.loading.models import load_model
 
+from ...released import save_shards
+
 TOUCHED = "touched"
 SCRIPT = f"""
 open({TOUCHED!r}, "w")
@@ -91,12 +93,19 @@ class TestCodeIsNotRun:
             assert checkpoint.decoder_tokenizer is not None
 
 
-@pytest.mark.parametrize("model", ["compressor", "base_decoder"])
-def test_pickled_weights_are_refused(folder, load_everything, refused, model):
-    weights = folder / model / "model.safetensors"
-    torch.save(load_file(weights), folder / model / "pytorch_model.bin")
-    weights.unlink()
-    refused(f"{folder / model}: cannot be loaded", load_everything, folder)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_weights_in_bin_files_are_the_same(folder, load_everything, refused, shards):
+    model = folder / "base_decoder"
+    expected = open_checkpoint(folder).load_decoder(dtype=torch.float32).state_dict()
+    state = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    save_shards(model, state | {"position_ids": torch.arange(4)}, shards, pickled=True)
+    found = open_checkpoint(folder).load_decoder(dtype=torch.float32).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    last = sorted(model.glob("pytorch_model*.bin"))[-1]
+    last.write_bytes(last.read_bytes()[:-2000])
+    refused(f"{last}: ", load_everything, folder)
 
 
 @pytest.mark.parametrize("kernel", ["flash_attention_2", "someone/their-kernel"])

@@ -28,7 +28,7 @@ def memory_counts() -> Callable[..., tuple[int, int]]:
     """Return the numbers of memory tokens in the prompts and in the passages of a batch."""
 
     def memory_counts(collator, batch):
-        memory_id = collator.passage_tokenizer.memory_token_id
+        memory_id = collator.passage_tokenizer.memory_token_ids[0]
         taken = int((batch["input_ids"] == collator.decoder_memory_id).sum())
         given = int(((batch["passages"] == memory_id) & batch["passage_mask"]).sum())
         return taken, given

@@ -21,7 +21,7 @@ class Given(Collator):
 
 def test_a_sample_that_breaks_a_rule_is_refused(tiny, memory_counts):
     collator = Given(tiny, PLAIN)
-    memory, decoder_memory = collator.passage_tokenizer.memory_token_id, collator.decoder_memory_id
+    memory, decoder_memory = collator.passage_tokenizer.memory_token_ids[0], collator.decoder_memory_id
     good = [[5, memory], [6, memory, memory]], [decoder_memory] * 3 + [7], [-100] * 3 + [7]
     assert memory_counts(collator, collator([{"sample": good}])) == (3, 3)
     for sample, message in (
