@@ -39,6 +39,7 @@ from pisco_index.model.connector import Connector
 from pisco_index.model.decoder import Decoder
 from pisco_index.model.device import compute_dtype
 from pisco_index.model.forward.packing import Passages
+from pisco_index.model.generation import GenerationDefaults
 from pisco_index.model.memory import Memory
 
 # Widths of the square matrices that are multiplied to find a device's peak. The largest fill the largest GPUs.
@@ -235,7 +236,7 @@ def make_decoder(device: torch.device, args: argparse.Namespace) -> tuple[Any, D
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation="sdpa").to(device).eval()
     decoder = Decoder(model, TokenizerStub(), Connector(1024, 1024, args.decoder_width).to(device, dtype))
-    decoder._end_token_ids = []
+    decoder.generation = GenerationDefaults(stop_token_ids=())
     return model, decoder
 
 

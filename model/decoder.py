@@ -56,7 +56,6 @@ class Decoder:
             [tokenizer.convert_tokens_to_ids(token) for token in memory_tokens], device=self.device
         )
         self.generation = generation or GenerationDefaults(tuple(_end_token_ids(model, tokenizer)))
-        self._end_token_ids = list(self.generation.stop_token_ids)
         # generate() would take from here what a call leaves out: a base's repetition penalty, beams, sampling.
         model.generation_config = GenerationConfig()
 
@@ -68,6 +67,7 @@ class Decoder:
         dtype: torch.dtype = torch.bfloat16,
         device: str | torch.device = "cpu",
         repetition_penalty: float | None = None,
+        stop_token_ids: Sequence[int] | None = None,
     ) -> "Decoder":
         """Load the decoder of a checkpoint onto a device.
 
@@ -77,6 +77,7 @@ class Decoder:
             device: device to compute on.
             repetition_penalty: factor by which tokens that an answer already has become less likely, 1.0 for none;
                 default: the base decoder's, or none in family "pisco".
+            stop_token_ids: ids of the tokens that end an answer; default: the base decoder's.
 
         Raises:
             CheckpointError: the base decoder cannot be found, or a tensor of the checkpoint has no place in it.
@@ -93,6 +94,8 @@ class Decoder:
         )
         if repetition_penalty is not None:
             decoder.generation = replace(decoder.generation, repetition_penalty=repetition_penalty)
+        if stop_token_ids is not None:
+            decoder.generation = replace(decoder.generation, stop_token_ids=tuple(stop_token_ids))
         return decoder
 
     def answer(
@@ -151,7 +154,8 @@ class Decoder:
         of_answer = [i for i, (begins, ends) in enumerate(offsets) if begins < end and ends > start]
         if not of_answer or text[start:end] != answer:
             raise PromptError(f"The decoder's chat template or tokenizer does not keep the answer {answer!r} as it is.")
-        last = next((i for i in range(of_answer[-1] + 1, len(ids)) if ids[i] in self._end_token_ids), of_answer[-1])
+        ends = self.generation.stop_token_ids
+        last = next((i for i in range(of_answer[-1] + 1, len(ids)) if ids[i] in ends), of_answer[-1])
         return ids[: last + 1], last + 1 - of_answer[0]
 
     @torch.inference_mode()
@@ -197,7 +201,7 @@ class Decoder:
             return []
         embeddings = [self.embed(ids, memory) for ids, memory in zip(prompts, memories, strict=True)]
         attended = [torch.ones(len(ids), dtype=torch.int64, device=self.device) for ids in prompts]
-        end = self._end_token_ids
+        end = list(self.generation.stop_token_ids)
         pad = self.tokenizer.pad_token_id or 0
         penalty = self.generation.repetition_penalty if repetition_penalty is None else repetition_penalty
         output = self.model.generate(

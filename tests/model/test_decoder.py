@@ -174,6 +174,8 @@ class TestGreedy:
         none = memory.select([])
         short, long = stopping.generate([prompt, other], [memory, none], max_new_tokens=20)
         assert short == ids[: ids.index(end) + 1]
+        unstopped = Decoder.load(str(folder), dtype=torch.float32, stop_token_ids=[])
+        assert unstopped.generate([prompt], [memory], max_new_tokens=20)[0][: len(ids)] == ids
         (alone,) = decoder.generate([other], [none], max_new_tokens=20)
         assert long == (alone[: alone.index(end) + 1] if end in alone else alone)
 
