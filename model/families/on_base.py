@@ -92,7 +92,7 @@ class OnBaseCheckpoint(ABC):
         other._shared = SharedBase()
         return other
 
-    # What a family says
+    # Each family defines these
 
     @abstractmethod
     def _require_layout(self) -> None:
@@ -157,7 +157,7 @@ class OnBaseCheckpoint(ABC):
     def _tensors(self) -> int:
         """Number of tensors in the files of the base decoder's weights."""
 
-    # What determines memory
+    # Identity of memory
 
     @cached_property
     def identity(self) -> dict[str, str]:
