@@ -53,12 +53,14 @@ format: $(DEV_STAMP)  ## Fix lint and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install  ## Run four benchmarks: compressor, build, answers, fetch
+bench: install  ## Run six benchmarks: compressor, build, quality and speed of answers, fetch, retrieval
 	$(BIN)/python benchmarks/compress.py
 	$(BIN)/python benchmarks/compress.py --family cocom
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/answer_quality.py
 	$(BIN)/python benchmarks/answers.py
 	$(BIN)/python benchmarks/fetch.py --documents 20000
+	$(BIN)/python benchmarks/retrieve.py --passages 100000
 
 bench-gpu: install  ## Measure compressor and decoder on this GPU, in some minutes; writes gpu.json
 	$(BIN)/python benchmarks/gpu.py --out gpu.json

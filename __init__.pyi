@@ -16,8 +16,9 @@ from .pipeline.integrity import repair as repair
 from .pipeline.integrity import verify as verify
 from .pipeline.watch.running import run_status as run_status
 from .pipeline.watch.totals import build_status as build_status
-from .reader.ask import ask as ask
 from .reader.export import export as export
+from .reader.index import Index as Index
+from .reader.index import ask as ask
 from .reader.questions import read_questions as read_questions
 from .reader.reader import Reader as Reader
 from .store import recode as recode

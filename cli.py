@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from .commands import answer, build, change, check, checkpoint, presets, read, train, watch
+from .commands import answer, ask, build, change, check, checkpoint, index, presets, read, train, watch
 from .commands.console import err, say, say_error
 from .errors import BuildHungError, BuildInterruptedError, InputError, PiscoIndexError
 
@@ -18,6 +18,7 @@ _Commands = Mapping[str, Callable[..., None]]
 COMMANDS: dict[str, _Commands] = {
     "Build": {
         "build": build.build,
+        "index": index.index,
         "presets": presets.presets,
         "status": watch.status,
         "info": watch.info,
@@ -25,7 +26,9 @@ COMMANDS: dict[str, _Commands] = {
     "Read": {
         "get": read.get,
         "export": read.export,
-        "ask": answer.ask,
+        "retrieve": read.retrieve,
+        "ask": ask.ask,
+        "answer": answer.answer,
         "eval": answer.evaluate,
     },
     "Maintain": {
@@ -87,8 +90,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Precompute PISCO memory embeddings for a corpus, store them, and read them by document id.",
-    epilog="Exit codes: 0 done; 2 bad input; 3 some shards failed, documents were quarantined or problems were found; "
-    "75 another build has locked the store; 130 interrupted.",
+    epilog="Exit codes: 0 done; 2 bad input; 3 some shards failed, documents were quarantined, questions have no "
+    "answer, or problems were found; 75 another build has locked the store; 130 interrupted.",
 )
 for _heading, _commands in COMMANDS.items():
     for _name, _command in _commands.items():

@@ -14,12 +14,14 @@
     │   └── StoreError                a store's folder, table or version
     │       ├── FingerprintMismatchError   memory made by another compressor or with other settings
     │       ├── MissingDocumentsError      ids that the store does not hold
+    │       │   └── FailedDocumentsError   documents that failed in the build, and have no memory
     │       ├── StoreUnreachableError      a disk or object store that does not answer now
     │       └── CorruptStoreError          bytes that fail their checks
     ├── BuildIncompleteError          the build ended with failed shards or documents; exit code 3
     │   └── BuildHungError            the worker in this process hangs; exit code 3
     ├── StoreLockedError              another build writes this store; exit code 75
     ├── BuildInterruptedError         stopped by a signal, finished shards are committed; exit code 130
+    ├── AnsweringInterruptedError     stopped by a signal, the answers so far are written; exit code 130
     └── TrainingInterruptedError      stopped by a signal, the state is saved; exit code 130
 
 A message is one paragraph: what is wrong, where (file, line or id), and what to do. Credentials are removed from it,
@@ -123,6 +125,10 @@ class MissingDocumentsError(StoreError):
         return type(self), (self.args[0], self.doc_ids)
 
 
+class FailedDocumentsError(MissingDocumentsError):
+    """Some of the requested documents failed in the build: the store holds them without memory."""
+
+
 class StoreUnreachableError(StoreError):
     """The disk or object store that holds the store does not answer. A later attempt may succeed."""
 
@@ -157,6 +163,12 @@ class StoreLockedError(PiscoIndexError):
 
 class BuildInterruptedError(PiscoIndexError):
     """A signal stopped the build. Finished shards are committed, and the same command resumes it."""
+
+    exit_code = 130
+
+
+class AnsweringInterruptedError(PiscoIndexError):
+    """A signal stopped the answering of questions. The answers so far are written; the same command resumes it."""
 
     exit_code = 130
 

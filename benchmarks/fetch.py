@@ -7,6 +7,9 @@ from the page cache before each query. What the contender keeps in its own memor
 
     python benchmarks/fetch.py --documents 100000 --queries 500 --cold-queries 60
 
+It also prints how many queries a reader answers per second (one thread, several threads, lists together), and the times
+of a decoder's embeddings, each next to its baseline.
+
 LMDB is measured if it is installed: pip install lmdb, or pip install -e '.[bench]'.
 """
 
@@ -37,7 +40,9 @@ from contenders import (
 )
 from measure import options, print_json, report, seconds
 from random_store import create_store, rows_of
+from reader_rates import embedding_times, rates
 
+from pisco_index import Reader
 from pisco_index.store import Store, commit, write_fragment
 
 N_MEM, DIM = 9, 512
@@ -181,7 +186,11 @@ def main() -> None:
         store = make_store(root / "store", args.documents)
         first = measure_first_fetch(store.uri)
         # These come before the other contenders, whose threads outlive their queries and would be measured too.
-        rates = [queries_per_s(kind(store).get, list(store.ids()), 10) for kind in (OurReader, OurStore)]
+        doc_ids = list(store.ids())
+        payload_rate = queries_per_s(OurStore(store).get, doc_ids, 10)
+        with Reader(store.uri) as reader:
+            reader_rates = rates(reader, doc_ids)
+        embeddings = embedding_times(make_folder(root, "embeddings"))
         floor = Floor(make_folder(root, "floor"), payloads_of(store))
         os.sync()
         run = partial(measure, floor=floor, queries=args.queries, cold_queries=args.cold_queries)
@@ -193,8 +202,11 @@ def main() -> None:
     result = {
         "warm_ratio": figures["Store.fetch/warm/10/ratio"],
         "cold_ratio": figures["Store.fetch/cold/10/ratio"],
-        "queries_per_s": rates[0],
-        "queries_per_s_payloads": rates[1],
+        "decoded_warm_ratio": figures["Reader.fetch/warm/10/ratio"],
+        "decoded_cold_ratio": figures["Reader.fetch/cold/10/ratio"],
+        "queries_per_s_payloads": payload_rate,
+        **reader_rates,
+        **embeddings,
         "documents": args.documents,
         "payload_bytes": HEADER + 2 * N_MEM * DIM,
         "skipped": skipped,

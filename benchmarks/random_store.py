@@ -6,20 +6,30 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pisco_index.configs.names import Stage
 from pisco_index.store import Fingerprint, Store, StoreMeta, codec_by_name, encode, memory_rows, text_hash
 
 
-def create_store(uri: str | Path, *, dim: int, codec: str = "bf16", assets: Mapping[str, bytes] | None = None) -> Store:
-    """Create an empty store for memory of a width."""
+def create_store(
+    uri: str | Path,
+    *,
+    dim: int,
+    codec: str = "bf16",
+    stage: Stage = "hidden",
+    connector: str = "none",
+    assets: Mapping[str, bytes] | None = None,
+    further_columns: Sequence[str] = (),
+) -> Store:
+    """Create an empty store for memory of a width, with the digest of a connector."""
     meta = StoreMeta(
-        fingerprint=Fingerprint({"connector": "none"}),
-        stage="hidden",
+        fingerprint=Fingerprint({"connector": connector}),
+        stage=stage,
         dim=dim,
         codec=codec,
         checkpoint={},
         package_version="benchmark",
     )
-    return Store.create(uri, meta=meta, assets=assets or {})
+    return Store.create(uri, meta=meta, assets=assets or {}, further_columns=further_columns)
 
 
 def rows_of(doc_ids: Sequence[str], memory: Iterable[np.ndarray], codec: str = "bf16", *, rate: int = 16) -> pa.Table:

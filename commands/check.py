@@ -67,7 +67,10 @@ def repair(
         if report.problem_count:
             verb = "would drop" if dry_run else "dropped"
             done = f"{verb} {count(len(report.files), 'unreadable file')} and {count(report.rows, 'damaged row')}"
-            again = "" if dry_run else ". Run its build command to write them again"
+            if report.rows or report.files:
+                again = "" if dry_run else ". Run its build command to write them again"
+            if report.is_index_damaged:
+                done += ", and would make the search index anew" if dry_run else ", and made the search index anew"
         freed = "" if report.bytes_freed is None else f"; {size(report.bytes_freed)} freed"
         yield f"{report.uri}: {done}{freed}{again}."
 

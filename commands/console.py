@@ -1,6 +1,7 @@
 """Print to the terminal: results as text or JSON, progress bars, and numbers in words."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,18 @@ err = Console(stderr=True)
 Piece = str | Text | Table
 """Part of a command's text: a paragraph or a table."""
 
+# Seconds between two lines of progress in a log.
+_LINE_SECONDS = 10.0
+
 _Result = TypeVar("_Result")
+
+INDEXING = {
+    "made": "making the search index",
+    "extended": "adding to the search index",
+    "merged": "merging the search index",
+    "rebuilt": "making the search index anew",
+}
+"""Descriptions of the work on a search index, by its name in ``IndexReport.action``."""
 
 
 def say(piece: Piece, style: str = "", console: Console = out) -> None:
@@ -37,6 +49,12 @@ def say(piece: Piece, style: str = "", console: Console = out) -> None:
 def say_error(message: str) -> None:
     """Print an error to standard error."""
     say(Text.assemble(("error:", "bold red"), f" {message}"), console=err)
+
+
+def say_warnings(messages: Iterable[str]) -> None:
+    """Print warnings to standard error."""
+    for message in messages:
+        say(Text.assemble(("warning:", "bold yellow"), f" {printable(message)}"), console=err)
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ def _plain(result: Any) -> Any:
 
 @contextmanager
 def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal, and nothing elsewhere.
+    """Show the progress of a command of one step, as ``steps`` does.
 
     Args:
         unit: noun for what is counted.
@@ -89,10 +107,37 @@ def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     Yields:
         A function of the number done and the total number.
     """
-    columns = TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with steps({unit: unit}) as show:
+        yield lambda done, total: show(unit, done, total)
+
+
+@contextmanager
+def steps(titles: Mapping[str, str]) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar for each step of a command on a terminal; elsewhere, such as in a log, a line at times.
+
+    Args:
+        titles: text beside the bar, by the name of the step.
+
+    Yields:
+        A function of the name of the step, the number done and the total number.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bars:
-        task = bars.add_task(unit, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        tasks: dict[str, TaskID] = {}
+        lined = time.monotonic()
+
+        def show(step: str, done: int, total: int) -> None:
+            nonlocal lined
+            if step not in tasks:
+                tasks[step] = bars.add_task(titles[step], total=total)
+            bars.update(tasks[step], completed=done, total=total)
+            if not err.is_terminal and time.monotonic() - lined > _LINE_SECONDS:
+                lined = time.monotonic()
+                remaining = bars.tasks[tasks[step]].time_remaining
+                left = "" if remaining is None else f", about {duration(remaining)} left"
+                say(f"{titles[step]}: {done:,} of {total:,}{left}", console=err)
+
+        yield show
 
 
 def rows(values: Mapping[str, str]) -> Iterator[Text]:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from ..configs import Config
 from ..configs.base import Flag
+from ..configs.names import Dtype
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Store: a folder, or an object-store URI.")]
 Corpus = Annotated[list[Path], typer.Argument(metavar="CORPUS", help="Corpus files or folders.")]
@@ -23,12 +24,25 @@ Preset = Annotated[
     typer.Option("--config", "--preset", "-c", help="Preset (`pisco-index presets` lists them) or YAML file."),
 ]
 Run = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="TREC run that names the documents, instead of doc_ids.")
+    Path | None, typer.Option(metavar="FILE", help="Run (TREC, MS MARCO) that names the documents, not doc_ids.")
 ]
 Documents = Annotated[
     int | None,
     typer.Option(
-        "--documents", "-n", min=1, help="Number of documents per question. Default: 5 with --run, otherwise all."
+        "--documents",
+        "--hits",
+        "-n",
+        min=1,
+        help="Number of documents per question, the best first. Default: 5 of a run or search, otherwise all.",
+    ),
+]
+Questions = Annotated[
+    Path,
+    typer.Option(
+        "--questions",
+        "-q",
+        metavar="FILE",
+        help="Questions: JSON lines, a JSON array, or text with tabs, as data sets have them.",
     ),
 ]
 DecoderBase = Annotated[
@@ -55,6 +69,7 @@ RepetitionPenalty = Annotated[
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens in an answer.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of questions to answer at once.")]
+DecoderDtype = Annotated[Dtype, typer.Option(help="Dtype that the decoder computes in.")]
 Device = Annotated[str, typer.Option(help="Device to compute on: cpu, cuda, …; auto uses a GPU if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -1,4 +1,4 @@
-"""The commands that read memory: ``get`` and ``export``."""
+"""The commands that read a store: ``get``, ``export`` and ``retrieve``."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ..configs.names import ExportDtype, ExportFormat, Stage
-from .console import Output, Piece, bar, count, size
+from ..errors import some
+from .console import Output, Piece, bar, count, printable, size
 from .options import Json, Uri
 
 if TYPE_CHECKING:
     from ..reader.export import ExportReport
+    from ..reader.retrieve import RetrievalReport
 
 
 def get(
@@ -103,3 +105,43 @@ def _exported(report: "ExportReport") -> Iterator[Piece]:
         f"{report.stage}, {report.dim} wide, {report.dtype}; {size(report.size)} in {count(report.parts, 'part')}"
         f"{before}; {report.seconds:,.1f} s"
     )
+
+
+def retrieve(
+    uri: Uri,
+    questions: Annotated[
+        Path,
+        typer.Option(
+            "--questions", "-q", "--topics", metavar="FILE", help="Questions: JSON lines, a JSON array or id<TAB>text."
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--out", "-o", "--output", metavar="FILE", help="TREC run to write.")],
+    hits: Annotated[int, typer.Option(min=1, help="Largest number of documents per question.")] = 100,
+    tag: Annotated[str, typer.Option(help="Name of the run, its last column.")] = "pisco-index",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Questions to search for at once. Default: as many as suit the machine.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the documents of questions by full-text search (BM25), and write them as a TREC run.
+
+    Example: pisco-index retrieve index/ -q questions.jsonl -o run.trec --hits 100
+    """
+    from ..reader.retrieve import retrieve as write_run
+
+    with bar("questions") as progress:
+        report = write_run(uri, questions, to, hits=hits, tag=tag, threads=threads, progress=progress)
+    Output(as_json).show(report, _retrieved)
+
+
+def _retrieved(report: "RetrievalReport") -> Iterator[Piece]:
+    yield (
+        f"{report.run}: {count(report.hits, 'document')} for {count(report.questions, 'question')} ({report.form}); "
+        f"{report.seconds:,.1f} s, {report.questions_per_s:,.0f} questions/s"
+    )
+    unheard = set(report.without_words)
+    if unmatched := [each for each in report.without_hits if each not in unheard]:
+        yield printable(f"{count(len(unmatched), 'question')} without a matching document: {some(unmatched)}")
+    if unheard:
+        named = some(report.without_words)
+        yield printable(f"{count(len(unheard), 'question')} without a word that is searched (stop words only): {named}")

@@ -13,7 +13,7 @@ from ..errors import error_summary
 from ..pipeline.watch.progress import BuildProgress, WorkerState
 from ..pipeline.watch.tally import Tally
 from ..store import Prediction
-from .console import count, describe_prediction, duration, say, size
+from .console import INDEXING, count, describe_prediction, duration, say, size
 
 # Shortest time between two lines of a log about the same stage: a build of a day then writes at most 8,640 of them.
 LINE_SECONDS = 10.0
@@ -147,6 +147,13 @@ class LineProgress(_Screen):
         """Print the codec."""
         self._say(f"compressing a sample of the corpus, to fit codec {codec} to it")
 
+    def indexing(self, action: str, done: int, total: int) -> None:
+        """Print the work at its start, and later the number of documents, if a line is due."""
+        if not done:
+            self._say(f"{INDEXING[action]} ({count(total, 'document')})")
+        elif self._is_due():
+            self._say(f"indexing: {done:,} of {count(total, 'document')}")
+
     def stopping(self) -> None:
         """Print that the build stops, and how to stop it at once."""
         super().stopping()
@@ -210,6 +217,12 @@ class BarProgress(_Screen):
     def calibrating(self, codec: str) -> None:
         """Show the codec."""
         self._bars.update(self._task, description=f"sampling for codec {codec}", total=None, left="")
+
+    def indexing(self, action: str, done: int, total: int) -> None:
+        """Show the number of documents in a bar of its own, below the shards'."""
+        if not done:
+            self._index = self._bars.add_task(INDEXING[action], total=total, left="documents")
+        self._bars.update(self._index, completed=done)
 
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
         """Start the bar of shards."""

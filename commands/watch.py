@@ -15,6 +15,7 @@ from .options import Json, Uri
 if TYPE_CHECKING:
     from ..pipeline.watch.running import RunStatus
     from ..pipeline.watch.totals import BuildStatus
+    from ..store import SearchIndex
 
 
 def info(uri: Uri, as_json: Json = False) -> None:
@@ -47,6 +48,22 @@ def status(
         time.sleep(every)
 
 
+def _search(index: "SearchIndex | None") -> str:
+    if index is None:
+        return "no index; `pisco-index index` makes it"
+    settings = index.settings
+    described = "settings of another program"
+    if settings is not None:
+        parts = settings.language, f"tokenizer {settings.tokenizer}"
+        stems, words = (
+            "stems" if settings.stem else "no stems",
+            "stop words" if settings.stop_words else "no stop words",
+        )
+        described = ", ".join((*parts, stems, words))
+    missing = f"; {count(index.unindexed_rows, 'document')} not indexed" if index.unindexed_rows else ""
+    return f"{count(sum(index.rows), 'document')} indexed{missing}, {size(index.bytes)}; {described}"
+
+
 def _held(status: "BuildStatus") -> Iterator[Piece]:
     store = status.store
     stored = store.documents - store.failed_documents
@@ -63,6 +80,7 @@ def _held(status: "BuildStatus") -> Iterator[Piece]:
             "on disk": size(store.disk_bytes)
             if store.disk_bytes is not None
             else f"{size(store.table_bytes)} in the latest version; older versions in an object store are not counted",
+            "search": _search(store.search),
             "vectors": f"stage {store.stage}, {store.dim} wide, codec {store.codec}{fallbacks(store.fallbacks)}"
             if store.holds_memory
             else "none: the store keeps texts, and memory is made at question time",

@@ -4,6 +4,7 @@ from .base import Config
 from .build import BuildConfig, CompressionConfig, RunConfig, StoreConfig
 from .corpus import CorpusConfig
 from .load import load_config, load_finetuning, load_pretraining, presets
+from .search import SearchConfig
 from .training import FinetuningConfig, PretrainingConfig, TrainingConfig
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FinetuningConfig",
     "PretrainingConfig",
     "RunConfig",
+    "SearchConfig",
     "StoreConfig",
     "TrainingConfig",
     "load_config",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from .base import Config, FileOnly, Flag
 from .corpus import CorpusConfig
 from .names import CodecName, Dtype, Keep, Stage
+from .search import SearchConfig
 
 
 class CompressionConfig(Config):
@@ -84,6 +85,9 @@ class StoreConfig(Config):
     keep: Annotated[tuple[Keep, ...], Flag(empty="nothing")] = Field(
         ("title",), description="Fields of a document to store with its memory: title, text."
     )
+    index: bool = Field(
+        True, description="Make the documents searchable: store the text that is compressed, and index it."
+    )
 
 
 class RunConfig(Config):
@@ -130,9 +134,10 @@ class RunConfig(Config):
 
 
 class BuildConfig(Config):
-    """Configuration of a build: the four sections of its YAML file."""
+    """Configuration of a build: the five sections of its YAML file."""
 
     corpus: CorpusConfig = CorpusConfig()
     compression: CompressionConfig = CompressionConfig()
     store: StoreConfig = StoreConfig()
+    search: SearchConfig = SearchConfig()
     run: RunConfig = RunConfig()

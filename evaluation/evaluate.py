@@ -93,6 +93,8 @@ def evaluate(
         questions=len(read.asked),
         documents=len(_documents_of(read.asked)),
         ignored_queries=read.ignored_queries,
+        form=read.form,
+        warnings=read.warnings,
         rows=tuple(rows),
         answers=tuple(answers),
     )

@@ -2,6 +2,7 @@
 
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,15 +32,16 @@ def normalise(text: str) -> str:
     """Return a text as SQuAD's evaluation compares it (Rajpurkar et al., 2016).
 
     It is in lower case, without ASCII punctuation and without the articles a, an and the; one space separates words.
+    Characters are composed first (NFC), so that texts that Unicode holds to be equal are equal.
     """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return " ".join(_ARTICLES.sub(" ", _composed(text).lower().translate(_PUNCTUATION)).split())
 
 
 def score(answer: str, references: Sequence[str]) -> Scores:
     """Score an answer against its references. torchmetrics computes exact match and F1."""
     percent = squad(
-        {"prediction_text": answer, "id": ""},
-        {"answers": {"answer_start": [0] * len(references), "text": list(references)}, "id": ""},
+        {"prediction_text": _composed(answer), "id": ""},
+        {"answers": {"answer_start": [0] * len(references), "text": list(map(_composed, references))}, "id": ""},
     )
     return Scores(_match(answer, references), *(float(percent[name]) / 100 for name in ("exact_match", "f1")))
 
@@ -48,6 +50,10 @@ def _match(answer: str, references: Sequence[str]) -> float:
     given = normalise(answer)
     # Every answer contains the empty string, so a reference that is only articles and punctuation requires equality.
     return float(any(wanted in given if wanted else not given for wanted in map(normalise, references)))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def divergence(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -75,6 +75,8 @@ class Evaluation:
         questions: number of questions.
         documents: number of different documents that they were answered from.
         ignored_queries: number of queries of the run that are not among the questions.
+        form: form of the file of questions, as it was recognised.
+        warnings: sentences about what was ignored in the questions or the run.
         rows: one row per condition.
         answers: one answer per condition and question, in the order of the rows and then of the questions.
     """
@@ -84,6 +86,8 @@ class Evaluation:
     questions: int
     documents: int
     ignored_queries: int
+    form: str
+    warnings: tuple[str, ...]
     rows: tuple[EvaluationRow, ...]
     answers: tuple[EvaluatedAnswer, ...]
 

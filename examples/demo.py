@@ -22,11 +22,12 @@ from pisco_index import Compressor, Memory, Reader, load_config, open_checkpoint
 CHECKPOINT = Path(os.path.relpath(Path(__file__).parent / "tinypedia-checkpoint"))
 COMMAND = Path(sys.executable).with_name("pisco-index")
 # Files and folders of an earlier run, which the next one removes.
-CONTENTS = {"encyclopedia", "store", "answers.jsonl"}
+CONTENTS = {"encyclopedia", "store", "compared.jsonl", "run.trec", "answers.jsonl", "answers.jsonl.settings.json"}
 ARTICLES = 60
 # Number of answers that are printed beside the truth.
 SHOWN = 12
-NEW_TOKENS = 16
+MODEL = ("--checkpoint", CHECKPOINT)
+LENGTH = ("--max-new-tokens", 16)
 
 
 def main(folder: Path) -> int:
@@ -49,16 +50,25 @@ def main(folder: Path) -> int:
     pisco_index("info", store)
     say("Fetch the memory of a document by its id.")
     pisco_index("get", store, articles[0]["_id"])
-    say("Answer a question from stored memory. The decoder never sees the article's text.")
+    say("Answer a question from the memory of a document. The decoder never sees the document's text.")
     first = questions[0]
-    pisco_index("ask", store, first["question"], "--doc", first["doc_ids"][0], "--checkpoint", CHECKPOINT)
-    say("Answer all questions: without the article, from its text, and from its memory in the store.")
-    length = ("--max-new-tokens", NEW_TOKENS)
-    evaluate = ("eval", store, "--questions", encyclopedia / "questions.jsonl", "--checkpoint", CHECKPOINT, *length)
-    only = ("--codec", "int8", "--stage", "hidden", "--answers", answers)
-    pisco_index(*evaluate, *only)
-    right, without = show(read_lines(answers))
-    return check(store, articles, right, without)
+    pisco_index("ask", store, first["question"], "--doc", first["doc_ids"][0], *MODEL)
+    say("Compare the answers to all questions: without the article, from its text, and from its memory in the store.")
+    compared = folder / "compared.jsonl"
+    asked = ("--questions", encyclopedia / "questions.jsonl")
+    only = ("--codec", "int8", "--stage", "hidden", "--answers", compared)
+    pisco_index("eval", store, *asked, *MODEL, *LENGTH, *only)
+    right, without = show(read_lines(compared))
+
+    say("Find the documents too. First for one question: the store searches their texts.")
+    pisco_index("ask", store, first["question"], "--hits", 1, "--show-text", *MODEL)
+    say("Find the documents of all questions, and write them as a TREC run.")
+    run = folder / "run.trec"
+    pisco_index("retrieve", store, *asked, "--out", run, "--hits", 5)
+    say("Answer all questions from the best document that the search finds, and score the answers and the search.")
+    pisco_index("answer", store, *asked, "--run", run, "--documents", 1, "--out", answers, *MODEL, *LENGTH)
+    scores = json.loads(pisco_index("eval", answers, *asked, "--run", run, "--json"))
+    return check(store, articles, right, without, scores)
 
 
 def show(answers: list[dict]) -> tuple[float, float]:
@@ -73,8 +83,16 @@ def show(answers: list[dict]) -> tuple[float, float]:
     return right, without
 
 
-def check(store: Path, articles: list[dict], right: float, without: float) -> int:
-    """Print whether the store's memory is the compressor's and helps to answer, and return the exit code."""
+def check(store: Path, articles: list[dict], right: float, without: float, scores: dict) -> int:
+    """Print whether the store's memory is the compressor's and helps to answer, and return the exit code.
+
+    Args:
+        store: the store.
+        articles: the articles in it.
+        right: share of questions that are answered right from the memory of the right article.
+        without: share of questions that are answered right without memory.
+        scores: scores of the answers from the documents that the search finds.
+    """
     computed = compress(articles)
     with Reader(store) as reader:
         stored = reader.fetch(computed.doc_ids)
@@ -83,6 +101,10 @@ def check(store: Path, articles: list[dict], right: float, without: float) -> in
     checks = {
         f"memory of {len(computed)} documents, {len(exact)} vectors: error below 0.01% of the variance": error < 1e-4,
         "memory answers more questions than none": right > without,
+        f"the best document of the search is the right one for {scores['retrieval']['R@1']:.1%} of questions": (
+            scores["retrieval"]["R@1"] > 0.99
+        ),
+        f"{scores['exact_match']:.1%} are answered right from it": scores["exact_match"] > right - 0.01,
     }
     for claim, holds in checks.items():
         print(f"{'yes' if holds else 'NO '}  {claim}")

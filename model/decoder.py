@@ -1,8 +1,9 @@
 """The decoder: answers questions from memory in place of the documents' text."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from ..errors import FingerprintMismatchError, PromptError
+from ..errors import FingerprintMismatchError, PromptError, some
 from .connector import Connector
+from .decoding.greedy import decode
 from .families import Checkpoint, open_checkpoint
-from .generation import GenerationDefaults, RepetitionPenalty
+from .generation import GenerationDefaults
 from .memory import Memory
 from .prompt import PiscoPrompt, Prompt
+
+# Default of ``Decoder.token_budget``, by type of device. It limits the memory of keys and values: a token of a 7B model
+# with grouped heads takes 128 KiB in bfloat16, a batch thus 2 GiB on a CPU and 4 GiB on a GPU.
+_TOKEN_BUDGETS = {"cpu": 16_384, "cuda": 32_768}
 
 
 class Decoder:
@@ -30,6 +36,11 @@ class Decoder:
         prompt: the family's prompt; default: that of family "pisco".
         memory_digest: digest that memory must carry; default: the connector's.
         generation: stop tokens and repetition penalty; default: the model's end tokens, and no penalty.
+
+    Attributes:
+        token_budget: largest number of tokens in a batch, its prompts padded to the longest and its answers counted
+            with their largest length. A prompt above it is answered alone. Questions are answered fastest if they come
+            by the thousand, since they are sorted by the lengths of their prompts.
     """
 
     def __init__(
@@ -52,9 +63,8 @@ class Decoder:
             memory_digest = "" if connector is None else connector.digest
         self.memory_digest = memory_digest
         memory_tokens = sorted(set(self._prompt.memory_tokens))
-        self._memory_token_ids = torch.tensor(
-            [tokenizer.convert_tokens_to_ids(token) for token in memory_tokens], device=self.device
-        )
+        self._memory_token_ids = frozenset(tokenizer.convert_tokens_to_ids(token) for token in memory_tokens)
+        self.token_budget = _TOKEN_BUDGETS.get(self.device.type, 16_384)
         self.generation = generation or GenerationDefaults(tuple(_end_token_ids(model, tokenizer)))
         # generate() would take from here what a call leaves out: a base's repetition penalty, beams, sampling.
         model.generation_config = GenerationConfig()
@@ -113,16 +123,27 @@ class Decoder:
         *,
         max_new_tokens: int = 128,
         repetition_penalty: float | None = None,
+        prompts: Sequence[Sequence[int]] | None = None,
     ) -> list[str]:
-        """Answer several questions in one batch, each from its own documents of any number and length.
+        """Answer several questions, each from its own documents of any number and length.
+
+        The questions are sorted and split into batches by ``token_budget``.
+
+        Args:
+            questions: the questions.
+            memories: memory of each question's documents.
+            max_new_tokens: largest number of tokens of an answer.
+            repetition_penalty: see ``generate``.
+            prompts: token ids of the questions' prompts, if ``prompt_ids`` has made them before.
 
         Raises:
-            PromptError: a prompt with its answer does not fit the decoder's context.
+            PromptError: a prompt with its answer does not fit the decoder's context, or memory is not finite.
             FingerprintMismatchError: memory belongs to another connector than the checkpoint's.
         """
         if len(questions) != len(memories):
             raise ValueError(f"{len(questions)} questions for the memory of {len(memories)}")
-        prompts = [self.prompt_ids(q, memory.lengths) for q, memory in zip(questions, memories, strict=True)]
+        if prompts is None:
+            prompts = [self.prompt_ids(q, memory.lengths) for q, memory in zip(questions, memories, strict=True)]
         generated = self.generate(
             prompts, memories, max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty
         )
@@ -158,25 +179,51 @@ class Decoder:
         last = next((i for i in range(of_answer[-1] + 1, len(ids)) if ids[i] in ends), of_answer[-1])
         return ids[: last + 1], last + 1 - of_answer[0]
 
-    @torch.inference_mode()
     def embed(self, ids: Sequence[int], memory: Memory) -> torch.Tensor:
         """Return a prompt's input embeddings ``(length, hidden)``, memory in the place of its memory tokens, in order.
 
         These are also the ``prompt_embeds`` of vLLM.
+
+        Raises:
+            FingerprintMismatchError: the memory belongs to another connector than the checkpoint's.
+            PromptError: the memory has another number of vectors than the prompt has memory tokens, or is not finite.
         """
+        return self.embed_batch([ids], [memory])[0]
+
+    @torch.inference_mode()
+    def embed_batch(self, prompts: Sequence[Sequence[int]], memories: Sequence[Memory]) -> list[torch.Tensor]:
+        """Return the input embeddings of several prompts, computed together (see ``embed``)."""
+        for ids, memory in zip(prompts, memories, strict=True):
+            self._require_slots(ids, memory)
+        joined = torch.tensor(list(chain.from_iterable(prompts)), dtype=torch.int64, device=self.device)
+        embeddings = self.model.get_input_embeddings()(joined)
+        if filled := [memory for memory in memories if len(memory.values)]:
+            values = self._connect(filled).to(embeddings.device, embeddings.dtype)
+            if not values.isfinite().all():
+                for memory, part in zip(filled, values.split([len(memory.values) for memory in filled]), strict=True):
+                    _require_finite(memory, part)
+            slots = torch.isin(joined, torch.tensor(sorted(self._memory_token_ids), device=self.device))
+            embeddings[slots] = values
+        return list(embeddings.split(list(map(len, prompts))))
+
+    def _connect(self, memories: Sequence[Memory]) -> torch.Tensor:
+        """Return the vectors of all memory at stage ``"embedding"``, one memory after another."""
+        if self.connector is None:
+            return torch.cat([memory.values for memory in memories])
+        if len({memory.stage for memory in memories}) > 1:
+            return torch.cat([self.connector.connect(memory).values for memory in memories])
+        values = torch.cat([memory.values for memory in memories])
+        return self.connector.connect(replace(memories[0], values=values, lengths=(len(values),), doc_ids=())).values
+
+    def _require_slots(self, ids: Sequence[int], memory: Memory) -> None:
         if memory.connector != self.memory_digest:
             raise FingerprintMismatchError(
                 f"The memory belongs to the connector {memory.connector}, the decoder's checkpoint has "
                 f"{self.memory_digest}. Load the checkpoint that the store was built with."
             )
-        prompt = torch.as_tensor(ids, device=self.device)
-        slots = torch.isin(prompt, self._memory_token_ids)
-        if int(slots.sum()) != memory.values.shape[0]:
-            raise PromptError(f"The prompt has {int(slots.sum())} memory tokens for {memory.values.shape[0]} vectors.")
-        embeddings = self.model.get_input_embeddings()(prompt)
-        values = (memory if self.connector is None else self.connector.connect(memory)).values
-        embeddings[slots] = values.to(embeddings.device, embeddings.dtype)
-        return embeddings
+        slots = sum(token in self._memory_token_ids for token in ids)
+        if slots != len(memory.values):
+            raise PromptError(f"The prompt has {slots} memory tokens for {len(memory.values)} vectors.")
 
     @torch.inference_mode()
     def generate(
@@ -199,23 +246,31 @@ class Decoder:
         self.require_fit(prompts, max_new_tokens)
         if not prompts:
             return []
-        embeddings = [self.embed(ids, memory) for ids, memory in zip(prompts, memories, strict=True)]
-        attended = [torch.ones(len(ids), dtype=torch.int64, device=self.device) for ids in prompts]
-        end = list(self.generation.stop_token_ids)
-        pad = self.tokenizer.pad_token_id or 0
         penalty = self.generation.repetition_penalty if repetition_penalty is None else repetition_penalty
-        output = self.model.generate(
-            inputs_embeds=pad_sequence(embeddings, batch_first=True, padding_side="left"),
-            attention_mask=pad_sequence(attended, batch_first=True, padding_side="left"),
-            generation_config=GenerationConfig(
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=end or None,
-                pad_token_id=pad,
-            ),
-            logits_processor=[] if penalty == 1 else [RepetitionPenalty(penalty)],
-        )
-        return [_until_end(ids, end) for ids in output.tolist()]
+        answers: list[list[int]] = [[] for _ in prompts]
+        for batch in self._batches(list(map(len, prompts)), max_new_tokens):
+            found = decode(
+                self.model,
+                self.embed_batch([prompts[i] for i in batch], [memories[i] for i in batch]),
+                self.generation.stop_token_ids,
+                limit=max_new_tokens,
+                penalty=penalty,
+                pad=self.tokenizer.pad_token_id or 0,
+            )
+            for i, ids in zip(batch, found, strict=True):
+                answers[i] = ids
+        return answers
+
+    def _batches(self, lengths: Sequence[int], new_tokens: int) -> Iterator[list[int]]:
+        """Yield the numbers of the prompts to answer together: from the shortest, as many as the budget allows."""
+        batch: list[int] = []
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if batch and (len(batch) + 1) * (lengths[i] + new_tokens) > self.token_budget:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int], memory: Memory) -> torch.Tensor:
@@ -275,15 +330,20 @@ class Decoder:
             )
 
 
+def _require_finite(memory: Memory, values: torch.Tensor) -> None:
+    """Check the vectors of documents, at either stage."""
+    if values.isfinite().all():
+        return
+    found = [number for number, part in enumerate(values.split(list(memory.lengths))) if not part.isfinite().all()]
+    named = [memory.doc_ids[number] for number in found] if memory.doc_ids else [number + 1 for number in found]
+    raise PromptError(
+        f"The memory of {some(named)} is not finite. Check the store with pisco-index verify, or compress "
+        "the document again."
+    )
+
+
 def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     ends = model.generation_config.eos_token_id if model.generation_config else None
     if ends is None:
         ends = tokenizer.eos_token_id
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-
-
-def _until_end(ids: list[int], ends: list[int]) -> list[int]:
-    for position, token in enumerate(ids):
-        if token in ends:
-            return ids[: position + 1]
-    return ids

@@ -24,6 +24,16 @@ def choose_device(name: str) -> str:
     return name
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device.
+
+    A GPU gets it from pinned memory, so that the program does not wait for the copy; later work on the GPU does.
+    """
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype to compute in with weights of a dtype: float32 on CPUs that are no faster in bfloat16.
 

@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from transformers import LogitsProcessor
+from typing import Any
 
 from ..errors import CheckpointError
 from .loading.files import read_json
@@ -23,26 +20,6 @@ class GenerationDefaults:
 
     stop_token_ids: tuple[int, ...]
     repetition_penalty: float = 1.0
-
-
-class RepetitionPenalty(LogitsProcessor):
-    """Makes tokens that an answer already has less likely.
-
-    The prompt does not count, since it is given as embeddings. transformers' own processor would leave out as many of
-    an answer's first tokens as its prompt has padding.
-
-    Args:
-        penalty: divisor of positive logits and factor of negative ones.
-    """
-
-    def __init__(self, penalty: float):
-        self._penalty = penalty
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Return the logits ``(answers, vocabulary)`` after the generated ``input_ids`` ``(answers, tokens)``."""
-        seen = scores.gather(1, input_ids)
-        penalised = torch.where(seen < 0, seen * self._penalty, seen / self._penalty)
-        return cast(torch.FloatTensor, scores.scatter(1, input_ids, penalised))
 
 
 def read_generation_defaults(folder: Path, tokenizer: Any) -> GenerationDefaults:

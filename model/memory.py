@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 
@@ -55,3 +56,19 @@ class Memory:
             lengths=tuple(self.lengths[i] for i in documents),
             doc_ids=tuple(self.doc_ids[i] for i in documents) if self.doc_ids else (),
         )
+
+    def split(self, counts: Sequence[int]) -> "list[Memory]":
+        """Return the memory of groups of consecutive documents. The tensors share this one's bytes.
+
+        Args:
+            counts: number of documents of each group; their sum is the number of all documents.
+        """
+        groups, first = [], 0
+        ends = list(accumulate(counts))
+        sizes = [sum(self.lengths[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+        for values, end in zip(self.values.split(sizes), ends, strict=True):
+            groups.append(
+                replace(self, values=values, lengths=self.lengths[first:end], doc_ids=self.doc_ids[first:end])
+            )
+            first = end
+        return groups

@@ -9,7 +9,17 @@ from pathlib import Path
 from ..configs import BuildConfig
 from ..corpus import open_corpus
 from ..interrupt import Interrupt
-from ..store import Store, build_lock, done_shards, forget_rejected, plan_in_force, remove_orphans, resolve_uri
+from ..store import (
+    Store,
+    build_lock,
+    done_shards,
+    forget_rejected,
+    keep_index,
+    plan_in_force,
+    remove_orphans,
+    resolve_uri,
+    search_index,
+)
 from .driver import Driven, Driver
 from .job import Job, prepare
 from .planning.files import CorpusWatch
@@ -108,16 +118,24 @@ class _Run:
             driven = Driven() if pool is None else self._drive(plan, todo, store, pool)
             if plan.first:
                 forget_rejected(job.uri, plan.first)
-            # The lock is held and no worker works: files that nothing refers to were left by workers that died.
-            remove_orphans(store)
         planned, missing = len(plan.shards), len(plan.missing(done_shards(store)))
         if not missing:
             # The process that did the last shard may have died before it could delete its log.
             CrashLog(job.uri).delete()
-        if driven.interrupted and (missing or is_behind(job, store.refresh(), plan)):
+        stopped = driven.interrupted and (missing or is_behind(job, store.refresh(), plan))
+        if job.config.store.index and not stopped:
+            self._index(store)
+        # The lock is held and no worker works: files that nothing refers to were left by workers that died.
+        remove_orphans(store)
+        if stopped:
             raise interrupted(job.uri, planned - missing, planned)
         require_complete(job.uri, driven, planned)
         return Taken(turn, done_before=planned - len(todo), committed=len(todo) - missing)
+
+    def _index(self, store: Store) -> None:
+        """Bring the search index in step. An index that exists keeps its settings: `pisco-index index` changes them."""
+        settings = None if search_index(store.refresh().table) else self._job.config.search
+        keep_index(store.uri, settings, progress=self._progress.indexing)
 
     def _drive(self, plan: Plan, todo: Sequence[Shard], store: Store, pool: Pool) -> Driven:
         """Do the shards until each is committed or given up, or a signal comes."""

@@ -35,6 +35,8 @@ PROBE_BATCHES = 4
 # Bytes of a row apart from its payload (id, counts, hash, a short title) and of a shard's file apart from its rows.
 ROW_BYTES = 56
 SHARD_BYTES = 5_500
+# Size of the column that is searched, which Lance compresses, and of its index, per byte of the text.
+SEARCH_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def estimate(plan: Plan, job: Job) -> Estimate:
     passages = scale * sum(len(document.passages) for document in sample.tokenized)
     vectors = sum(document.n_mem for document in sample.tokenized)
     payload_bytes = vectors * job.dim * probe.codec.bits_per_value / 8
+    search_bytes = SEARCH_SHARE * sample.text_bytes if job.is_searchable else 0
     speed = statistics.median(probe.passages_per_s)
     return Estimate(
         records=plan.records,
@@ -130,7 +133,8 @@ def estimate(plan: Plan, job: Job) -> Estimate:
         passages=round(passages),
         tokens=round(scale * sum(document.tokens_total for document in sample.tokenized)),
         memory_tokens=round(scale * vectors),
-        store_bytes=round(scale * (payload_bytes + ROW_BYTES * len(sample.tokenized))) + SHARD_BYTES * len(plan.shards),
+        store_bytes=round(scale * (payload_bytes + ROW_BYTES * len(sample.tokenized) + search_bytes))
+        + SHARD_BYTES * len(plan.shards),
         device=device,
         workers=workers,
         passages_per_s=speed,
@@ -151,7 +155,9 @@ def _estimate_texts(plan: Plan, job: Job) -> Estimate:
         passages=0,
         tokens=0,
         memory_tokens=0,
-        store_bytes=plan.characters + ROW_BYTES * plan.records + SHARD_BYTES * len(plan.shards),
+        store_bytes=round(plan.characters * (1 + SEARCH_SHARE * job.is_searchable))
+        + ROW_BYTES * plan.records
+        + SHARD_BYTES * len(plan.shards),
         device=job.device,
         workers=job.config.run.workers or 1,
         passages_per_s=0.0,
@@ -165,10 +171,11 @@ def _estimate_texts(plan: Plan, job: Job) -> Estimate:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A tokenized sample, and the estimated number of documents that it stands for."""
+    """A tokenized sample, the size of its texts in UTF-8, and the estimated number of documents that it stands for."""
 
     documents: int
     tokenized: Sequence[TokenizedDocument]
+    text_bytes: int
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,9 @@ def _read_sample(plan: Plan, job: Job) -> _Sample:
     picked = found[:: max(1, len(found) // SAMPLE_DOCUMENTS)]
     compression = job.config.compression
     return _Sample(
-        documents, list(tokenize_documents(job.checkpoint.passage_tokenizer(compression), picked, compression))
+        documents,
+        list(tokenize_documents(job.checkpoint.passage_tokenizer(compression), picked, compression)),
+        sum(len(compression.input_text(document.text, document.title).encode()) for document in picked),
     )
 
 

@@ -26,14 +26,16 @@ from ..store import (
     Problem,
     build_lock,
     check_assets,
+    check_index,
     check_rows,
     damage_to_drop,
     drop_damage,
     empty_shards_of,
+    keep_index,
 )
 from .planning.plan import Plan, Shard
-from .planning.stored import CONFIG_ASSET, PLAN_ASSET
-from .sample_check import check_sample
+from .planning.stored import CONFIG_ASSET, PLAN_ASSET, keeps_input_text
+from .upkeep.sample_check import check_sample
 
 Parsed = TypeVar("Parsed")
 
@@ -103,6 +105,7 @@ class RepairReport:
         problem_count: number of problems before the repair.
         rows: number of damaged rows that were dropped.
         files: unreadable data files that were dropped, each with its table.
+        is_index_damaged: True if the search index was damaged, and was made anew.
         bytes_freed: size of the files that no version refers to any more; None for a dry run.
     """
 
@@ -111,6 +114,7 @@ class RepairReport:
     problem_count: int
     rows: int
     files: tuple[str, ...]
+    is_index_damaged: bool
     bytes_freed: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,17 +206,24 @@ def repair(
     # Before the lock, which would create the folder of a store that does not exist.
     check_assets(uri)
     with nullcontext() if dry_run else build_lock(uri):
-        findings, plan, _ = _check(uri, progress)
+        findings, plan, config = _check(uri, progress)
         if beyond := [problem for problem in findings.problems if problem.remedy == RESTORE]:
             raise CorruptStoreError(f"the store at {findings.uri} cannot be repaired. {beyond[0]}")
         planned = {shard.number for shard in plan.shards} if plan else set()
+        is_index_damaged = findings.damage.is_index_damaged
         dropped = damage_to_drop(findings.damage) if dry_run else drop_damage(findings, planned)
+        if is_index_damaged and not dry_run:
+            settings = findings.index.settings if findings.index else None
+            if settings is None and config is not None:
+                settings = config.search
+            keep_index(findings.uri, settings, rebuild=True)
     return RepairReport(
         uri=findings.uri,
         dry_run=dry_run,
         problem_count=findings.problem_count,
         rows=dropped.rows,
         files=dropped.files,
+        is_index_damaged=is_index_damaged,
         bytes_freed=dropped.bytes_freed,
     )
 
@@ -241,6 +252,7 @@ def _check(
                 what = f"the fingerprint in the description and {CONFIG_ASSET} differ in {', '.join(changed)}."
                 findings.add(Problem("assets", what, RESTORE))
     check_rows(findings, _expected(findings, plan, config), empty_shards_of(findings, assets), progress=progress)
+    check_index(findings, assets)
     return findings, plan, config
 
 
@@ -266,9 +278,7 @@ def _expected(findings: Findings, plan: Plan | None, config: BuildConfig | None)
     if findings.meta is not None:
         holds_memory, components = findings.meta.holds_memory, findings.meta.fingerprint.components
         n_mem_bounds = memory_bounds_of(components) if holds_memory else no_memory
-        kept = findings.meta.optional_columns
-        # Without the title, a text whose template uses it cannot be put together again.
-        if config is not None and "text" in kept and ("title" in kept or "{title}" not in config.compression.template):
+        if config is not None and keeps_input_text(findings.meta, config.compression):
             input_text = config.compression.input_text
     return Expectations(shards, plan.next if plan else 0, n_mem_bounds, input_text)
 

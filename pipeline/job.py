@@ -11,7 +11,7 @@ from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
 from ..model.identity import memory_components
 from ..model.memory import Stage
-from ..store import Fingerprint, Store, StoreMeta, codec_by_name
+from ..store import Fingerprint, Store, StoreMeta, codec_by_name, has_contents
 from .planning.plan import Plan
 from .pools.cluster import require_reachable
 from .worker import WorkerSpec
@@ -68,6 +68,13 @@ class Job:
             package_version=version("pisco-index"),
             optional_columns=self.config.store.keep,
         )
+
+    @property
+    def is_searchable(self) -> bool:
+        """True if the job writes the column that is searched: a store that exists has it or has it not."""
+        if Store.exists(self.uri):
+            return has_contents(Store.open(self.uri).table)
+        return self.config.store.index
 
     def require_same_settings(self, store: Store) -> None:
         """Check that an existing store was begun with the settings of this job.

@@ -10,6 +10,7 @@ from ..corpus import Corpus
 from ..errors import CorpusError, PlanMismatchError
 from ..store import (
     CONNECTOR_ASSET,
+    CONTENTS,
     Contents,
     Store,
     begin_update,
@@ -58,7 +59,8 @@ class Create:
             CONFIG_ASSET: job.config.model_dump_json().encode(),
             **calibration,
         }
-        return Store.create(job.uri, meta=meta, assets=assets)
+        searched = (CONTENTS,) if job.config.store.index else ()
+        return Store.create(job.uri, meta=meta, assets=assets, further_columns=searched)
 
     def is_last(self, job: Job) -> bool:  # noqa: ARG002
         """Return True: the store equals the corpus after this turn."""

@@ -26,6 +26,7 @@ from ..store import (
     WrittenShard,
     codec_by_name,
     encode_batch,
+    has_contents,
     memory_rows,
     rejected_rows,
     text_hash,
@@ -294,16 +295,18 @@ class ShardWorker:
         tokens = dict(zip(places, tokenized, strict=True))
         encoded = self._encode([documents[place] for place in places], tokenized, memory)
         payloads = dict(zip(places, encoded, strict=True))
-        keep, compression = self._spec.keep, self._spec.compression
+        keep = self._spec.keep
+        contents = [self._spec.compression.input_text(document.text, document.title) for document in documents]
         rows = memory_rows(
             doc_ids=[document.doc_id for document in documents],
             tokens_total=[tokens[place].tokens_total if place in tokens else 0 for place in order],
             tokens_fed=[tokens[place].tokens_fed if place in tokens else 0 for place in order],
             payloads=[payloads.get(place) for place in order],
-            text_hashes=[text_hash(compression.input_text(d.text, d.title)) for d in documents],
+            text_hashes=list(map(text_hash, contents)),
             errors=[errors.get(place) for place in order],
             titles=[document.title for document in documents] if "title" in keep else None,
             texts=[document.text for document in documents] if "text" in keep else None,
+            contents=contents if has_contents(self._store.table) else None,
         )
         refused = rejected_rows(
             sources=[record.source for record in rejected],
@@ -337,9 +340,13 @@ class ShardWorker:
             self._steps.take()
 
     @cached_property
+    def _store(self) -> Store:
+        """The store, which exists before the first shard is submitted. Only what never changes is read from it."""
+        return Store.open(self._spec.uri)
+
+    @cached_property
     def _calibration(self) -> Calibration | None:
-        """Calibration of the store, which exists before the first shard is submitted."""
-        return Store.open(self._spec.uri).own_calibration()
+        return self._store.own_calibration()
 
 
 def _compressing(spec: WorkerSpec) -> tuple[DocumentTokenizer, Compressor | NoCompressor]:

@@ -6,6 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ..errors import PromptError
 from ..model.memory import Memory
 
 
@@ -21,10 +22,29 @@ class Generator(Protocol):
         """
         ...
 
+    def require_fit(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Check that every prompt fits the model's context, with the new tokens after it.
+
+        Raises:
+            PromptError: stating the length of the longest prompt.
+        """
+        ...
+
     def answer_batch(
-        self, questions: Sequence[str], memories: Sequence[Memory], *, max_new_tokens: int = 128
+        self,
+        questions: Sequence[str],
+        memories: Sequence[Memory],
+        *,
+        max_new_tokens: int = 128,
+        prompts: Sequence[Sequence[int]] | None = None,
     ) -> list[str]:
         """Answer questions together, each from the memory of its own documents.
+
+        Args:
+            questions: the questions.
+            memories: memory of each question's documents.
+            max_new_tokens: largest number of tokens of an answer.
+            prompts: token ids of the questions' prompts, if ``prompt_ids`` has made them before.
 
         Raises:
             PromptError: if a prompt with its answer does not fit the model's context.
@@ -38,13 +58,17 @@ class FakeGenerator:
 
     Args:
         answers: the answer to each question that may be asked.
+        context: largest number of tokens of a prompt with its answer; None for no limit.
 
     Attributes:
         asked: every question so far, with the number of memory vectors that it was answered from.
+        batches: number of questions of each call so far.
     """
 
-    def __init__(self, answers: Mapping[str, str]):
+    def __init__(self, answers: Mapping[str, str], *, context: int | None = None):
         self._answers = answers
+        self._context = context
+        self.batches: list[int] = []
         self.asked: list[tuple[str, int]] = []
 
     def prompt_ids(self, question: str, documents: Sequence[int | str]) -> list[int]:
@@ -52,13 +76,24 @@ class FakeGenerator:
         counts = [document if isinstance(document, int) else len(document.split()) for document in documents]
         return [0] * (sum(counts) + len(question.split()))
 
+    def require_fit(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Compare the prompts with the context that was given."""
+        longest = max(map(len, prompts), default=0)
+        if self._context is not None and longest + max_new_tokens > self._context:
+            raise PromptError(f"A prompt of {longest} tokens does not fit the context of {self._context}.")
+
     def answer_batch(
         self,
         questions: Sequence[str],
         memories: Sequence[Memory],
         *,
         max_new_tokens: int = 128,
+        prompts: Sequence[Sequence[int]] | None = None,
     ) -> list[str]:
         """Return the first words of the answers that were given."""
+        own = [self.prompt_ids(q, memory.lengths) for q, memory in zip(questions, memories, strict=True)]
+        assert prompts is None or [list(prompt) for prompt in prompts] == own
+        self.require_fit(own, max_new_tokens)
+        self.batches.append(len(own))
         self.asked += [(question, len(memory.values)) for question, memory in zip(questions, memories, strict=True)]
         return [" ".join(self._answers[question].split()[:max_new_tokens]) for question in questions]

@@ -30,16 +30,39 @@ class MemorySource(Protocol):
         """
         ...
 
+    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each document's text that its memory stands for, in request order.
+
+        Args:
+            doc_ids: ids of documents whose memory the source has given.
+        """
+        ...
+
 
 class StoredMemory:
-    """A memory source that fetches memory from a store, where it is the same for every question."""
+    """A memory source that fetches memory from a store, where it is the same for every question.
 
-    def __init__(self, reader: Reader):
+    Args:
+        reader: reader of the store.
+        dtype: dtype of the decoder, which then gets its input embeddings (see ``Reader.embeddings``); None for memory
+            at the stage at which the store keeps it, in fp32, which a decoder connects for many questions at once.
+        device: device of the embeddings.
+    """
+
+    def __init__(self, reader: Reader, *, dtype: torch.dtype | None = None, device: str = "cpu"):
         self._reader = reader
+        self._dtype = dtype
+        self._device = device
 
     def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:  # noqa: ARG002 stored memory fits any question
-        """Return the documents' memory at the stage at which the store keeps it (see ``Reader.fetch``)."""
-        return self._reader.fetch(doc_ids)
+        """Return the documents' memory, from ``Reader.embeddings`` if there is a dtype, else from ``Reader.fetch``."""
+        if self._dtype is None:
+            return self._reader.fetch(doc_ids)
+        return self._reader.embeddings(doc_ids, dtype=self._dtype, device=self._device)
+
+    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
+        """Return the numbers of tokens that the store has recorded."""
+        return self._reader.text_tokens(doc_ids)
 
 
 class FreshMemory:
@@ -68,6 +91,30 @@ class FreshMemory:
         texts = self._reader.texts(doc_ids)
         documents = self._checkpoint.query_passages(question, texts, self._reader.compression)
         return compress_documents(self._compressor, documents, doc_ids)
+
+    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
+        """Return the numbers of tokens that the store has recorded, without the question's."""
+        return self._reader.text_tokens(doc_ids)
+
+
+def open_source(reader: Reader, checkpoint: Checkpoint, device: str) -> MemorySource:
+    """Return the source of a store's memory: the store, or its texts if the checkpoint reads the question too.
+
+    Args:
+        reader: reader of the store.
+        checkpoint: checkpoint that the store was built with.
+        device: device of the compressor, if memory is made.
+
+    Raises:
+        StoreError: if the store holds neither memory nor text.
+    """
+    if reader.meta.holds_memory:
+        return StoredMemory(reader)
+    # Before the compressor is loaded, which may take minutes.
+    reader.texts(())
+    dtype = getattr(torch, reader.compression.dtype)
+    # A few documents are computed faster than layers are compiled.
+    return FreshMemory(reader, checkpoint, Compressor.load(checkpoint, dtype=dtype, device=device, compiled=False))
 
 
 def compress_documents(
@@ -105,3 +152,7 @@ class FakeMemorySource:
         values = [self._documents[doc_id] for doc_id in doc_ids]
         lengths = tuple(map(len, values))
         return Memory(torch.cat([none, *values]), lengths, self._stage, self._connector, tuple(doc_ids))
+
+    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
+        """Return 16 tokens for each vector of a document."""
+        return [16 * len(self._documents[doc_id]) for doc_id in doc_ids]

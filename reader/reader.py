@@ -1,7 +1,6 @@
 """Read the memory of documents from a store, by id."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -9,11 +8,16 @@ from typing import Any, Self
 import torch
 
 from ..configs import CompressionConfig
-from ..configs.names import MissingIds
-from ..errors import CorruptStoreError, StoreError
+from ..configs.names import MissingIds, Stage
+from ..errors import CorruptStoreError, StoreError, some
 from ..model.connector import Connector
+from ..model.device import to_device
 from ..model.memory import Memory
-from ..store import CONNECTOR_ASSET, Rows, Store, StoreMeta
+from ..store import CONNECTOR_ASSET, CONTENTS, Hit, Rows, Searcher, Store, StoreMeta
+from .tensors import Embedder, stored_tensor
+
+# Documents that are read at once: their bytes and numbers stay in the processor's cache.
+_TOGETHER = 160
 
 
 class Reader:
@@ -32,8 +36,8 @@ class Reader:
 
     def __init__(self, uri: str | Path, *, version: int | None = None):
         self._opened: Store | None = Store.open(uri, version)
-        # The connector with a codec's inverse folded into it, by codec and calibration.
-        self._folded: dict[tuple[int, int], Connector] = {}
+        self._searcher: Searcher | None = None
+        self._embedder = Embedder(lambda: self.connector)
 
     def fetch(self, doc_ids: Sequence[str], *, missing: MissingIds = "error") -> Memory:
         """Return the memory of documents, in request order, at the stage at which it is stored.
@@ -53,31 +57,70 @@ class Reader:
         """
         return self._memory(self._rows(doc_ids, missing))
 
-    @torch.inference_mode()
-    def embeddings(self, doc_ids: Sequence[str], *, missing: MissingIds = "error") -> Memory:
-        """Return the memory of documents at stage ``"embedding"``.
+    def fetch_many(self, lists: Sequence[Sequence[str]], *, missing: MissingIds = "error") -> list[Memory]:
+        """Return the memory of several lists of documents, each like ``fetch``, but read together.
 
-        The result is ``connector.connect(fetch(doc_ids))``, up to rounding; memory of a family without a connector is
-        returned as it is. If all documents have the
-        same codec and calibration, the inverse of the codec's normalisation, rotation or transform is folded into the
-        connector's first layer, once. Decoding is then only a look-up and a scaling.
+        This is faster than a fetch for each list. The tensors of neighbouring lists share one block of memory.
 
-        Arguments and errors are those of ``fetch``.
+        Args:
+            lists: ids of the documents of each list. An id may be in several lists.
+            missing: as in ``fetch``; one error names the missing ids of all lists.
+
+        Raises:
+            MissingDocumentsError, CorruptStoreError, StoreError: as ``fetch`` raises them.
         """
-        rows = self._rows(doc_ids, missing)
-        if not self.meta.has_connector:
-            return self._memory(rows)
-        with _store_named(self._store.uri):
-            latents = rows.latents() if self.meta.stage == "hidden" else None
-        inverse = None if latents is None else latents.codec.inverse(latents.calibration)
-        if latents is None or inverse is None:
-            return self.connector.connect(self._memory(rows))
-        assert latents.calibration is not None
-        kind = latents.codec.codec_id, latents.calibration.reference
-        if kind not in self._folded:
-            self._folded[kind] = self.connector.fold(*map(torch.from_numpy, inverse))
-        values = self._folded[kind](torch.from_numpy(latents.values))
-        return Memory(values, tuple(latents.lengths.tolist()), "embedding", self._connector_digest, rows.doc_ids)
+        for doc_ids in lists:
+            _require_ids(doc_ids)
+        memories: list[Memory] = []
+        start = 0
+        while start < len(lists):
+            stop, count = start + 1, len(lists[start])
+            while stop < len(lists) and count + len(lists[stop]) <= _TOGETHER:
+                count += len(lists[stop])
+                stop += 1
+            memories += self._fetch_together(lists[start:stop])
+            start = stop
+        if missing == "error" and (absent := _absent(lists, memories)):
+            # This raises the error, which names them all.
+            self.fetch(absent)
+        return memories
+
+    def _fetch_together(self, lists: Sequence[Sequence[str]]) -> list[Memory]:
+        together = self.fetch([doc_id for doc_ids in lists for doc_id in doc_ids], missing="skip")
+        found = set(together.doc_ids)
+        return together.split([sum(doc_id in found for doc_id in doc_ids) for doc_ids in lists])
+
+    def embeddings(
+        self,
+        doc_ids: Sequence[str],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        missing: MissingIds = "error",
+    ) -> Memory:
+        """Return the memory of documents at stage ``"embedding"``, in the dtype and on the device of a decoder.
+
+        In fp32 the values are those of ``connector.connect(fetch(doc_ids))``, up to rounding. Other dtypes hold the
+        fp32 values, rounded. The connector computes on the device. Memory of a family without a connector is returned
+        as it is.
+
+        Args:
+            doc_ids: ids of the documents. An id may be given twice.
+            dtype: dtype of the values, usually the decoder's: ``torch.float32`` or ``torch.bfloat16``.
+            device: device of the values. A GPU gets them by a copy from pinned memory that is not waited for.
+            missing: as in ``fetch``.
+
+        Raises:
+            MissingDocumentsError, CorruptStoreError, StoreError: as ``fetch`` raises them.
+        """
+        rows, to = self._rows(doc_ids, missing), torch.device(device)
+        if self.meta.stage == "embedding" or not self.meta.has_connector:
+            return self._as_memory(to_device(self._stored(rows, dtype), to), rows, self.meta.stage)
+        if rows.doc_ids:
+            values = self._read(rows, lambda: self._embedder.embed(rows, dtype, to))
+        else:
+            values = torch.empty(0, self.connector.out_dim, dtype=dtype, device=to)
+        return self._as_memory(values, rows, "embedding")
 
     def read(self, start: int, stop: int) -> Memory:
         """Return the memory of the documents in a range of rows, in the order of the rows; otherwise like ``fetch``.
@@ -94,23 +137,86 @@ class Reader:
         """
         return self._memory(self._store.read(range(start, stop)))
 
+    def search(self, question: str, hits: int = 10) -> list[Hit]:
+        """Return the best documents for a question by full-text search (BM25), best first.
+
+        Documents of equal score are ordered by id. Documents that failed in the build are never found. A question
+        without a word that is searched, for example of stop words only, has none.
+
+        Args:
+            question: plain words. Nothing in it is an operator, and a repeated word counts once.
+            hits: largest number of documents.
+
+        Raises:
+            StoreError: if the store has no search index, the index is damaged, or the version was cleaned up.
+        """
+        return self._search.search(question, hits)
+
+    def search_many(self, questions: Sequence[str], hits: int = 10, threads: int | None = None) -> list[list[Hit]]:
+        """Return the best documents for each question, in the order of the questions.
+
+        Args:
+            questions: the questions; see ``search``.
+            hits: largest number of documents of a question.
+            threads: number of questions to search for at the same time; by default as many as suit the machine.
+
+        Raises:
+            StoreError: as ``search`` raises it.
+        """
+        return self._search.search_many(questions, hits, threads)
+
     def texts(self, doc_ids: Sequence[str], *, missing: MissingIds = "error") -> list[str]:
         """Return the texts that documents are compressed from, title included, in request order.
 
         Arguments and errors are those of ``fetch``.
 
         Raises:
-            StoreError: if the store does not keep the documents' text.
+            StoreError: if the store does not keep the text of one of the documents.
         """
-        kept = self.meta.optional_columns
-        if "text" not in kept:
+        kept = self._store.kept_columns
+        if not kept & {CONTENTS, "text"}:
             raise StoreError(
-                f"The store at {self._store.uri} keeps no text, from which memory could be made. Build it with --keep "
-                "text."
+                f"The store at {self._store.uri} keeps no text. Build it with --keep text, or add the texts: "
+                f"pisco-index index {self._store.uri} CORPUS"
             )
-        rows = self._rows(doc_ids, missing, columns=kept)
-        titles = rows.columns.get("title", [None] * len(rows))
-        return list(map(self.compression.input_text, rows.columns["text"], titles))
+        rows = self._rows(doc_ids, missing, columns=sorted(kept))
+        columns = [rows.columns.get(name, [None] * len(rows)) for name in (CONTENTS, "text", "title")]
+        found = [
+            contents if text is None else self.compression.input_text(text, title)
+            for contents, text, title in zip(*columns, strict=True)
+        ]
+        if absent := [doc_id for doc_id, text in zip(rows.doc_ids, found, strict=True) if text is None]:
+            raise StoreError(f"The store at {self._store.uri} keeps no text of {some(absent)}.")
+        return found
+
+    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
+        """Return the number of tokens that the compressor has read of each document, in request order.
+
+        Raises:
+            MissingDocumentsError: naming every id that the store does not hold.
+            StoreError: if the store cannot be read.
+        """
+        _require_ids(doc_ids)
+        found = self._store.columns(doc_ids, ["tokens_fed"])
+        return [found[doc_id]["tokens_fed"] for doc_id in doc_ids]
+
+    def titles(self, doc_ids: Sequence[str], *, missing: MissingIds = "error") -> list[str | None]:
+        """Return the titles of documents, in request order; None for a document without a title.
+
+        All titles are None if the store keeps none. Failed documents have titles too.
+
+        Args:
+            doc_ids: ids of the documents. An id may be given twice.
+            missing: ``"error"`` to report ids that the store does not hold, ``"skip"`` to leave them out.
+
+        Raises:
+            MissingDocumentsError: naming every id that the store does not hold.
+            StoreError: if the store cannot be read.
+        """
+        _require_ids(doc_ids)
+        names = ["title"] if "title" in self.meta.optional_columns else []
+        found = self._store.columns(doc_ids, names, missing=missing)
+        return [found[doc_id].get("title") for doc_id in doc_ids if doc_id in found]
 
     @property
     def compression(self) -> CompressionConfig:
@@ -158,39 +264,61 @@ class Reader:
         return self._store.meta
 
     @property
+    def uri(self) -> str:
+        """Absolute path or object-store URI of the store."""
+        return self._store.uri
+
+    @property
     def version(self) -> int:
         """Version of the store that is read."""
         return self._store.version
 
     def close(self) -> None:
         """Release the store. Reading after this is an error."""
-        self._opened = None
+        self._opened = self._searcher = None
 
     def _rows(self, doc_ids: Sequence[str], missing: MissingIds, columns: Sequence[str] = ()) -> Rows:
-        if isinstance(doc_ids, str):
-            raise TypeError(f"doc_ids must be a list of ids, not the string {doc_ids!r}")
-        if strange := [doc_id for doc_id in doc_ids if not isinstance(doc_id, str)]:
-            raise TypeError(f"ids must be strings, not {strange[0]!r}")
+        _require_ids(doc_ids)
         return self._store.fetch(doc_ids, columns=columns, missing=missing)
 
     def _memory(self, rows: Rows) -> Memory:
+        return self._as_memory(self._stored(rows, torch.float32), rows, self.meta.stage)
+
+    def _stored(self, rows: Rows, dtype: torch.dtype) -> torch.Tensor:
         self.meta.require_memory(self._store.uri)
-        if rows.doc_ids:
-            with _store_named(self._store.uri):
-                values, lengths = rows.memory()
-            if values.shape[1] != self.meta.dim:
+        return (
+            self._read(rows, lambda: stored_tensor(rows, dtype))
+            if rows.doc_ids
+            else torch.empty(0, self.meta.dim, dtype=dtype)
+        )
+
+    def _read(self, rows: Rows, read: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return what a function reads from rows, at least one. Errors about damage get the store's address."""
+        try:
+            if rows.dim != self.meta.dim:
                 raise CorruptStoreError(
-                    f"the store at {self._store.uri} holds vectors of width {values.shape[1]}; its description says "
-                    f"{self.meta.dim}."
+                    f"it holds vectors of width {rows.dim}, and its description says {self.meta.dim}."
                 )
-            tensor = torch.from_numpy(values)
-        else:
-            tensor, lengths = torch.empty(0, self.meta.dim), []
-        return Memory(tensor, tuple(int(n) for n in lengths), self.meta.stage, self._connector_digest, rows.doc_ids)
+            return read()
+        except CorruptStoreError as error:
+            raise CorruptStoreError(
+                f"the store at {self.uri} is damaged: {error} See: pisco-index verify {self.uri}"
+            ) from error
+
+    def _as_memory(self, values: torch.Tensor, rows: Rows, stage: Stage) -> Memory:
+        return Memory(values, tuple(rows.n_mem.tolist()), stage, self._connector_digest, rows.doc_ids)
 
     @property
     def _connector_digest(self) -> str:
         return self.meta.fingerprint.components.get("connector", "")
+
+    @property
+    def _search(self) -> Searcher:
+        store = self._store
+        # No lock: it does no harm if two threads both make a searcher.
+        if self._searcher is None:
+            self._searcher = Searcher(store)
+        return self._searcher
 
     @property
     def _store(self) -> Store:
@@ -200,6 +328,18 @@ class Reader:
 
     def __len__(self) -> int:
         return self._store.count
+
+    def __contains__(self, doc_id: object) -> bool:
+        return isinstance(doc_id, str) and not self.missing([doc_id])
+
+    def __repr__(self) -> str:
+        if self._opened is None:
+            return "Reader(closed)"
+        meta = self.meta
+        return (
+            f"Reader({self._store.uri!r}, version={self.version}, documents={len(self)}, stage={meta.stage!r}, "
+            f"dim={meta.dim}, codec={meta.codec!r})"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -211,13 +351,17 @@ class Reader:
         return _reopen, (self._store.uri, self._store.version)
 
 
-@contextmanager
-def _store_named(uri: str) -> Iterator[None]:
-    """Add the store and a remedy to an error about damaged bytes, which names only the document."""
-    try:
-        yield
-    except CorruptStoreError as error:
-        raise CorruptStoreError(f"the store at {uri} is damaged: {error} See: pisco-index verify {uri}") from error
+def _absent(lists: Sequence[Sequence[str]], memories: Sequence[Memory]) -> list[str]:
+    """Return the ids in lists that are not in the memory of their list."""
+    short = [(doc_ids, found) for doc_ids, found in zip(lists, memories, strict=True) if len(doc_ids) > len(found)]
+    return list(dict.fromkeys(each for doc_ids, found in short for each in doc_ids if each not in found.doc_ids))
+
+
+def _require_ids(doc_ids: Sequence[str]) -> None:
+    if isinstance(doc_ids, str):
+        raise TypeError(f"doc_ids must be a list of ids, not the string {doc_ids!r}")
+    if strange := [doc_id for doc_id in doc_ids if not isinstance(doc_id, str)]:
+        raise TypeError(f"ids must be strings, not {strange[0]!r}")
 
 
 def _reopen(uri: str, version: int) -> Reader:

@@ -1,29 +1,18 @@
-"""The seam between questions and documents: ``Retriever``, the TREC run behind it, and a fake for tests."""
+"""The seam between questions and documents: ``Retriever``, a store behind it, and a fake for tests.
 
-import math
-import re
-from collections.abc import Mapping, Sequence, Set
-from pathlib import Path
-from typing import NamedTuple, Protocol
+``reader.questions.RunFile`` implements it too, by looking questions up in a run.
+"""
 
-from ..errors import QuestionsError
-from .lines import read_lines
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-_FIELDS = ("qid", "Q0", "docid", "rank", "score", "tag")
-# str.split would also cut an id at a no-break space.
-_FIELD = re.compile(r"[^ \t\r]+")
+from ..store import Hit
 
+if TYPE_CHECKING:
+    from ..store import Searcher
+    from .reader import Reader
 
-class Hit(NamedTuple):
-    """A document that a retriever found.
-
-    Attributes:
-        doc_id: id of the document.
-        score: score of the document for the question. The scale is the retriever's own; more is better.
-    """
-
-    doc_id: str
-    score: float
+__all__ = ["FakeRetriever", "Hit", "Retriever", "StoreRetriever"]
 
 
 class Retriever(Protocol):
@@ -42,59 +31,26 @@ class Retriever(Protocol):
         ...
 
 
-class RunFile:
-    """A retriever that looks questions up by id in a TREC run: lines of ``qid Q0 docid rank score tag``.
-
-    The documents of a query are ordered by falling score, as in trec_eval, and by rank where scores are equal.
+class StoreRetriever:
+    """A retriever that searches a store. Documents that failed in the build are never found.
 
     Args:
-        path: the run.
-
-    Raises:
-        QuestionsError: naming file and line, if the file cannot be read or is no TREC run.
+        reader: reader of the store to search, or a searcher of it.
+        threads: number of questions to search for at the same time; by default as many as suit the machine.
     """
 
-    def __init__(self, path: str | Path):
-        found: dict[str, dict[str, tuple[float, int]]] = {}
-        for number, line in read_lines(path):
-            qid, doc_id, order = _parse(line, f"{path}, line {number}")
-            documents = found.setdefault(qid, {})
-            if doc_id in documents:
-                raise QuestionsError(
-                    f"{path}, line {number}: query {qid!r} has the document {doc_id!r} twice. Remove one of the lines."
-                )
-            documents[doc_id] = order
-        self._ranked = {
-            qid: tuple(Hit(doc_id, -documents[doc_id][0]) for doc_id in sorted(documents, key=documents.__getitem__))
-            for qid, documents in found.items()
-        }
-
-    @property
-    def queries(self) -> Set[str]:
-        """Ids of the run's queries."""
-        return self._ranked.keys()
+    def __init__(self, reader: "Reader | Searcher", threads: int | None = None):
+        self._reader = reader
+        self._threads = threads
 
     def retrieve(self, questions: Mapping[str, str], *, hits: int) -> dict[str, tuple[Hit, ...]]:
-        """Return the best documents that the run lists for each question; only the ids are compared."""
-        return {question_id: self._ranked.get(question_id, ())[:hits] for question_id in questions}
+        """Return the best documents of each question by BM25; only the texts of the questions are used.
 
-
-def _parse(line: str, where: str) -> tuple[str, str, tuple[float, int]]:
-    """Return the query's id, the document's id, and the key that orders the query's documents."""
-    fields = _FIELD.findall(line)
-    if len(fields) != len(_FIELDS):
-        raise QuestionsError(
-            f"{where}: a line of a TREC run has the {len(_FIELDS)} fields {' '.join(_FIELDS)}, this one has "
-            f"{len(fields)}. Ids with white space do not fit in a run; list them as the questions' doc_ids."
-        )
-    qid, _, doc_id, rank, score, _ = fields
-    try:
-        order = -float(score), int(rank)
-    except ValueError:
-        order = math.nan, 0
-    if math.isnan(order[0]):
-        raise QuestionsError(f"{where}: rank {rank!r} and score {score!r} must be an integer and a number.")
-    return qid, doc_id, order
+        Raises:
+            StoreError: if the store cannot be searched; see ``Reader.search``.
+        """
+        found = self._reader.search_many(list(questions.values()), hits, self._threads)
+        return dict(zip(questions, map(tuple, found), strict=True))
 
 
 class FakeRetriever:

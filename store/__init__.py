@@ -8,8 +8,9 @@ id (``lookup``). ``upkeep`` checks, repairs, compacts, deletes and recodes. docs
 from .assets import CONNECTOR_ASSET
 from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated
 from .codecs.calibration import Calibration
-from .codecs.payload import decode, decode_batch, encode, encode_batch, read_header
+from .codecs.payload import Latents, decode, decode_batch, encode, encode_batch, restored
 from .codecs.prediction import Prediction, predict
+from .codecs.record import read_header
 from .commit import commit, done_shards, verify_written
 from .contents import Contents, Status
 from .fingerprint import Fingerprint
@@ -21,11 +22,16 @@ from .lock import Holder, build_lock, lock_holder
 from .meta import StoreMeta
 from .plans import begin_update, forget_rejected, is_altered, plan_in_force
 from .sampling import sample_memory
-from .schema import FORMAT_VERSION
+from .schema import CONTENTS, FORMAT_VERSION
+from .search.fill import Filled, fill_contents, kept_texts
+from .search.index import SearchIndex, has_contents, search_index
+from .search.keep import IndexReport, keep_index
+from .search.query import Hit, Searcher
 from .store import Rows, Store
 from .table.addresses import local_folder, resolve_uri
 from .table.fragment import WrittenShard, memory_rows, rejected_rows, write_fragment
 from .upkeep.check_assets import check_assets, empty_shards_of
+from .upkeep.check_index import check_index
 from .upkeep.check_rows import check_rows
 from .upkeep.compact import compact, remove_orphans
 from .upkeep.delete import delete
@@ -36,6 +42,7 @@ from .upkeep.repair import damage_to_drop, drop_damage
 __all__ = [
     "CODECS",
     "CONNECTOR_ASSET",
+    "CONTENTS",
     "FORMAT_VERSION",
     "RESTORE",
     "Calibration",
@@ -43,13 +50,19 @@ __all__ = [
     "Contents",
     "Expectations",
     "Failure",
+    "Filled",
     "Findings",
     "Fingerprint",
+    "Hit",
     "Holder",
+    "IndexReport",
+    "Latents",
     "Prediction",
     "Problem",
     "RecodeReport",
     "Rows",
+    "SearchIndex",
+    "Searcher",
     "Status",
     "Store",
     "StoreInfo",
@@ -58,6 +71,7 @@ __all__ = [
     "begin_update",
     "build_lock",
     "check_assets",
+    "check_index",
     "check_rows",
     "codec_by_id",
     "codec_by_name",
@@ -76,9 +90,13 @@ __all__ = [
     "encode",
     "encode_batch",
     "fallbacks",
+    "fill_contents",
     "forget_rejected",
+    "has_contents",
     "is_altered",
     "is_calibrated",
+    "keep_index",
+    "kept_texts",
     "last_commits",
     "local_folder",
     "lock_holder",
@@ -90,7 +108,9 @@ __all__ = [
     "rejected_rows",
     "remove_orphans",
     "resolve_uri",
+    "restored",
     "sample_memory",
+    "search_index",
     "text_hash",
     "verify_written",
     "write_fragment",

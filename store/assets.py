@@ -30,8 +30,11 @@ EMPTY_SHARD_PREFIX = "empty-shard/"
 FALLBACK_PREFIX = "fallback/"
 """Prefix of a name that ends with a shard's number: the counts of its documents in other codecs than the store's."""
 
-NOTE_PREFIXES = (EMPTY_SHARD_PREFIX, FALLBACK_PREFIX)
-"""Prefixes of the names that commits add. Two drivers may add the same name, with the same value."""
+INDEX_PREFIX = "index/"
+"""Prefix of a name that ends with the UUID of a segment of the search index: the checksums of its files."""
+
+NOTE_PREFIXES = (EMPTY_SHARD_PREFIX, FALLBACK_PREFIX, INDEX_PREFIX)
+"""Prefixes of the names that commits and indexing add. Two drivers may add the same name, with the same value."""
 
 
 def asset_names(dataset: lance.LanceDataset) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from ..configs.names import MEMORY_AT_QUESTION
 from .commit import done_shards
 from .ledger import fallbacks
+from .search.index import SearchIndex, search_index
 from .store import Store
 from .table.addresses import ASSETS, REJECTED, TABLES, local_folder
 from .table.datasets import open_table
@@ -61,6 +62,7 @@ class StoreInfo:
         n_mem: number of memory tokens.
         payload_bytes: size of the payload column on disk, with the few bytes that Lance adds per row.
         table_bytes: size of all data files of the latest versions.
+        search: the search index; None if the store has none.
         disk_bytes: size of the folder, older versions and orphans included; None in an object store.
     """
 
@@ -85,6 +87,7 @@ class StoreInfo:
     n_mem: int
     payload_bytes: int
     table_bytes: int
+    search: SearchIndex | None
     disk_bytes: int | None
 
     @property
@@ -114,6 +117,7 @@ class StoreInfo:
             "compression": self.compression,
             "compression_of_text": self.compression_of_text,
             "payload_bytes_per_document": self.payload_bytes_per_document,
+            "search": self.search.to_dict() if self.search else None,
         }
 
 
@@ -156,6 +160,7 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             n_mem=n_mem,
             payload_bytes=_payload_bytes(table),
             table_bytes=sum(map(data_bytes, (table, rejected, assets))),
+            search=search_index(table),
             disk_bytes=disk_bytes(store.uri),
         )
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..configs.names import MEMORY_AT_QUESTION, Stage
 from ..errors import StoreError
 from .codecs import codec_by_name
-from .codecs.payload import MAX_DIM
+from .codecs.record import MAX_DIM
 from .fingerprint import Fingerprint
 from .schema import FORMAT_VERSION, memory_schema
 

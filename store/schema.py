@@ -16,11 +16,15 @@ DATA_STORAGE_VERSION = "2.2"
 # saves nothing, since the codecs have already compressed the payloads.
 _UNCOMPRESSED = {"lance-encoding:compression": "none"}
 
+CONTENTS = "contents"
+"""Name of the column that is searched: the text that was compressed, whose hash is ``text_hash``."""
+
 OPTIONAL_COLUMNS = {
     "title": pa.field("title", pa.string()),
     "text": pa.field("text", pa.large_string()),
+    CONTENTS: pa.field(CONTENTS, pa.large_string()),
 }
-"""Columns that ``memory`` has only in stores that were created with them."""
+"""Columns that ``memory`` has only in some stores. The schema of ``memory`` alone says that it has contents."""
 
 
 def memory_schema(optional: Collection[str] = ()) -> pa.Schema:

@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -13,72 +12,23 @@ import numpy as np
 import pyarrow as pa
 
 from ..configs.names import MissingIds
-from ..errors import CorruptStoreError, MissingDocumentsError, StoreError, some
+from ..errors import CorruptStoreError, FailedDocumentsError, MissingDocumentsError, StoreError, some
 from .assets import META_ASSET, NOTE_PREFIXES, asset_names, read_asset, read_calibration
 from .codecs import codec_by_name, is_calibrated
 from .codecs.calibration import CALIBRATION_PREFIX, Calibration
-from .codecs.payload import Calibrations, Latents, decode_batch, decode_latents, read_header
 from .ledger import Ledger
 from .lookup.row_reader import RowReader
+from .lookup.rows import Rows
 from .meta import StoreMeta
-from .schema import ASSETS_SCHEMA, REJECTED_SCHEMA, memory_schema
+from .schema import ASSETS_SCHEMA, OPTIONAL_COLUMNS, REJECTED_SCHEMA, memory_schema
 from .table.addresses import ASSETS, MEMORY, REJECTED, TABLES, local_folder, resolve_uri
-from .table.datasets import create_table, find_table
+from .table.datasets import create_empty_table, create_table, find_table
 from .table.deletions import checked, open_checked
 from .table.failures import check_process, lance_errors
 from .table.rows import RowTaker, read_rows
 
 # Largest number of failed documents whose errors a message repeats; more would hide the message's beginning.
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of k documents, in the order in which they were requested.
-
-    Attributes:
-        doc_ids: ids of the documents.
-        payloads: payload records of the documents, which hold their memory.
-        columns: further columns that were requested, by name, each a list of k values.
-        calibrations: function that returns the calibration that a payload refers to.
-    """
-
-    doc_ids: tuple[str, ...]
-    payloads: tuple[bytes, ...] = field(repr=False)
-    columns: Mapping[str, list[Any]] = field(default_factory=dict)
-    calibrations: Calibrations | None = field(default=None, repr=False, compare=False)
-
-    def __len__(self) -> int:
-        return len(self.doc_ids)
-
-    @property
-    def n_mem(self) -> np.ndarray:
-        """Number of memory tokens of each document, ``(k,)`` int64.
-
-        Raises:
-            CorruptStoreError: a payload has no valid header.
-        """
-        return np.array([read_header(payload).n_mem for payload in self.payloads], dtype=np.int64)
-
-    def memory(self) -> tuple[np.ndarray, np.ndarray]:
-        """Decode the payloads.
-
-        Returns:
-            Memory embeddings, ``(Σ n_mem, dim)`` float32, and the number of each document, ``(k,)`` int64.
-
-        Raises:
-            CorruptStoreError: a payload is damaged or belongs to another document.
-            StoreError: a payload refers to a calibration that the store lacks.
-        """
-        return decode_batch(self.payloads, self.doc_ids, self.calibrations)
-
-    def latents(self) -> Latents | None:
-        """Decode to latents, without the final affine map; None without rows, or if codecs or calibrations differ.
-
-        Raises:
-            CorruptStoreError, StoreError: as ``memory`` raises them.
-        """
-        return decode_latents(self.payloads, self.doc_ids, self.calibrations) if self.payloads else None
 
 
 class Store:
@@ -111,6 +61,7 @@ class Store:
         meta: StoreMeta,
         assets: Mapping[str, bytes],
         metadata: Mapping[bytes, bytes] | None = None,
+        further_columns: Sequence[str] = (),
     ) -> Self:
         """Create an empty store.
 
@@ -122,6 +73,7 @@ class Store:
             meta: description of the store.
             assets: named bytes to keep in the store, for example connector weights and the plan.
             metadata: schema metadata for ``memory``, to copy the plan in force of another store.
+            further_columns: optional columns besides those of the description; ``contents`` makes the store searchable.
 
         Raises:
             StoreError: the folder holds a store or something else, an asset's name is reserved, or writing failed.
@@ -132,8 +84,9 @@ class Store:
         if cls.exists(uri):
             raise StoreError(f"{uri} already holds a store. Open it, or name another place.")
         cls.require_free(uri)
-        _create_empty(uri, MEMORY, memory_schema(meta.optional_columns).with_metadata(metadata))
-        _create_empty(uri, REJECTED, REJECTED_SCHEMA)
+        columns = memory_schema((*meta.optional_columns, *further_columns))
+        create_empty_table(uri, MEMORY, columns.with_metadata(metadata))
+        create_empty_table(uri, REJECTED, REJECTED_SCHEMA)
         names, values = [*assets, META_ASSET], [*assets.values(), meta.to_json()]
         create_table(uri, ASSETS, pa.table([names, values], schema=ASSETS_SCHEMA))
         return cls.open(uri)
@@ -207,6 +160,11 @@ class Store:
     def version(self) -> int:
         """Version of the table ``memory`` that this store reads."""
         return self.table.version
+
+    @property
+    def kept_columns(self) -> frozenset[str]:
+        """Names of the optional columns that ``memory`` has: those kept from the documents, and the searched one."""
+        return frozenset(OPTIONAL_COLUMNS.keys() & self.table.schema.names)
 
     @property
     def count(self) -> int:
@@ -297,33 +255,68 @@ class Store:
 
         Raises:
             MissingDocumentsError: the store does not hold some of the ids.
-            CorruptStoreError: the store holds a document twice.
-            StoreError: a document has no memory because it failed, a column is unknown, or reading failed.
+            FailedDocumentsError: a document has no memory because it failed.
+            StoreError: the store holds a document twice, a column is unknown, or reading failed.
         """
-        if unknown := [name for name in columns if name not in self.table.schema.names]:
-            known = ", ".join(self.table.schema.names)
-            raise StoreError(f"the store at {self.uri} has no column {unknown[0]!r}. Its columns are {known}.")
+        self._require_columns(columns)
         check_process()
-        wanted = dict.fromkeys(doc_ids)
-        payloads, taken = self._rows().read(wanted, columns) if wanted else ({}, {})
-        if taken:
-            payloads |= {doc_id: row["payload"] for doc_id, row in taken.items()}
-        if missing == "error" and len(payloads) < len(wanted):
-            absent = [doc_id for doc_id in wanted if doc_id not in payloads]
-            raise MissingDocumentsError(
-                f"the store at {self.uri} does not hold {len(absent)} of the requested documents: {some(absent)}. "
-                'Check the ids, or skip them (missing="skip").',
-                absent,
-            )
+        if not doc_ids:
+            return Rows((), (), columns={name: [] for name in columns})
+        names, records, taken = self._rows().read(doc_ids, columns)
+        if not taken and len(names) == len(doc_ids):
+            return Rows(tuple(names), records, calibrations=self.calibration)
+        payloads = dict(zip(names, records.payloads(), strict=True))
+        payloads |= {doc_id: row["payload"] for doc_id, row in taken.items()}
+        if missing == "error" and (absent := [doc_id for doc_id in dict.fromkeys(doc_ids) if doc_id not in payloads]):
+            raise self._absent(absent)
         if failed := [doc_id for doc_id, row in taken.items() if row["payload"] is None]:
             reasons = "; ".join(f"{doc_id!r}: {taken[doc_id]['error']}" for doc_id in failed[:_SHOWN])
-            raise StoreError(f"{len(failed)} of the requested documents have no memory. Leave them out. {reasons}")
+            raise FailedDocumentsError(
+                f"{len(failed)} of the requested documents have no memory. Leave them out. {reasons}", failed
+            )
         found = tuple(doc_id for doc_id in doc_ids if doc_id in payloads)
         return Rows(
             doc_ids=found,
-            payloads=tuple(map(payloads.__getitem__, found)),
+            stored=tuple(map(payloads.__getitem__, found)),
             columns={name: [taken[doc_id][name] for doc_id in found] for name in columns},
             calibrations=self.calibration,
+        )
+
+    def columns(
+        self, doc_ids: Sequence[str], names: Sequence[str], *, missing: MissingIds = "error"
+    ) -> dict[str, dict[str, Any]]:
+        """Return columns of documents, without their memory; failed documents have columns too.
+
+        Args:
+            doc_ids: ids in any order.
+            names: names of the columns.
+            missing: treatment of ids that the store does not hold.
+
+        Returns:
+            For each id that the store holds, its columns by name, ``doc_id`` included.
+
+        Raises:
+            MissingDocumentsError: the store does not hold some of the ids.
+            CorruptStoreError: the store holds a document twice.
+            StoreError: a column is unknown, or reading failed.
+        """
+        self._require_columns(names)
+        check_process()
+        found = self._rows().columns(doc_ids, names) if doc_ids else {}
+        if missing == "error" and (absent := [doc_id for doc_id in dict.fromkeys(doc_ids) if doc_id not in found]):
+            raise self._absent(absent)
+        return found
+
+    def _require_columns(self, names: Sequence[str]) -> None:
+        if unknown := [name for name in names if name not in self.table.schema.names]:
+            known = ", ".join(self.table.schema.names)
+            raise StoreError(f"the store at {self.uri} has no column {unknown[0]!r}. Its columns are {known}.")
+
+    def _absent(self, doc_ids: Sequence[str]) -> MissingDocumentsError:
+        return MissingDocumentsError(
+            f"the store at {self.uri} does not hold {len(doc_ids)} of the requested documents: {some(doc_ids)}. "
+            'Check the ids, or skip them (missing="skip").',
+            doc_ids,
         )
 
     def _rows(self) -> RowReader:
@@ -350,7 +343,7 @@ class Store:
         stored = taken.filter(taken.column("payload").is_valid())
         return Rows(
             doc_ids=tuple(stored.column("doc_id").to_pylist()),
-            payloads=tuple(stored.column("payload").to_pylist()),
+            stored=tuple(stored.column("payload").to_pylist()),
             calibrations=self.calibration,
         )
 
@@ -361,7 +354,7 @@ class Store:
             StoreError: the store cannot be read.
         """
         check_process()
-        held = self._rows().held(dict.fromkeys(doc_ids)) if doc_ids else set()
+        held = self._rows().held(doc_ids) if doc_ids else set()
         return [doc_id for doc_id in doc_ids if doc_id not in held]
 
     def memory_tokens(self) -> int:
@@ -387,14 +380,3 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r}, version={self.version})"
-
-
-def _create_empty(uri: str, table: str, schema: pa.Schema) -> None:
-    found = find_table(uri, table)
-    if found is None:
-        create_table(uri, table, schema.empty_table())
-    elif not found.schema.equals(schema, check_metadata=True) or found.count_rows():
-        raise StoreError(
-            f"{uri} is no store, but holds a table {table!r} with {found.count_rows()} rows and the columns "
-            f"{', '.join(found.schema.names)}. Delete it, or name another place."
-        )

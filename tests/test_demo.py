@@ -30,6 +30,10 @@ def test_it_runs_over_what_an_earlier_run_left(tmp_path):
     assert "$ pisco-index build " in said
     assert re.search(r"^yes  memory of 60 documents, \d+ vectors: error below 0\.01% of", said, re.MULTILINE)
     assert "yes  memory answers more questions than none" in said
+    assert re.search(
+        r"^yes  the best document of the search is the right one for 99\.\d% of questions$", said, re.MULTILINE
+    )
+    assert re.search(r"^yes  9\d\.\d% are answered right from it$", said, re.MULTILINE)
     readme = README.read_text("utf-8")
     for line in ("pisco-index ask demo-index/store 'What is Ebir Parger best known for?'", "Zolmol Journey"):
         assert line in said
@@ -39,7 +43,10 @@ def test_it_runs_over_what_an_earlier_run_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["demo-index"]
     assert sorted(path.name for path in (tmp_path / "demo-index").iterdir()) == [
         "answers.jsonl",
+        "answers.jsonl.settings.json",
+        "compared.jsonl",
         "encyclopedia",
+        "run.trec",
         "store",
     ]
 

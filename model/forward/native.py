@@ -144,7 +144,7 @@ def run_layer(
     key_width = (projected.shape[-1] - layer.query_width) // 2
     query, key, value = map(layer.heads, projected.split([layer.query_width, key_width, key_width], -1))
     cos, sin = rotary
-    query, key = _rotate(layer.q_norm(query), cos, sin), _rotate(layer.k_norm(key), cos, sin)
+    query, key = rotate(layer.q_norm(query), cos, sin), rotate(layer.k_norm(key), cos, sin)
     attended = attention(query, key, value, spans, spans, scale=layer.scale, window=layer.window)
     residual = residual + _linear(attended.flatten(1), layer.output)
     return residual, layer.mlp(residual)
@@ -166,7 +166,7 @@ def run_layer_at_memory(
     query = layer.heads(_linear(normed[memory], layer.qkv, slice(layer.query_width)))
     key, value = map(layer.heads, _linear(normed, layer.qkv, slice(layer.query_width, None)).chunk(2, -1))
     cos, sin = rotary
-    query, key = _rotate(layer.q_norm(query), cos[memory], sin[memory]), _rotate(layer.k_norm(key), cos, sin)
+    query, key = rotate(layer.q_norm(query), cos[memory], sin[memory]), rotate(layer.k_norm(key), cos, sin)
     attended = attention(query, key, value, queries, keys, scale=layer.scale, window=layer.window)
     residual = residual[memory] + _linear(attended.flatten(1), layer.output)
     return residual + layer.mlp(residual)
@@ -229,6 +229,7 @@ def _linear(states: torch.Tensor, linear: Any, outputs: slice = slice(None)) -> 
     return result
 
 
-def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Apply rotary positions to queries or keys ``(…, head_dim)``, given the cosines and sines of their angles."""
     first, second = states.chunk(2, -1)
     return states * cos + torch.cat((-second, first), -1) * sin

@@ -74,6 +74,11 @@ class EventLog(Tally):
         bits = round(prediction.bits_per_value, 3)
         self._write("calibrated", codec=prediction.codec, bits_per_value=bits, error_db=error_db)
 
+    def indexing(self, action: str, done: int, total: int) -> None:
+        """Log the start of work on the search index."""
+        if not done:
+            self._write("indexing", action=action, documents=total)
+
     def started(self, shards: int, done: int, characters: Mapping[int, int], where: str) -> None:
         """Log the size of the plan."""
         super().started(shards, done, characters, where)

@@ -96,6 +96,15 @@ class BuildProgress:
     def lost_listener(self, name: str, error: Exception) -> None:
         """One of several listeners failed and is not notified any more; the build continues."""
 
+    def indexing(self, action: str, done: int, total: int) -> None:
+        """The search index is brought in step with the store. Called with 0 first, then as documents are indexed.
+
+        Args:
+            action: work on the index: ``made``, ``extended``, ``merged`` or ``rebuilt``.
+            done: number of documents that are indexed.
+            total: number of documents to index.
+        """
+
     def stopping(self) -> None:
         """A signal came: assigned shards are finished, and no further one is begun."""
 

@@ -1,7 +1,8 @@
 """The interface of codecs, and the functions that several codecs share."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from itertools import accumulate, pairwise
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -10,6 +11,25 @@ from .calibration import Calibration
 
 # Values that are processed together: 64 vectors of width 1024 take 256 KiB, which stay in a core's cache between steps.
 _CHUNK_VALUES = 1 << 16
+
+
+class Bodies(NamedTuple):
+    """The bodies of k payload records, which lie one after another.
+
+    Attributes:
+        joined: bytes of all bodies, uint8. Latents may share them.
+        parts: bodies, each a view of those bytes.
+    """
+
+    joined: np.ndarray
+    parts: Sequence[memoryview]
+
+    @classmethod
+    def of(cls, parts: Sequence[memoryview]) -> Self:
+        """Return a copy of bodies that lie in different places."""
+        joined = np.frombuffer(bytearray().join(parts), dtype=np.uint8)
+        ends = accumulate(map(len, parts), initial=0)
+        return cls(joined, [joined.data[start:end] for start, end in pairwise(ends)])
 
 
 class Codec(Protocol):
@@ -67,9 +87,7 @@ class Codec(Protocol):
         """
         ...
 
-    def latents(
-        self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration | None
-    ) -> np.ndarray:
+    def latents(self, bodies: Bodies, n_mem: np.ndarray, dim: int, calibration: Calibration | None) -> np.ndarray:
         """Decode the bodies of k documents to latents: everything but the affine map.
 
         Args:
@@ -79,7 +97,8 @@ class Codec(Protocol):
             calibration: the calibration that the bodies refer to.
 
         Returns:
-            Latents of all documents in order, ``(Σ n_mem, m)`` float32; the memory itself if there is no ``inverse``.
+            Latents of all documents in order, ``(Σ n_mem, m)`` float32. If there is no ``inverse``, the memory itself:
+            float32, or the bits of bfloat16 as uint16.
 
         Raises:
             CorruptStoreError: the size of a body does not fit its document.
@@ -87,7 +106,7 @@ class Codec(Protocol):
         ...
 
     def restore(self, latents: np.ndarray, calibration: Calibration | None) -> np.ndarray:
-        """Return the memory ``(n, dim)`` float32 for latents ``(n, m)`` float32, which may be overwritten."""
+        """Return the memory ``(n, dim)`` float32 for latents ``(n, m)``, which may be overwritten."""
         ...
 
     def inverse(self, calibration: Calibration | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -98,20 +117,18 @@ class Codec(Protocol):
         ...
 
 
-def join(bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, sizes: np.ndarray) -> np.ndarray:
-    """Concatenate k bodies after checking that they have the given sizes.
+def require_sizes(bodies: Bodies, n_mem: np.ndarray, dim: int, sizes: np.ndarray) -> None:
+    """Check that k bodies have the given sizes.
 
     Raises:
         CorruptStoreError: a body has another size.
     """
-    found = np.fromiter(map(len, bodies), dtype=np.int64, count=len(bodies))
-    wrong = np.flatnonzero(found != sizes)
-    if wrong.size:
-        first = wrong[0]
+    found, expected = list(map(len, bodies.parts)), sizes.tolist()
+    if found != expected:
+        first = next(i for i, (size, right) in enumerate(zip(found, expected, strict=True)) if size != right)
         raise CorruptStoreError(
             f"a payload body of {found[first]} bytes cannot hold {n_mem[first]} memory tokens of width {dim}."
         )
-    return np.frombuffer(b"".join(bodies), dtype=np.uint8)
 
 
 def chunks(values: np.ndarray) -> list[slice]:

@@ -7,7 +7,7 @@ import zstandard
 
 from ...errors import CorruptStoreError
 from .calibration import Calibration
-from .codec import chunks, join
+from .codec import Bodies, chunks, require_sizes
 
 # Settings that find only long repeats, which leaves little but zstd's Huffman coder: exponents gain from nothing else.
 _ZSTD = zstandard.ZstdCompressionParameters.from_level(
@@ -29,8 +29,8 @@ class _Exact:
         """Return None: there is no calibration."""
 
     def restore(self, latents: np.ndarray, calibration: Calibration | None) -> np.ndarray:  # noqa: ARG002
-        """Return the latents, which are the memory."""
-        return latents
+        """Return the latents, which are the memory, as new float32 numbers."""
+        return latents.astype(np.float32) if latents.dtype != np.uint16 else from_bf16(latents)
 
     def inverse(self, calibration: Calibration | None) -> None:
         """Return None: the latents are the memory."""
@@ -54,14 +54,14 @@ class Fp32(_Exact):
 
     def latents(
         self,
-        bodies: Sequence[memoryview],
+        bodies: Bodies,
         n_mem: np.ndarray,
         dim: int,
         calibration: Calibration | None,  # noqa: ARG002
     ) -> np.ndarray:
         """Decode the bodies of k documents into ``(Σ n_mem, dim)`` float32."""
-        joined = join(bodies, n_mem, dim, n_mem * dim * 4)
-        return joined.view("<f4").astype(np.float32).reshape(-1, dim)
+        require_sizes(bodies, n_mem, dim, n_mem * dim * 4)
+        return bodies.joined.view("<f4").astype(np.float32, copy=False).reshape(-1, dim)
 
 
 class Bf16(_Exact):
@@ -82,16 +82,14 @@ class Bf16(_Exact):
 
     def latents(
         self,
-        bodies: Sequence[memoryview],
+        bodies: Bodies,
         n_mem: np.ndarray,
         dim: int,
         calibration: Calibration | None,  # noqa: ARG002
     ) -> np.ndarray:
-        """Decode the bodies of k documents into ``(Σ n_mem, dim)`` float32."""
-        bits = join(bodies, n_mem, dim, n_mem * dim * 2).view("<u2").astype(np.uint32)
-        # In place, because allocating a second array of this size takes several times as long as the shift.
-        np.left_shift(bits, 16, out=bits)
-        return bits.view(np.float32).reshape(-1, dim)
+        """Decode the bodies of k documents into the bits of bfloat16, ``(Σ n_mem, dim)`` uint16."""
+        require_sizes(bodies, n_mem, dim, n_mem * dim * 2)
+        return bodies.joined.view("<u2").astype(np.uint16, copy=False).reshape(-1, dim)
 
 
 class Bf16z(_Exact):
@@ -125,17 +123,18 @@ class Bf16z(_Exact):
 
     def latents(
         self,
-        bodies: Sequence[memoryview],
+        bodies: Bodies,
         n_mem: np.ndarray,
         dim: int,
         calibration: Calibration | None,  # noqa: ARG002
     ) -> np.ndarray:
-        """Decode the bodies of k documents into ``(Σ n_mem, dim)`` float32."""
+        """Decode the bodies of k documents into the bits of bfloat16, ``(Σ n_mem, dim)`` uint16."""
         sizes = (n_mem * dim).tolist()
-        rest = join([body[:size] for body, size in zip(bodies, sizes, strict=True)], n_mem, dim, n_mem * dim)
+        planes = Bodies.of([body[:size] for body, size in zip(bodies.parts, sizes, strict=True)])
+        require_sizes(planes, n_mem, dim, n_mem * dim)
         decompressor = zstandard.ZstdDecompressor()
         frames = []
-        for body, size in zip(bodies, sizes, strict=True):
+        for body, size in zip(bodies.parts, sizes, strict=True):
             frame = body[size:]
             try:
                 if zstandard.frame_content_size(frame) != size:
@@ -144,16 +143,23 @@ class Bf16z(_Exact):
             except zstandard.ZstdError as error:
                 raise CorruptStoreError(f"a payload's exponents cannot be decompressed: {error}.") from None
         exponents = np.frombuffer(b"".join(frames), dtype=np.uint8).reshape(-1, dim)
-        rest = rest.reshape(-1, dim)
-        decoded = np.empty(rest.shape, np.uint32)
+        rest = planes.joined.reshape(-1, dim)
+        decoded = np.empty(rest.shape, np.uint16)
         for part in chunks(rest):
             halves = exponents[part].astype(np.uint16)
             halves <<= 7
             halves |= rest[part] & 0x7F
             halves |= (rest[part] & 0x80).astype(np.uint16) << 8
             decoded[part] = halves
-            decoded[part] <<= 16
-        return decoded.view(np.float32)
+        return decoded
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    """Return the float32 numbers that bits of bfloat16, uint16, stand for."""
+    wide = bits.astype(np.uint32)
+    # In place, because allocating a second array of this size takes several times as long as the shift.
+    np.left_shift(wide, 16, out=wide)
+    return wide.view(np.float32)
 
 
 def to_bf16(values: np.ndarray) -> np.ndarray:

@@ -1,62 +1,22 @@
-"""The payload record: the memory of one document as self-describing, self-checking bytes.
+"""Encode documents' memory as payload records, and decode records."""
 
-A record is little-endian. It has a header of 24 bytes and a body that the codec defines::
-
-    offset  size
-     0      2     magic, "pi"
-     2      1     version of this record, 1
-     3      1     codec id
-     4      4     n_mem, number of memory tokens
-     8      4     dim, width of a memory embedding
-    12      4     length of the body in bytes
-    16      4     document hash: low 32 bits of XXH3-64 of the id in UTF-8
-    20      4     CRC-32 (zlib's) of bytes 0-19 and the body
-    24      …     body
-
-Counts have 32 bits, because a book has more than 65,535 memory tokens and must not be lost. Against 16 bits that costs
-eight bytes in about nine thousand. The document hash exposes a whole payload that is in another document's row.
-"""
-
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import xxhash
 
 from ...errors import CorruptStoreError, StoreError
 from .calibration import REFERENCE_BYTES, Calibration
 from .codec import Codec
+from .record import Records, make_record
 from .registry import codec_by_id, codec_by_name, is_calibrated
-
-MAGIC = b"pi"
-RECORD_VERSION = 1
-CODEC_OFFSET = 3
-# Largest width of a memory embedding: far beyond any model, and too small for sizes computed from it to overflow.
-MAX_DIM = 1 << 20
-
-_CHECKED = struct.Struct("<2sBBIIII")
-_CRC = struct.Struct("<I")
-HEADER_BYTES = _CHECKED.size + _CRC.size
-_IDENTITY = struct.Struct("<2sB9xII")
-
-
-class Header(NamedTuple):
-    """The fields of a record's header, less magic, version and checksum."""
-
-    codec_id: int
-    n_mem: int
-    dim: int
-    body_bytes: int
-    doc_hash: int
 
 
 class Latents(NamedTuple):
     """The latents of k records that have the same codec and calibration.
 
     Attributes:
-        values: latents of all records in order, ``(Σ n_mem, m)`` float32.
+        values: latents of all records in order, ``(Σ n_mem, m)``, float32 or the bits of bfloat16 as uint16.
         lengths: number of memory tokens of each record, ``(k,)`` int64.
         codec: codec of the records.
         calibration: calibration of the records; None for a codec that has none.
@@ -123,7 +83,7 @@ def encode_batch(
         bodies = codec.encode(rows, counts, calibration)
         for i, n_mem, body in zip(todo, counts, bodies, strict=True):
             if body is not None:
-                payloads[i] = _record(codec.codec_id, n_mem, dim, doc_ids[i], body)
+                payloads[i] = make_record(codec.codec_id, n_mem, dim, doc_ids[i], body)
         todo = [i for i, body in zip(todo, bodies, strict=True) if body is None]
         if todo:
             assert codec.fallback is not None
@@ -167,14 +127,21 @@ def decode_batch(
     """
     if not payloads:
         return np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64)
-    records = _checked(payloads, doc_ids)
-    if len(kinds := np.unique(records.kinds)) == 1:
-        return _restored(_latents(records, calibrations)), records.lengths
-    values = np.empty((int(records.lengths.sum()), records.dim), dtype=np.float32)
-    kind_of_row = np.repeat(records.kinds, records.lengths)
-    for kind in kinds:
-        values[kind_of_row == kind] = _restored(_latents(records.select(records.kinds == kind), calibrations))
-    return values, records.lengths
+    return decode_records(Records.checked(payloads, doc_ids), calibrations)
+
+
+def decode_records(records: Records, calibrations: Calibrations | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the memory in k records that were checked, at least one, as ``decode_batch`` does."""
+    kinds = _kinds(records)
+    lengths = records.lengths
+    if len(found := set(kinds)) == 1:
+        return restored(_latents(records, kinds[0], calibrations)), lengths
+    values = np.empty((int(lengths.sum()), records.dim), dtype=np.float32)
+    kind_of_row = np.repeat(np.array(kinds), lengths)
+    for kind in found:
+        alike = records.select([i for i, each in enumerate(kinds) if each == kind])
+        values[kind_of_row == kind] = restored(_latents(alike, kind, calibrations))
+    return values, lengths
 
 
 def decode_latents(
@@ -184,105 +151,32 @@ def decode_latents(
 
     Arguments and errors are those of ``decode_batch``.
     """
-    records = _checked(payloads, doc_ids)
-    return _latents(records, calibrations) if len(np.unique(records.kinds)) == 1 else None
+    return latents_of(Records.checked(payloads, doc_ids), calibrations)
 
 
-def read_header(payload: bytes) -> Header:
-    """Read the header of a record, and check everything that needs no pass over the body.
-
-    Raises:
-        CorruptStoreError: the payload is not a record, is cut short, or has a newer version.
-    """
-    if len(payload) < HEADER_BYTES:
-        raise CorruptStoreError(f"a payload has {len(payload)} bytes, less than its header of {HEADER_BYTES}.")
-    magic, version, *fields = _CHECKED.unpack_from(payload)
-    if magic != MAGIC:
-        raise CorruptStoreError(f"a payload begins with {magic!r}, not {MAGIC!r}.")
-    if version != RECORD_VERSION:
-        raise CorruptStoreError(
-            f"a payload has version {version}, and this version of pisco-index reads version {RECORD_VERSION}."
-        )
-    header = Header(*fields)
-    if len(payload) != HEADER_BYTES + header.body_bytes:
-        raise CorruptStoreError(
-            f"a payload has a body of {len(payload) - HEADER_BYTES} bytes, and its header says {header.body_bytes}."
-        )
-    # Every codec spends at least a byte on a vector.
-    if header.dim > MAX_DIM or header.n_mem > header.body_bytes:
-        raise CorruptStoreError(
-            f"a payload body of {header.body_bytes} bytes cannot hold {header.n_mem} memory tokens of width "
-            f"{header.dim}."
-        )
-    return header
+def latents_of(records: Records, calibrations: Calibrations | None = None) -> Latents | None:
+    """Return the latents of k records that were checked, as ``decode_latents`` does."""
+    kinds = _kinds(records)
+    return _latents(records, kinds[0], calibrations) if len(set(kinds)) == 1 else None
 
 
-def is_record_of(payload: bytes, doc_id: str) -> bool:
-    """Return True if bytes look like the record of a document, judged by magic, version, length and document hash."""
-    if len(payload) < HEADER_BYTES:
-        return False
-    magic, version, body_bytes, doc_hash = _IDENTITY.unpack_from(payload)
-    return (
-        doc_hash == _doc_hash(doc_id)
-        and body_bytes + HEADER_BYTES == len(payload)
-        and magic == MAGIC
-        and version == RECORD_VERSION
-    )
+def restored(latents: Latents) -> np.ndarray:
+    """Return the memory for latents, ``(Σ n_mem, dim)`` float32. The latents may be overwritten."""
+    return latents.codec.restore(latents.values, latents.calibration)
 
 
-def _checked_header(payload: bytes, doc_id: str | None) -> Header:
-    whose = "" if doc_id is None else f"document {doc_id!r}: "
-    try:
-        header = read_header(payload)
-    except CorruptStoreError as error:
-        raise CorruptStoreError(f"{whose}{error}") from None
-    view = memoryview(payload)
-    (stored,) = _CRC.unpack_from(payload, _CHECKED.size)
-    if stored != zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: _CHECKED.size])):
-        raise CorruptStoreError(f"{whose}a payload fails its checksum.")
-    if doc_id is not None and header.doc_hash != _doc_hash(doc_id):
-        raise CorruptStoreError(f"{whose}the payload is whole but belongs to another document.")
-    return header
-
-
-class _Records(NamedTuple):
-    """k records that passed their checks.
-
-    Attributes:
-        bodies: bodies of the records.
-        lengths: number of memory tokens of each record, ``(k,)`` int64.
-        kinds: codec id of each record times 2³², plus the reference of its calibration, ``(k,)`` int64.
-        dim: width of the memory in all records.
-    """
-
-    bodies: list[memoryview]
-    lengths: np.ndarray
-    kinds: np.ndarray
-    dim: int
-
-    def select(self, which: np.ndarray) -> "_Records":
-        chosen = np.flatnonzero(which)
-        return _Records([self.bodies[i] for i in chosen], self.lengths[chosen], self.kinds[chosen], self.dim)
-
-
-def _checked(payloads: Sequence[bytes], doc_ids: Sequence[str] | None) -> _Records:
-    names = [None] * len(payloads) if doc_ids is None else doc_ids
-    headers = [_checked_header(payload, name) for payload, name in zip(payloads, names, strict=True)]
-    if len(widths := {header.dim for header in headers}) > 1:
-        raise CorruptStoreError(f"payloads of one store have different widths: {sorted(widths)}.")
-    bodies = [memoryview(payload)[HEADER_BYTES:] for payload in payloads]
-    calibrated = {i: is_calibrated(codec_by_id(i)) for i in {header.codec_id for header in headers}}
-    kinds = [
-        (header.codec_id << 32)
-        + (int.from_bytes(body[:REFERENCE_BYTES], "little") if calibrated[header.codec_id] else 0)
-        for header, body in zip(headers, bodies, strict=True)
+def _kinds(records: Records) -> list[int]:
+    """Return the codec id of each record times 2³², plus the reference of its calibration."""
+    codec_ids = records.codec_ids
+    calibrated = {codec_id for codec_id in set(codec_ids) if is_calibrated(codec_by_id(codec_id))}
+    return [
+        (codec_id << 32) + (int.from_bytes(body[:REFERENCE_BYTES], "little") if codec_id in calibrated else 0)
+        for codec_id, body in zip(codec_ids, records.bodies.parts, strict=True)
     ]
-    lengths = np.array([header.n_mem for header in headers], dtype=np.int64)
-    return _Records(bodies, lengths, np.array(kinds, dtype=np.int64), widths.pop())
 
 
-def _latents(records: _Records, calibrations: Calibrations | None) -> Latents:
-    codec_id, reference = divmod(int(records.kinds[0]), 1 << 32)
+def _latents(records: Records, kind: int, calibrations: Calibrations | None) -> Latents:
+    codec_id, reference = divmod(kind, 1 << 32)
     codec = codec_by_id(codec_id)
     calibration = None
     if is_calibrated(codec):
@@ -298,19 +192,5 @@ def _latents(records: _Records, calibrations: Calibrations | None) -> Latents:
                 f"a payload of width {records.dim} refers to calibration {reference:08x}, whose width is "
                 f"{calibration.dim}."
             )
-    return Latents(
-        codec.latents(records.bodies, records.lengths, records.dim, calibration), records.lengths, codec, calibration
-    )
-
-
-def _restored(latents: Latents) -> np.ndarray:
-    return latents.codec.restore(latents.values, latents.calibration)
-
-
-def _record(codec_id: int, n_mem: int, dim: int, doc_id: str, body: bytes) -> bytes:
-    checked = _CHECKED.pack(MAGIC, RECORD_VERSION, codec_id, n_mem, dim, len(body), _doc_hash(doc_id))
-    return checked + _CRC.pack(zlib.crc32(body, zlib.crc32(checked))) + body
-
-
-def _doc_hash(doc_id: str) -> int:
-    return xxhash.xxh3_64_intdigest(doc_id.encode()) & 0xFFFFFFFF
+    lengths = records.lengths
+    return Latents(codec.latents(records.bodies, lengths, records.dim, calibration), lengths, codec, calibration)

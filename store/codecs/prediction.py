@@ -8,7 +8,8 @@ import numpy as np
 
 from .calibration import Calibration, fit_channels
 from .codec import Codec
-from .payload import CODEC_OFFSET, decode_batch, encode_batch
+from .payload import decode_batch, encode_batch
+from .record import CODEC_OFFSET
 from .registry import is_calibrated
 
 # Measured with calibrated codecs: the divergence of the decoder was between these multiples of the normalised error, as

@@ -13,7 +13,7 @@ import numpy as np
 
 from .bits import pack, packed_bytes, unpack
 from .calibration import REFERENCE_BYTES, Calibration, fit_channels, fit_rotation, fit_transform
-from .codec import chunks, error_of_documents, join
+from .codec import Bodies, chunks, error_of_documents, require_sizes
 from .rotation import rotate, rotate_back
 
 _SCALE = np.dtype("<f2")
@@ -58,15 +58,16 @@ class _Quantised(ABC):
         ]
 
     def _parts(
-        self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration
+        self, bodies: Bodies, n_mem: np.ndarray, dim: int, calibration: Calibration
     ) -> tuple[np.ndarray, np.ndarray]:
         """Split bodies into scales ``(Σ n_mem, 1)`` float32 and packed rows ``(Σ n_mem, bytes)``."""
         row_bytes = self._row_bytes(dim, calibration)
+        require_sizes(bodies, n_mem, dim, REFERENCE_BYTES + n_mem * (_SCALE.itemsize + row_bytes))
         begins = (REFERENCE_BYTES + n_mem * _SCALE.itemsize).tolist()
-        heads = [body[REFERENCE_BYTES:begin] for body, begin in zip(bodies, begins, strict=True)]
-        tails = [body[begin:] for body, begin in zip(bodies, begins, strict=True)]
-        scales = join(heads, n_mem, dim, n_mem * _SCALE.itemsize).view(_SCALE).astype(np.float32)
-        return scales[:, None], join(tails, n_mem, dim, n_mem * row_bytes).reshape(len(scales), row_bytes)
+        heads = b"".join([body[REFERENCE_BYTES:begin] for body, begin in zip(bodies.parts, begins, strict=True)])
+        tails = b"".join([body[begin:] for body, begin in zip(bodies.parts, begins, strict=True)])
+        scales = np.frombuffer(heads, _SCALE).astype(np.float32)
+        return scales[:, None], np.frombuffer(tails, np.uint8).reshape(len(scales), row_bytes)
 
 
 class Int8(_Quantised):
@@ -107,9 +108,7 @@ class Int8(_Quantised):
             errors = scales.astype(np.float64) ** 2 / 12
         return self._bodies(calibration, scales, codes, errors, lengths)
 
-    def latents(
-        self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration | None
-    ) -> np.ndarray:
+    def latents(self, bodies: Bodies, n_mem: np.ndarray, dim: int, calibration: Calibration | None) -> np.ndarray:
         """Decode the bodies of k documents to normalised memory ``(Σ n_mem, dim)``."""
         assert calibration is not None
         scales, rows = self._parts(bodies, n_mem, dim, calibration)
@@ -183,9 +182,7 @@ class Int4(_Quantised):
                 errors[part] = lost / max(values.shape[1], 1)
         return self._bodies(calibration, scales, rows, errors, lengths)
 
-    def latents(
-        self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration | None
-    ) -> np.ndarray:
+    def latents(self, bodies: Bodies, n_mem: np.ndarray, dim: int, calibration: Calibration | None) -> np.ndarray:
         """Decode the bodies of k documents to normalised and rotated memory ``(Σ n_mem, dim)``."""
         assert calibration is not None
         scales, rows = self._parts(bodies, n_mem, dim, calibration)
@@ -277,9 +274,7 @@ class Klt(_Quantised):
                 errors[part] = (energy - 2 * scale * both + scale**2 * norm) / dim
         return self._bodies(calibration, scales, rows, errors, lengths)
 
-    def latents(
-        self, bodies: Sequence[memoryview], n_mem: np.ndarray, dim: int, calibration: Calibration | None
-    ) -> np.ndarray:
+    def latents(self, bodies: Bodies, n_mem: np.ndarray, dim: int, calibration: Calibration | None) -> np.ndarray:
         """Decode the bodies of k documents to coefficients of the transform ``(Σ n_mem, m)``."""
         assert calibration is not None
         assert calibration.widths is not None

@@ -128,7 +128,9 @@ class IdMap:
             DamagedMapError: a block fails its checksum, or the file was cut short since it was mapped.
         """
         shift, starts, hashes, positions = self._shift, self._starts, self._hashes, self._positions
-        keys = [hash_of(doc_id) for doc_id in doc_ids]
+        digest = xxhash.xxh3_64_intdigest
+        # As hash_of says, without its call.
+        keys = [digest(doc_id.encode("utf-8", "surrogatepass"), _SEED) for doc_id in doc_ids]
         # Reading a mapped page beyond the end of a file would end the process.
         if self._file is not None and self._file.size() != len(self._file):
             raise DamagedMapError("its file was cut short")

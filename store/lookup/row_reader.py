@@ -2,7 +2,7 @@
 
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from itertools import accumulate
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 from lance.fragment import LanceFragment
 
 from ...errors import CorruptStoreError, StoreError
-from ..codecs.payload import is_record_of
+from ..codecs.record import Records
 from ..table.addresses import MEMORY, data_file_uri
-from ..table.direct import DataFile, DataFiles, PageReader, read_ranges
+from ..table.direct import DataFile, DataFiles, PageReader, read_cached, read_late
 from ..table.failures import lance_errors
 from ..table.rows import RowTaker, live_rows
 from .idcache import named_fragments, open_map, remake_map
@@ -40,6 +40,9 @@ class RowReader:
         self._table = table
         self._taker = taker
         self._lock = threading.Lock()
+        # Threads take turns at what needs no disk. Otherwise they take Python's lock from each other at every read, and
+        # eight threads are half as fast as one.
+        self._turn = threading.Lock()
         with lance_errors(f"cannot read the store at {uri}"):
             self._fragments = named_fragments(table)
             counts = [fragment.count_rows() for fragment in self._fragments.values()]
@@ -48,26 +51,31 @@ class RowReader:
         self._places = self._place(open_map(uri, table, self._fragments))
 
     def read(
-        self, wanted: Mapping[str, None], columns: Sequence[str]
-    ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+        self, doc_ids: Sequence[str], columns: Sequence[str]
+    ) -> tuple[list[str], Records, dict[str, dict[str, Any]]]:
         """Read the rows of documents. A document that the store holds appears in one of the two results.
 
         Args:
-            wanted: ids of the documents.
+            doc_ids: ids of the documents. A repeated id is read again.
             columns: names of further columns to read.
 
         Returns:
-            Payloads by id, for documents that were read directly. Rows by id, with ``doc_id``, ``payload``, ``error``
-            and the further columns, for documents that Lance read: all of them if there are further columns, otherwise
-            those without a payload and those that cannot be read directly.
+            Ids, in request order, and checked records of the documents that were read directly. Rows by id, with
+            ``doc_id``, ``payload``, ``error`` and the further columns, of the documents that Lance read: all of them if
+            there are further columns, otherwise those without a payload, and those that cannot be read directly or fail
+            their checks, which the caller repeats.
 
         Raises:
             CorruptStoreError: the store holds an id twice.
             StoreError: the store cannot be read.
         """
         try:
-            ranges, owners, by_lance = self._locate(wanted, direct=not columns)
-            records = read_ranges(ranges)
+            with self._turn:
+                names, ranges, positions, by_lance, places = self._locate(doc_ids, direct=not columns)
+                heads, bodies, late = read_cached(ranges)
+            read_late(late)
+            records = Records(heads, bodies)
+            wrong = records.wrong(names)
         except FileNotFoundError as error:
             raise StoreError(
                 f"the data file {error.filename} is gone: since the store was opened, it was changed and cleaned up, "
@@ -75,44 +83,55 @@ class RowReader:
             ) from error
         except OSError as error:
             raise StoreError(f"cannot read documents of the store at {self._uri}: {error}") from error
-        payloads: dict[str, bytes] = {}
-        for (doc_id, rows, position), record in zip(owners, records, strict=True):
-            if is_record_of(record, doc_id):
-                payloads[doc_id] = record
-            else:
-                by_lance.append(rows.offset(position))
-        self.direct += len(payloads)
-        return payloads, self._take(by_lance, wanted, columns) if by_lance else {}
+        if wrong:
+            by_lance += [places.rows_at(positions[i]).offset(positions[i]) for i in wrong]
+            kept = sorted(set(range(len(names))).difference(wrong))
+            names, records = [names[i] for i in kept], records.select(kept)
+        self.direct += len(names)
+        if not by_lance:
+            return names, records, {}
+        return names, records, self._take(by_lance, set(doc_ids), ["doc_id", "payload", "error", *columns])
 
-    def held(self, wanted: Mapping[str, None]) -> set[str]:
-        """Return those of the wanted ids that the store holds. Ids are compared themselves, not only their hashes.
+    def held(self, doc_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that the store holds. Ids are compared themselves, not only their hashes.
 
         Raises:
+            CorruptStoreError: the store holds an id twice.
             StoreError: the store cannot be read.
         """
-        _, _, offsets = self._locate(wanted, direct=False)
-        ids = self._taker.take(sorted(set(offsets)), ["doc_id"]) if offsets else None
-        return set() if ids is None else wanted.keys() & set(ids.column(0).to_pylist())
+        return set(self.columns(doc_ids, ()))
+
+    def columns(self, doc_ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return columns by id, ``doc_id`` included, of those documents that the store holds.
+
+        Raises:
+            CorruptStoreError: the store holds an id twice.
+            StoreError: the store cannot be read.
+        """
+        *_, offsets, _ = self._locate(doc_ids, direct=False)
+        return self._take(offsets, set(doc_ids), ["doc_id", *columns]) if offsets else {}
 
     def _locate(
-        self, wanted: Mapping[str, None], direct: bool
-    ) -> tuple[list[tuple[DataFile, int, int]], list[tuple[str, "_FragmentRows", int]], list[int]]:
+        self, doc_ids: Sequence[str], direct: bool
+    ) -> tuple[list[str], list[tuple[DataFile, int, int]], list[int], list[int], "_Places"]:
         """Find the rows of documents, less the deleted ones.
 
         Returns:
-            File, position and length of each payload to read directly; id, fragment and position of the same rows; and
-            the numbers in the table of the rows that Lance must read.
+            Id of each payload to read directly; file, position and length of the same payloads; positions of the same
+            rows; the numbers in the table of the rows that Lance must read; and the places that the positions belong
+            to.
 
         Raises:
             OSError: a data file cannot be read.
             StoreError: a list of deleted rows cannot be read.
         """
+        names: list[str] = []
         ranges: list[tuple[DataFile, int, int]] = []
-        owners: list[tuple[str, _FragmentRows, int]] = []
+        positions: list[int] = []
         by_lance: list[int] = []
-        found, places = self._find(wanted)
+        found, places = self._find(doc_ids)
         firsts, pages = places.firsts, places.pages
-        for doc_id, position in zip(wanted, found, strict=True):
+        for doc_id, position in zip(doc_ids, found, strict=True):
             if isinstance(position, tuple):
                 live = [each for each in position if not places.rows_at(each).is_deleted(each)]
                 if len(live) != 1:
@@ -126,20 +145,21 @@ class RowReader:
             if place is None:
                 by_lance.append(rows.offset(position))
             else:
+                names.append(doc_id)
                 ranges.append(place)
-                owners.append((doc_id, rows, position))
-        return ranges, owners, by_lance
+                positions.append(position)
+        return names, ranges, positions, by_lance, places
 
-    def _find(self, wanted: Mapping[str, None]) -> tuple[list[int | tuple[int, ...]], "_Places"]:
+    def _find(self, doc_ids: Sequence[str]) -> tuple[list[int | tuple[int, ...]], "_Places"]:
         """Return the rows that may be those of documents, as the map says, and the places that belong to this map."""
         places = self._places
         try:
-            return places.id_map.find(wanted), places
+            return places.id_map.find(doc_ids), places
         except DamagedMapError:
             with self._lock:
                 if self._places is places:
                     self._places = self._place(remake_map(self._uri, self._table, self._fragments))
-            return self._places.id_map.find(wanted), self._places
+            return self._places.id_map.find(doc_ids), self._places
 
     def _place(self, id_map: IdMap) -> "_Places":
         places = _Places(id_map)
@@ -152,12 +172,9 @@ class RowReader:
                 position += page.rows
         return places
 
-    def _take(
-        self, offsets: Sequence[int], wanted: Mapping[str, None], columns: Sequence[str]
-    ) -> dict[str, dict[str, Any]]:
+    def _take(self, offsets: Sequence[int], wanted: Set[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return rows by id, read by Lance. A row with another id is ignored: it shares its hash with a wanted id."""
-        names = list(dict.fromkeys(["doc_id", "payload", "error", *columns]))
-        rows = self._taker.take(sorted(set(offsets)), names).to_pylist()
+        rows = self._taker.take(sorted(set(offsets)), list(dict.fromkeys(columns))).to_pylist()
         self.by_lance += len(rows)
         taken: dict[str, dict[str, Any]] = {}
         for row in rows:

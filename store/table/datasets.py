@@ -7,6 +7,7 @@ import pyarrow as pa
 from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata
 
+from ...errors import StoreError
 from ..schema import ASSETS_SCHEMA, DATA_STORAGE_VERSION
 from .addresses import ASSETS, local_folder, storage_options, table_uri
 from .failures import check_process, lance_errors
@@ -61,6 +62,22 @@ def create_table(uri: str, table: str, rows: pa.Table) -> None:
             mode="create",
             data_storage_version=DATA_STORAGE_VERSION,
             storage_options=storage_options(uri),
+        )
+
+
+def create_empty_table(uri: str, table: str, schema: pa.Schema) -> None:
+    """Create a table without rows, or leave it as it is if a creation that was not completed has made it.
+
+    Raises:
+        StoreError: there is such a table with rows or with other columns, or it cannot be written.
+    """
+    found = find_table(uri, table)
+    if found is None:
+        create_table(uri, table, schema.empty_table())
+    elif not found.schema.equals(schema, check_metadata=True) or found.count_rows():
+        raise StoreError(
+            f"{uri} is no store, but holds a table {table!r} with {found.count_rows()} rows and the columns "
+            f"{', '.join(found.schema.names)}. Delete it, or name another place."
         )
 
 

@@ -12,8 +12,9 @@ LANCE_FAILURES = (OSError, ValueError, RuntimeError)
 
 # Lance passes causes on only as text, so they are recognised by the words of the operating system and of its clients.
 _NO_ACCESS = "lacked the necessary privileges|lacked valid authentication credentials"
-# A disk that cannot read a local file is a "Generic LocalFileSystem error".
-_OBJECT_STORE = re.compile(rf"Generic (?!LocalFileSystem)\S+ error: |{_NO_ACCESS}")
+# A disk that cannot read a local file is a "Generic LocalFileSystem error". Small files of an index that are cut short
+# are a "Generic memory error", because Lance holds them in memory.
+_OBJECT_STORE = re.compile(rf"Generic (?!LocalFileSystem|memory)\S+ error: |{_NO_ACCESS}")
 # Answers with a status of 4xx are final, except 408 (timeout) and 429 (too many requests).
 _REFUSED = re.compile(rf"{_NO_ACCESS}|NoSuchBucket|status(?: code)?:? 4(?!08|29)\d\d")
 _DISK_AWAY = re.compile(
@@ -47,8 +48,9 @@ def is_caused_elsewhere(error: BaseException) -> bool:
 
 
 def is_version_gone(error: BaseException) -> bool:
-    """Return True if Lance missed a data or deletion file, as it does in a version that was dropped."""
-    return "Not found: " in str(error) and ("/data/" in str(error) or "/_deletions/" in str(error))
+    """Return True if Lance missed a file of data, deletions or an index, as it does in a version that was dropped."""
+    message = str(error)
+    return "Not found: " in message and any(f"/{each}/" in message for each in ("data", "_deletions", "_indices"))
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from lance.fragment import write_fragments
 
 from ...errors import StoreError
 from ..codecs import codec_by_id
-from ..codecs.payload import CODEC_OFFSET, read_header
-from ..schema import DATA_STORAGE_VERSION, OPTIONAL_COLUMNS, REJECTED_SCHEMA, memory_schema
+from ..codecs.record import CODEC_OFFSET, read_header
+from ..schema import CONTENTS, DATA_STORAGE_VERSION, OPTIONAL_COLUMNS, REJECTED_SCHEMA, memory_schema
 from .addresses import MEMORY, REJECTED, resolve_uri
 from .datasets import open_table
 from .failures import lance_errors
@@ -81,6 +81,7 @@ def memory_rows(
     errors: Sequence[str | None],
     titles: Sequence[str | None] | None = None,
     texts: Sequence[str | None] | None = None,
+    contents: Sequence[str | None] | None = None,
 ) -> pa.Table:
     """Return a table of a shard's documents for ``write_fragment``. Every argument has one entry per document.
 
@@ -101,6 +102,7 @@ def memory_rows(
         "payload": payloads,
         "title": titles,
         "text": texts,
+        CONTENTS: contents,
     }
     given = {name: values for name, values in columns.items() if values is not None}
     schema = memory_schema(given.keys() & OPTIONAL_COLUMNS.keys())

@@ -23,8 +23,8 @@ from .addresses import data_file_uri, local_folder
 from .datasets import open_data_file
 from .failures import lance_errors
 
-# Windows has no pread, and Lance's integers are little-endian.
-CAN_READ_DIRECTLY = hasattr(os, "pread") and sys.byteorder == "little"
+# Windows has no preadv, and Lance's integers are little-endian.
+CAN_READ_DIRECTLY = hasattr(os, "preadv") and sys.byteorder == "little"
 
 Integer = Literal["B", "H", "I", "Q"]
 """Format of an unsigned integer, in the letters of ``struct``."""

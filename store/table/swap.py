@@ -40,11 +40,15 @@ class Proposal:
         kept: fragments of the latest version that stay, some of them with more rows deleted.
         added: new fragments.
         metadata: new metadata of the schema, which requires that every fragment is kept; None leaves it as it is.
+        schema: new schema, with another column, which requires the same; None leaves it as it is.
+        rewritten: names of columns that have other values in the kept fragments. An index on them is then out of step.
     """
 
     kept: Sequence[FragmentMetadata]
     added: Sequence[FragmentMetadata] = ()
     metadata: Mapping[str, str] | None = None
+    schema: LanceSchema | None = None
+    rewritten: Sequence[str] = ()
 
 
 def swap(
@@ -162,8 +166,13 @@ def without_rows(dataset: lance.LanceDataset, addresses: np.ndarray) -> list[Fra
 def _operation(dataset: lance.LanceDataset, proposal: Proposal) -> lance.LanceOperation.BaseOperation:
     fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
     kept = {fragment.id for fragment in proposal.kept}
+    if proposal.rewritten:
+        fields = [field.id() for field in dataset.lance_schema.fields() if field.name() in proposal.rewritten]
+        changed = [each for each in proposal.kept if each.files != fragments[each.id].metadata.files]
+        return lance.LanceOperation.Update(updated_fragments=changed, fields_modified=fields)
     if fragments.keys() == kept:
-        return lance.LanceOperation.Merge([*proposal.kept, *proposal.added], _schema(dataset, proposal.metadata))
+        schema = proposal.schema or _schema(dataset, proposal.metadata)
+        return lance.LanceOperation.Merge([*proposal.kept, *proposal.added], schema)
     assert proposal.metadata is None
     before = {number: fragments[number].metadata.deletion_file for number in kept}
     touched = {each.id for each in proposal.kept if each.deletion_file != before[each.id]}

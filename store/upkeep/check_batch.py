@@ -9,6 +9,7 @@ from ...errors import CorruptStoreError, StoreError
 from ..codecs.calibration import Calibration, asset_name
 from ..codecs.payload import decode, decode_batch
 from ..hashes import text_hash
+from ..schema import CONTENTS
 from ..table.fragment import MAX_ID_BYTES
 from .findings import Expectations
 
@@ -114,9 +115,13 @@ def column_problems(
 
 
 def _text_problems(columns: Mapping[str, pa.Array], expected: Expectations) -> Iterator[tuple[int, str]]:
+    stored = columns["text_hash"].to_pylist()
+    for row, contents in enumerate(columns[CONTENTS].to_pylist() if CONTENTS in columns else ()):
+        if contents is not None and text_hash(contents) != stored[row]:
+            yield row, "its contents and text_hash do not fit together."
     if expected.input_text is None or "text" not in columns:
         return
-    texts, stored = columns["text"].to_pylist(), columns["text_hash"].to_pylist()
+    texts = columns["text"].to_pylist()
     titles = columns["title"].to_pylist() if "title" in columns else [None] * len(texts)
     for row, (text, title) in enumerate(zip(texts, titles, strict=True)):
         if text is not None and text_hash(expected.input_text(text, title)) != stored[row]:

@@ -37,9 +37,17 @@ def require_store(uri: str) -> None:
 
 
 def open_or_report(
-    findings: Findings, table: str, schema: pa.Schema, version: int | None = None
+    findings: Findings, table: str, schema: pa.Schema, version: int | None = None, *, further: pa.Schema | None = None
 ) -> lance.LanceDataset | None:
-    """Open a table in whatever state it is; return None if that fails, with the problem added to the findings."""
+    """Open a table in whatever state it is; return None if that fails, with the problem added to the findings.
+
+    Args:
+        findings: findings that the problem is added to.
+        table: name of the table.
+        schema: schema that the table must have.
+        version: version of the table, by default the latest one.
+        further: another schema that it may have.
+    """
     try:
         with lance_errors(f"cannot open table {table!r} of the store at {findings.uri}"):
             dataset = open_table(findings.uri, table, version)
@@ -51,7 +59,7 @@ def open_or_report(
             raise
         findings.add(Problem(table, f"{error}.", RESTORE, "_versions"))
         return None
-    if found != schema:
+    if found not in (schema, further):
         findings.add(Problem(table, f"has the columns {found.names}, not {schema.names}.", RESTORE, "_versions"))
         return None
     return dataset

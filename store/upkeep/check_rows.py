@@ -12,7 +12,7 @@ import xxhash
 
 from ...errors import StoreError
 from ..meta import StoreMeta
-from ..schema import REJECTED_SCHEMA, memory_schema
+from ..schema import CONTENTS, REJECTED_SCHEMA, memory_schema
 from ..table.addresses import ASSETS, MEMORY, REJECTED, TABLES
 from ..table.failures import lance_errors
 from ..table.rows import fragment_name, read_rows
@@ -51,7 +51,9 @@ def check_rows(
     if findings.meta is None:
         findings.notes.append("the rows were not checked, because the store's description cannot be read")
         return
-    dataset = open_or_report(findings, MEMORY, memory_schema(findings.meta.optional_columns), findings.version)
+    kept = findings.meta.optional_columns
+    searched = memory_schema((*kept, CONTENTS))
+    dataset = open_or_report(findings, MEMORY, memory_schema(kept), findings.version, further=searched)
     if dataset is None:
         findings.version = None
         return
@@ -93,6 +95,7 @@ class _File:
         rows: number of rows that were read.
         failed: number of those rows with an error instead of memory.
         payload_bytes: size of the payloads.
+        unsearchable: number of rows without contents, if the store has the column.
         lost: reason why the file cannot be read, as a sentence without a subject; None if it can.
         problems: descriptions of the problems of single rows.
         damaged: shards of the damaged rows, by number of the row.
@@ -104,6 +107,7 @@ class _File:
     rows: int = 0
     failed: int = 0
     payload_bytes: int = 0
+    unsearchable: int = 0
     lost: str | None = None
     problems: list[Problem] = field(default_factory=list)
     damaged: dict[int, int] = field(default_factory=dict)
@@ -136,6 +140,11 @@ class _MemoryCheck:
                     progress(findings.documents, total)
         self._check_ids(files)
         self._check_shards(empty)
+        if findings.unsearchable:
+            findings.notes.append(
+                f"{findings.unsearchable:,} documents have no contents, and no search finds them; "
+                f"`pisco-index index {findings.uri} CORPUS` adds them"
+            )
         done = damage.held.keys() | empty
         findings.shards_done = len(done if self._expected.shards is None else done & self._expected.shards.keys())
 
@@ -145,6 +154,7 @@ class _MemoryCheck:
         findings.documents += file.rows
         findings.failed_documents += file.failed
         findings.payload_bytes += file.payload_bytes
+        findings.unsearchable += file.unsearchable
         damage.held += file.shards
         if file.lost is None:
             self._drop(file, file.damaged)
@@ -180,6 +190,7 @@ class _MemoryCheck:
         payloads = columns["payload"].to_pylist()
         n_mem = columns["n_mem"].to_numpy()
         file.failed += columns["payload"].null_count
+        file.unsearchable += columns[CONTENTS].null_count if CONTENTS in columns else 0
         file.payload_bytes += sum(len(payload) for payload in payloads if payload is not None)
         encoded = (doc_id.encode() for doc_id in ids)
         file.hashes.append(np.fromiter(map(xxhash.xxh3_64_intdigest, encoded), dtype=np.uint64, count=len(ids)))

@@ -1,5 +1,7 @@
 """Compact: give back the space that deleted rows, small fragments and old versions take."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -7,10 +9,12 @@ from pathlib import Path
 import lance
 
 from ...errors import StoreError
-from ..assets import PLAN_PREFIX, asset_names
+from ..assets import INDEX_PREFIX, PLAN_PREFIX, asset_names
 from ..info import data_bytes, disk_bytes
 from ..lock import build_lock
 from ..plans import plan_in_force
+from ..search.index import search_index
+from ..search.keep import is_damaged, keep_index, merge_index
 from ..store import Store
 from ..table.addresses import ASSETS, MEMORY, TABLES, local_folder
 from ..table.datasets import open_table
@@ -74,16 +78,17 @@ def compact(uri: str | Path, *, older_than_hours: float = 24, no_build_runs: boo
     with build_lock(store.uri):
         before = _measure(store.uri)
         with lance_errors(f"cannot compact the store at {store.uri}"):
-            _drop_old_plans(store.uri)
-            for table in TABLES:
-                _rewrite(open_table(store.uri, table))
+            _drop_old_assets(store.uri)
+            with _index_kept(store.uri):
+                for table in TABLES:
+                    _rewrite(open_table(store.uri, table))
             for table in TABLES:
                 _drop_versions(open_table(store.uri, table), timedelta(hours=older_than_hours))
         return Compaction(*(n for pair in zip(before, _measure(store.uri), strict=True) for n in pair))
 
 
 def remove_orphans(store: Store) -> int:
-    """Delete data files that no version refers to, as dead workers leave them, and versions that no reader can miss.
+    """Delete files that no version refers to, as dead workers leave them, and versions that no reader can miss.
 
     No reader can miss a version if the latest version has all its files: a reader that has it open keeps reading. Only
     the holder of the lock may call this, because it also deletes files that workers have written but nobody has
@@ -115,9 +120,26 @@ def _remove_orphans(uri: str, table: str) -> int:
     ).bytes_removed
 
 
+@contextmanager
+def _index_kept(uri: str) -> Iterator[None]:
+    """Keep the search index in step while the fragments of ``memory`` are merged. Lance rewrites it for their new rows.
+
+    Lance merges no fragments of different segments, so the segments are merged first.
+    """
+    before = search_index(open_table(uri, MEMORY))
+    is_sound = before is None or not is_damaged(uri, before)
+    if before is not None and is_sound:
+        merge_index(uri)
+    yield
+    if before is not None:
+        # Lance copies a damaged index as it is, or drops it.
+        keep_index(uri, before.settings, rebuild=not is_sound)
+
+
 def _files(dataset: lance.LanceDataset) -> set[str]:
-    """Return the names of a version's data and deletion files."""
-    names: set[str] = set()
+    """Return the names of a version's data and deletion files, and of the folders of its search index."""
+    index = search_index(dataset)
+    names: set[str] = set(index.segments if index else ())
     for fragment in dataset.get_fragments():
         metadata = fragment.metadata
         names.update(file.path for file in metadata.files)
@@ -126,12 +148,15 @@ def _files(dataset: lance.LanceDataset) -> set[str]:
     return names
 
 
-def _drop_old_plans(uri: str) -> None:
-    current = plan_in_force(open_table(uri, MEMORY))
-    assets = open_table(uri, ASSETS)
-    names = asset_names(assets)
-    if any(name.startswith(PLAN_PREFIX) and name != current for name in names):
-        assets.delete(f"starts_with(name, '{PLAN_PREFIX}') AND name != '{current}'")
+def _drop_old_assets(uri: str) -> None:
+    """Delete former plans, and the checksums of former segments of the search index."""
+    memory, assets = open_table(uri, MEMORY), open_table(uri, ASSETS)
+    index = search_index(memory)
+    used = {plan_in_force(memory), *(f"{INDEX_PREFIX}{segment}" for segment in (index.segments if index else ()))}
+    old = [each for each in asset_names(assets) if each.startswith((PLAN_PREFIX, INDEX_PREFIX)) and each not in used]
+    if old:
+        quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in old)
+        assets.delete(f"name IN ({quoted})")
 
 
 def _rewrite(dataset: lance.LanceDataset) -> None:

@@ -8,9 +8,11 @@ import numpy as np
 
 from ..codecs.calibration import Calibration
 from ..meta import StoreMeta
+from ..search.index import SearchIndex
 
 REPAIR = "Run `pisco-index repair` to drop it; the next build of the corpus writes it again."
 COMPLETE = "Run `pisco-index repair`. The next build of the corpus then compares every document with the store."
+REINDEX = "Run `pisco-index repair` to make the index anew."
 RESTORE = "Put the file back from a copy of the store, or build the store again."
 
 # Largest number of problems that a report lists; the others are only counted. A store that is damaged everywhere has
@@ -79,6 +81,7 @@ class Damage:
         held: number of rows of each shard in the readable files.
         held_lost: number of those rows that lie in lost files.
         lost_rejected: data files of ``rejected`` that cannot be read, by fragment.
+        is_index_damaged: True if the search index must be made anew.
     """
 
     lost: dict[int, str] = field(default_factory=dict)
@@ -87,6 +90,7 @@ class Damage:
     held: Counter[int] = field(default_factory=Counter)
     held_lost: Counter[int] = field(default_factory=Counter)
     lost_rejected: dict[int, str] = field(default_factory=dict)
+    is_index_damaged: bool = False
 
 
 @dataclass
@@ -107,6 +111,8 @@ class Findings:
         payload_bytes: size of the payloads that were read.
         calibrations: the store's calibrations by the number that payloads refer to; None for a damaged calibration.
         shards_done: number of shards of the plan in force that have rows or are recorded as empty.
+        unsearchable: number of rows without contents, in a store that has the column.
+        index: the search index; None if the store has none, or it cannot be read.
         damage: the damage that a repair has to drop.
     """
 
@@ -123,6 +129,8 @@ class Findings:
     payload_bytes: int = 0
     calibrations: dict[int, Calibration | None] = field(default_factory=dict)
     shards_done: int = 0
+    unsearchable: int = 0
+    index: SearchIndex | None = None
     damage: Damage = field(default_factory=Damage)
 
     def add(self, *problems: Problem) -> None:

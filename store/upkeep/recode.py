@@ -22,7 +22,9 @@ from ..lock import build_lock
 from ..meta import StoreMeta
 from ..plans import plan_in_force
 from ..sampling import sample_memory
-from ..schema import REJECTED_SCHEMA
+from ..schema import CONTENTS, REJECTED_SCHEMA
+from ..search.index import has_contents, search_index
+from ..search.keep import keep_index
 from ..store import Store
 from ..table.addresses import REJECTED, resolve_uri
 from ..table.deletions import open_checked
@@ -71,9 +73,9 @@ def recode(
 ) -> RecodeReport:
     """Write the memory of a store into a new store in another codec. The first store is not touched.
 
-    The new store has the same ids, rows, shards and plan: an unfinished build resumes in it, with the new codec. If
-    recoding is stopped, the same call resumes it. A codec cannot restore what another one has lost, so a store is not
-    recoded to a codec that keeps more than its own.
+    The new store has the same ids, rows, shards, plan and settings of the search index: an unfinished build resumes in
+    it, with the new codec. If recoding is stopped, the same call resumes it. A codec cannot restore what another one
+    has lost, so a store is not recoded to a codec that keeps more than its own.
 
     Args:
         uri: address of the store, which is read at its latest version.
@@ -105,6 +107,8 @@ def recode(
                 written.clear()
             if progress is not None:
                 progress(done, len(shards))
+        if index := search_index(source.table):
+            keep_index(out, index.settings)
         remove_orphans(recoded)
     return RecodeReport(
         uri=out,
@@ -152,7 +156,9 @@ def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | N
         package_version=version("pisco-index"),
         optional_columns=source.meta.optional_columns,
     )
-    recoded = Store.create(out, meta=meta, assets=assets, metadata=source.table.schema.metadata)
+    searched = (CONTENTS,) if has_contents(source.table) else ()
+    metadata = source.table.schema.metadata
+    recoded = Store.create(out, meta=meta, assets=assets, metadata=metadata, further_columns=searched)
     return recoded, predict(target, values, lengths, calibration)
 
 

@@ -1,26 +1,8 @@
-"""The commands ``ask`` and ``eval``."""
+"""The commands ``answer`` and ``eval``."""
 
 import json
 
 import pytest
-
-from pisco_index.reader.ask import Answer
-
-
-def test_ask(folder, run):
-    arguments = ("ask", folder / "store", "What is it?", "--doc", "d3", "--doc", "d1", "-k", folder / "checkpoint")
-    shown = run(*arguments, "--max-new-tokens", 4)
-    assert shown.exit_code == 0, shown.output
-    values = json.loads(run(*arguments, "--max-new-tokens", 4, "--json").stdout)
-    assert values["text"] in shown.stdout
-    assert values["memory_tokens"] > 0
-
-
-def test_control_characters_of_a_model_do_not_reach_the_terminal(folder, run, monkeypatch):
-    answer = Answer("a\x1b[2Jb\nc é", prompt_tokens=9, memory_tokens=3)
-    monkeypatch.setattr("pisco_index.reader.ask.ask", lambda *_, **__: answer)
-    shown = run("ask", folder / "store", "why?", "--doc", "d1", "-k", folder / "checkpoint")
-    assert shown.stdout == "a\\x1b[2Jb\nc é\n"
 
 
 def test_eval(folder, run, tmp_path):
@@ -50,13 +32,58 @@ def test_eval(folder, run, tmp_path):
     assert f"{values['rows'][1]['nll']:.3f}" == rows[1].split()[-2]
 
 
+def test_answer_and_eval_of_its_file(folder, run, tmp_path):
+    lines = [{"_id": f"q{n}", "text": f"What is T{n}?", "answer": "a city", "doc_ids": [f"d{n}"]} for n in range(4)]
+    questions = tmp_path / "queries.jsonl"
+    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = "answer", folder / "store", "-q", questions, "-k", folder / "checkpoint"
+    short = "--max-new-tokens", 3, "--dtype", "float32"
+    found = run(*made, *short, "--search", "-n", 2, "-o", tmp_path / "found.jsonl", "--json")
+    assert found.exit_code == 0, found.output
+    report = json.loads(found.stdout)
+    assert (report["questions"], report["documents_from"], report["failed"]) == (4, "search", [])
+    assert report["form"] == "JSON lines: _id, text, answer, doc_ids"
+    again = run(*made, *short, "--search", "-n", 2, "-o", tmp_path / "found.jsonl")
+    assert again.exit_code == 0
+    assert "finished before: 4 questions (JSON lines: _id, text, answer, doc_ids)" in again.stdout
+    other = run(*made, "--max-new-tokens", 2, "-o", tmp_path / "found.jsonl")
+    assert other.exit_code == 2
+    assert "max_new_tokens 3, not 2" in other.stderr
+
+    (tmp_path / "run").write_text("q0 Q0 d0 1 1 x\nq0 Q0 d0 2 1 x\nq1 Q0 zz 1 1 x\nq2 Q0 d2 1 2 x\nq3 Q0 d3 1 1 x\n")
+    listed = run(*made, *short, "--run", tmp_path / "run", "-o", tmp_path / "listed.jsonl", "--token-budget", 50)
+    assert listed.exit_code == 3, listed.output
+    assert "4 questions (JSON lines" in listed.stdout
+    assert "documents from run" in listed.stdout
+    assert "lines that repeat a document of their query: 1" in listed.stderr
+    assert "the store holds no memory of 1 document: 'zz'." in listed.stderr
+    assert "1 question without an answer, each with its error: 'q1'." in listed.stderr
+    assert [json.loads(line)["id"] for line in (tmp_path / "listed.jsonl").read_text().splitlines()] == [
+        "q0",
+        "q1",
+        "q2",
+        "q3",
+    ]
+
+    scored = run("eval", tmp_path / "found.jsonl", "-q", questions)
+    assert scored.exit_code == 0, scored.output
+    names = [line.split()[0] for line in scored.stdout.splitlines()[:-1]]
+    assert names == ["measure", "match", "EM", "F1", "R@1", "R@5", "RR", "nDCG@10"]
+    assert "4 questions; documents of the answers judged by the questions; JSON lines" in scored.stdout
+    (tmp_path / "qrels").write_text("q0 0 d0 1\n")
+    arguments = "--qrels", tmp_path / "qrels", "--run", tmp_path / "run", "--measure", "RR@3", "--json"
+    judged = json.loads(run("eval", tmp_path / "listed.jsonl", "-q", questions, *arguments).stdout)
+    assert (judged["retrieval"], judged["judged"], judged["failed"]) == ({"RR@3": 1.0}, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ask", "{}/store", "why?", "--doc", "d1", "--max-new-tokens", "0"), "max-new-tokens"),
-        (("ask", "{}/store", "why?", "--doc", "zz"), "'zz'"),
-        (("eval", "{}/store", "-q", "{}/nothing"), "cannot be read"),
-        (("eval", "{}/store", "-q", "{}/corpus.jsonl"), "line 1: question must be a string"),
+        (("eval", "{}/store", "-q", "{}/nothing"), "No such file"),
+        (("eval", "{}/store", "-q", "{}/corpus.jsonl"), "line 1, id 'd0': the question has no reference answer"),
+        (("eval", "{}/store", "-q", "{}/q", "--measure", "RR"), "option of a file of answers"),
+        (("eval", "{}/corpus.jsonl", "-q", "{}/q"), "option of a store"),
+        (("answer", "{}/store", "-q", "{}/nothing", "-o", "{}/no/a"), "No such file"),
         (("eval", "{}/store", "-q", "{}/q", "--answers", "{}/no/a"), "there is no folder"),
         (("eval", "{}/store", "-q", "{}/q", "-n", "0"), "--documents"),
     ],

@@ -85,9 +85,13 @@ def test_a_build_as_it_is_shown(screen):
     shown.committed(2)
     screen.now += 20
     shown.finished_shard(4, 300, 4000, 2_000_000)
+    shown.indexing("made", 0, 900)
+    screen.now += 20
+    shown.indexing("made", 450, 900)
     shown.stopping()
     shown.ended()
     for words in (
+        "making the search index",
         "this process, cpu",
         "900 documents",
         "6.0 MB",

@@ -28,7 +28,7 @@ def test_overrides_that_are_none_leave_the_key_as_it_is():
         (b"a: [", "not valid YAML"),
         (b"[1]", "expected sections such as corpus: and compression:, found list"),
         (b"run: 5", "run: Input should be"),
-        (b"nothing: 5", "unknown key nothing; valid keys are corpus, compression, store, run"),
+        (b"nothing: 5", "unknown key nothing; valid keys are corpus, compression, store, search, run"),
     ],
 )
 def test_a_file_that_is_no_configuration(tmp_path, text, message):

@@ -1,6 +1,7 @@
 """Scores of answers, as SQuAD's evaluation and the literature on retrieval define them."""
 
 import math
+import unicodedata
 
 import pytest
 import torch
@@ -37,11 +38,26 @@ def test_scores(answer, references, match, exact, f1):
     assert found.f1 == pytest.approx(f1)
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        ("Malm\u00f6", "Malmo\u0308", 1),
+        ("\uc11c\uc6b8", "\u1109\u1165\u110b\u116e\u11af", 1),
+        ("\u00c5land", "\u212bland", 1),
+        ("Malm\u00f6", "Malmo", 0),
+    ],
+)
+def test_canonically_equal_answers_are_equal(answer, reference, expected):
+    for given_answer, wanted in ((answer, reference), (reference, answer)):
+        scores = score(given_answer, [wanted])
+        assert (scores.match, scores.exact_match, scores.f1) == (expected, expected, expected)
+
+
 @given(TEXTS, TEXTS)
 def test_texts_are_normalised_as_for_exact_match(one, other):
-    exact = squad({"prediction_text": one, "id": "0"}, {"answers": {"answer_start": [0], "text": [other]}, "id": "0"})[
-        "exact_match"
-    ]
+    given_answer, wanted = (unicodedata.normalize("NFC", text) for text in (one, other))
+    references = {"answers": {"answer_start": [0], "text": [wanted]}, "id": "0"}
+    exact = squad({"prediction_text": given_answer, "id": "0"}, references)["exact_match"]
     assert (normalise(one) == normalise(other)) == bool(exact)
 
 

@@ -25,6 +25,15 @@ def test_documents_are_selected_in_the_given_order(memory):
     assert (chosen.stage, chosen.connector) == ("hidden", "digest")
 
 
+def test_memory_is_split_into_groups_of_documents(memory):
+    first, none, rest = memory.split([2, 0, 2])
+    assert (first.doc_ids, first.lengths) == (("a", "b"), (3, 0))
+    assert (none.doc_ids, none.values.shape) == ((), (0, 2))
+    assert torch.equal(rest.values, memory.values[3:])
+    assert rest.values.data_ptr() == memory[2].data_ptr()
+    assert [each.connector for each in (first, none, rest)] == ["digest"] * 3
+
+
 def test_no_documents_are_empty_memory(memory):
     none = memory.select([])
     assert (none.lengths, none.doc_ids, list(none)) == ((), (), [])

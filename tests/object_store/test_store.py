@@ -18,17 +18,24 @@ import pytest
 from pisco_index import Reader
 from pisco_index.errors import CorruptStoreError, StoreError
 from pisco_index.store import (
+    Searcher,
     Store,
     commit,
     compact,
     delete,
     describe,
     done_shards,
+    fill_contents,
+    keep_index,
+    memory_rows,
     remove_orphans,
+    search_index,
+    text_hash,
     verify_written,
     write_fragment,
 )
 from pisco_index.store.lookup import idcache
+from pisco_index.store.search.checksums import damaged_files, read_notes
 
 
 @pytest.fixture
@@ -395,3 +402,51 @@ def test_what_an_object_store_answers_is_not_repeated(proxy, secrets, monkeypatc
 def test_an_address_without_a_bucket():
     with pytest.raises(StoreError, match="names no bucket"):
         Store.open("s3:///index")
+
+
+# -- the search index
+
+
+def test_the_life_of_a_search_index(uri, meta, payload_of, bucket):
+    """It is made, extended and checked; a store without texts gets them; and damage is found."""
+
+    def add(shard: int, **optional) -> None:
+        ids = [f"{shard}-{i}" for i in range(5)]
+        rows = memory_rows(
+            doc_ids=ids,
+            tokens_total=[40] * 5,
+            tokens_fed=[30] * 5,
+            payloads=list(map(payload_of, ids)),
+            text_hashes=[text_hash(f"the river {i}") for i in ids],
+            errors=[None] * 5,
+            **{name: list(map(make, ids)) for name, make in optional.items()},
+        )
+        commit(store, [write_fragment(uri, shard, rows)])
+
+    def found() -> Counter[str]:
+        return Counter(hit.doc_id for hit in Searcher(Store.open(uri)).search("rivers", 1000))
+
+    store = Store.create(uri, meta=meta, assets={"connector": b"weights"})
+    for shard in (0, 1):
+        add(shard)
+    texts = [(f"{shard}-{i}", f"the river {shard}-{i}") for shard in (0, 1) for i in range(5)]
+    assert fill_contents(uri, texts).filled == 10
+    assert keep_index(uri).action == "made"
+    assert found() == expected((0, 1))
+    add(2, contents=lambda doc_id: f"the river {doc_id}")
+    assert keep_index(uri).action == "merged"
+    assert found() == expected((0, 1, 2))
+    index = search_index(Store.open(uri).table)
+    assert index.is_in_step
+    assert not list(damaged_files(uri, index, read_notes(uri)))
+    delete(uri, ["1-0"])
+    compact(uri, older_than_hours=0, no_build_runs=True)
+    assert found() == expected((0, 1, 2)) - Counter(["1-0"])
+    assert keep_index(uri).action == "kept"
+
+    index = search_index(Store.open(uri).table)
+    name = next(name for name in bucket.objects() if index.segments[0] in name)
+    whole = bucket.objects()[name]
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1], b""):
+        bucket.put(name, damaged)
+        assert [name.endswith(file) for file, _ in damaged_files(uri, index, read_notes(uri))] == [True]

@@ -19,8 +19,9 @@ from pisco_index.errors import (
     StoreError,
     StoreLockedError,
 )
-from pisco_index.pipeline import integrity, sample_check
+from pisco_index.pipeline import integrity
 from pisco_index.pipeline.integrity import VerifyReport
+from pisco_index.pipeline.upkeep import sample_check
 from pisco_index.store import Problem, Store, build_lock, codec_by_name, decode, encode
 
 from .conftest import fail_on

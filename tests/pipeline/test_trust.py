@@ -10,6 +10,7 @@ from pisco_index.pipeline.planning.plan import Plan
 from pisco_index.pipeline.planning.stored import PLAN_ASSET
 from pisco_index.reader.save import save_memory
 from pisco_index.store import Store
+from pisco_index.store.assets import NOTE_PREFIXES
 
 IDS = [
     "../../x",
@@ -133,7 +134,7 @@ def test_a_plan_that_points_elsewhere_is_read_from_the_corpus_given(
         else:
             source["path"] = "/etc/passwd"
     assets = {name: whole.asset(name) for name in whole.asset_names() if name != "meta"}
-    assets = {name: each for name, each in assets.items() if not name.startswith(("empty", "fallback"))}
+    assets = {name: each for name, each in assets.items() if not name.startswith(NOTE_PREFIXES)}
     Store.create(parent / "theirs", meta=whole.meta, assets=assets | {PLAN_ASSET: json.dumps(values).encode()})
     build([corpus], checkpoint, parent / "theirs", config)
     with Reader(parent / "theirs") as theirs, Reader(parent / "whole") as reader:

@@ -47,3 +47,25 @@ def store(request, store_of):
 def hidden_store(store_of):
     """A store of stage hidden, for tests to which the stage does not matter."""
     return store_of("hidden")
+
+
+@pytest.fixture(scope="session")
+def titled_store(tmp_path_factory, checkpoint):
+    """A store that keeps titles; document c has none."""
+    folder = tmp_path_factory.mktemp("titled")
+    corpus = folder / "corpus.jsonl"
+    documents = [{"id": "a", "title": "First", "text": "A."}, {"id": "b", "title": "Second", "text": "B."}]
+    corpus.write_text("".join(json.dumps(each) + "\n" for each in [*documents, {"id": "c", "text": "C."}]))
+    build([corpus], checkpoint, folder / "store", BuildConfig.parse({"store": {"keep": ["title"]}}, "test"))
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def text_store(checkpoint, documents, tmp_path_factory):
+    """A store of texts, whose memory is made with each question."""
+    folder = tmp_path_factory.mktemp("texts")
+    lines = (json.dumps({"id": name, "title": f"On {name}", "text": text}) + "\n" for name, text in documents.items())
+    (folder / "corpus.jsonl").write_text("".join(lines))
+    settings = {"compression": {"dtype": "float32", "max_length": 48}, "store": {"stage": "question"}}
+    build([folder / "corpus.jsonl"], checkpoint, folder / "store", BuildConfig.parse(settings, "test"))
+    return folder / "store"

@@ -1,11 +1,9 @@
 """A memory source gives the memory of documents for a question, in request order."""
 
-import json
-
 import pytest
 import torch
 
-from pisco_index import BuildConfig, Reader, build, open_checkpoint
+from pisco_index import Reader, open_checkpoint
 from pisco_index.errors import MissingDocumentsError, StoreError
 from pisco_index.model.compressor import Compressor
 from pisco_index.reader.memory_source import FakeMemorySource, FreshMemory, MemorySource, StoredMemory
@@ -32,6 +30,14 @@ def test_memory_is_what_a_reader_fetches(source: MemorySource, hidden_store):
         assert getattr(memory, name) == getattr(fetched, name)
 
 
+def test_stored_memory_in_a_decoders_dtype_is_its_input(hidden_store):
+    ids = ["doc-9", "doc-2"]
+    with Reader(hidden_store) as reader:
+        memory = StoredMemory(reader, dtype=torch.bfloat16).memory("Which city?", ids)
+        assert torch.equal(memory.values, reader.embeddings(ids).values.bfloat16())
+    assert (memory.stage, memory.doc_ids) == ("embedding", tuple(ids))
+
+
 def test_no_documents_have_no_memory(source: MemorySource):
     memory = source.memory("Which city?", [])
     assert (len(memory), memory.dim) == (0, 64)
@@ -41,17 +47,6 @@ def test_missing_documents_are_all_named(source: MemorySource):
     with pytest.raises(MissingDocumentsError, match="'nope', 'neither'") as caught:
         source.memory("Which city?", ["doc-1", "nope", "doc-2", "neither"])
     assert caught.value.doc_ids == ("nope", "neither")
-
-
-@pytest.fixture(scope="module")
-def text_store(checkpoint, documents, tmp_path_factory):
-    """A store of texts, whose memory is made with each question."""
-    folder = tmp_path_factory.mktemp("texts")
-    lines = (json.dumps({"id": name, "title": f"On {name}", "text": text}) + "\n" for name, text in documents.items())
-    (folder / "corpus.jsonl").write_text("".join(lines))
-    settings = {"compression": {"dtype": "float32", "max_length": 48}, "store": {"stage": "question"}}
-    build([folder / "corpus.jsonl"], checkpoint, folder / "store", BuildConfig.parse(settings, "test"))
-    return folder / "store"
 
 
 def test_fresh_memory_depends_on_the_question(text_store, checkpoint, documents):
@@ -74,10 +69,8 @@ def test_fresh_memory_depends_on_the_question(text_store, checkpoint, documents)
             source.memory("Which city?", ["doc-1", "nope"])
 
 
-def test_a_store_of_texts_has_no_memory_to_read(text_store, hidden_store):
+def test_a_store_of_texts_has_no_memory_to_read(text_store):
     with Reader(text_store) as reader:
         for read in (reader.fetch, reader.embeddings, lambda _: reader.read(0, 3), lambda _: reader.connector):
             with pytest.raises(StoreError, match="holds texts and no memory"):
                 read(["doc-1"])
-    with Reader(hidden_store) as reader, pytest.raises(StoreError, match="keeps no text"):
-        reader.texts(["doc-1"])

@@ -45,7 +45,7 @@ def test_an_error_about_damage_names_the_document_the_store_and_a_remedy(hidden_
 
     def damaged(*args, **kwargs):
         rows = fetch(*args, **kwargs)
-        return replace(rows, payloads=(rows.payloads[0][:-1],))
+        return replace(rows, stored=(rows.payloads[0][:-1],))
 
     monkeypatch.setattr(Store, "fetch", damaged)
     with Reader(hidden_store) as reader:
@@ -67,6 +67,37 @@ def test_ids_and_length(hidden_store, documents):
     with Reader(hidden_store) as reader:
         assert len(reader) == len(documents)
         assert sorted(reader.ids()) == sorted(documents)
+
+
+def reader_version(uri):
+    return Store.open(uri).version
+
+
+def test_membership_is_asked_by_id(hidden_store):
+    with Reader(hidden_store) as reader:
+        assert "doc-1" in reader
+        assert "nope" not in reader
+        assert 7 not in reader
+
+
+def test_titles_come_in_request_order(hidden_store, titled_store):
+    with Reader(titled_store) as reader:
+        assert reader.titles(["b", "a", "b"]) == ["Second", "First", "Second"]
+        assert reader.titles(["c", "nope"], missing="skip") == [None]
+        with pytest.raises(MissingDocumentsError, match="'nope'"):
+            reader.titles(["a", "nope"])
+        with pytest.raises(TypeError, match="not the string 'a'"):
+            reader.titles("a")
+    with Reader(hidden_store) as reader:
+        assert reader.titles(["doc-1", "doc-2"]) == [None, None]
+
+
+def test_a_reader_shows_what_it_reads(hidden_store):
+    with Reader(hidden_store) as reader:
+        shown = repr(reader)
+    assert f"Reader({str(hidden_store)!r}, version={reader_version(hidden_store)}, documents=20" in shown
+    assert "stage='hidden'" in shown
+    assert repr(reader) == "Reader(closed)"
 
 
 def test_rows_are_read_in_their_order(hidden_store):

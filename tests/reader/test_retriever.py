@@ -1,9 +1,12 @@
 """A retriever finds the documents of questions, best first; a TREC run is one."""
 
+import math
+
 import pytest
 
 from pisco_index.errors import QuestionsError
-from pisco_index.reader.retriever import FakeRetriever, Hit, Retriever, RunFile
+from pisco_index.reader.questions import RunFile
+from pisco_index.reader.retriever import FakeRetriever, Hit, Retriever
 
 
 @pytest.fixture
@@ -45,13 +48,38 @@ def test_a_run_is_ordered_by_falling_score_and_then_rank(run):
 
 
 @pytest.mark.parametrize(
+    ("line", "score"),
+    [
+        ("q1\tQ0\td\t1.0\t1.25e+01\tdense", 12.5),
+        ("q1 Q0 d 1 .5E1 bm25 k1=0.9 b=0.4", 5),
+        ("q1  Q0 d 7 -inf", -math.inf),
+        ("q1\vQ0\fd 1 2", 2),
+        ("q1\td\t3", -3),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lines_are_read_as_trec_eval_and_ms_marco_write_them(tmp_path, line, score, encoding):
+    (tmp_path / "run").write_text(f"\n{line}\r\n \n", encoding)
+    assert RunFile(tmp_path / "run").retrieve({"q1": ""}, hits=9) == {"q1": (Hit("d", score),)}
+
+
+def test_a_doubled_document_keeps_its_best_place(run):
+    found = RunFile(run("q1 Q0 a 1 1 x", "q1 Q0 b 2 5 x", "q1 Q0 a 3 9 x", "q1 Q0 b 4 2 x"))
+    assert found.retrieve({"q1": ""}, hits=9) == {"q1": (Hit("a", 9), Hit("b", 5))}
+    assert found.doubled == [("q1", "a"), ("q1", "b")]
+    assert (
+        "lines that repeat a document of their query: 2 ('q1 a', 'q1 b'). The best place counts." in found.warnings[0]
+    )
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q1 Q0 d 1 1", "line 2: a line of a TREC run has the 6 fields .* this one has 5"),
-        ("q1 Q0 New York 1 1 x", "this one has 7. Ids with white space do not fit"),
+        ("q1 0 d 1", "line 2: a line of a run has the fields .* this one has 4"),
+        ("q1 Q0 New York 1 1 x", "line 2: rank 'York' and score '1' must be numbers. Ids with white space do not fit"),
         ("q1 Q0 d one 1 x", "line 2: rank 'one' and score '1' must be"),
         ("q1 Q0 d 1 nan x", "line 2: rank '1' and score 'nan' must be"),
-        ("q1 Q0 c 1 1 x", "line 2: query 'q1' has the document 'c' twice"),
+        ("q1 d one", "line 2: rank 'one' must be"),
     ],
 )
 def test_a_bad_line_is_named(run, line, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pisco_index.store import CODECS, Store, commit, write_fragment
-from pisco_index.store.codecs.payload import HEADER_BYTES
+from pisco_index.store.codecs.record import HEADER_BYTES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT, EXAMPLE = ROOT / "docs" / "format.md", ROOT / "examples" / "read_store.py"

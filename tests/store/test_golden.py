@@ -1,7 +1,7 @@
 """Stores of every format version that was ever released stay readable, and of every codec.
 
 ``python tests/store/test_golden.py FOLDER`` makes a new one, for a new version or new codecs; those that are there are
-never remade. ``v1`` was made when there were two codecs and no calibration.
+never remade. ``v1`` was made when there were two codecs and no calibration, ``v1-search`` is the first with an index.
 """
 
 import json
@@ -15,6 +15,7 @@ import pytest
 
 from pisco_index.store import (
     CODECS,
+    CONTENTS,
     FORMAT_VERSION,
     Fingerprint,
     Store,
@@ -25,8 +26,10 @@ from pisco_index.store import (
     done_shards,
     encode,
     is_calibrated,
+    keep_index,
     memory_rows,
     rejected_rows,
+    search_index,
     text_hash,
     write_fragment,
 )
@@ -56,7 +59,7 @@ def write_golden(folder: Path) -> None:
     first = calibrations["int8"]
     assert first is not None
     assets = {"connector": bytes(range(256)), first.asset: first.to_bytes(), **kept}
-    store = Store.create(folder / "store", meta=meta, assets=assets)
+    store = Store.create(folder / "store", meta=meta, assets=assets, further_columns=(CONTENTS,))
     memory = {f"in {codec.name}": SAMPLE[3 * n : 3 * n + 3] for n, codec in enumerate(CODECS)}
     memory |= {"Zürich 日本": SAMPLE[30:31], "empty": SAMPLE[:0], "strange": np.full((1, DIM), np.inf, np.float32)}
     names = [*(codec.name for codec in CODECS), "int4", "int8", "int8"]
@@ -73,6 +76,7 @@ def write_golden(folder: Path) -> None:
         text_hashes=[text_hash(i) for i in ids],
         errors=[*[None] * len(memory), "crashed twice"],
         titles=["Plain", *[None] * len(memory)],
+        contents=ids,
     )
     rejected = rejected_rows(sources=["corpus.jsonl:6"], doc_ids=["dup"], errors=["the id occurs twice"])
     shards = [
@@ -82,6 +86,7 @@ def write_golden(folder: Path) -> None:
     ]
     commit(store, shards[:1])
     commit(store, shards[1:])
+    keep_index(store.uri)
     store = store.refresh()
     found = describe(store).to_dict()
     decoded = {doc_id: store.fetch([doc_id]).memory()[0] for doc_id in memory}
@@ -93,9 +98,15 @@ def write_golden(folder: Path) -> None:
         "failed": {"poison": "crashed twice"},
         "title": {ids[0]: "Plain", ids[1]: None},
         "shards": [0, 1, 2],
+        "found": {word: _found(store, word) for word in ("int8", "zurich", "poisons")},
         "info": {k: v for k, v in found.items() if k not in ("uri", "disk_bytes")},
     }
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n")
+
+
+def _found(store: Store, word: str) -> list[str]:
+    hits = store.table.scanner(columns=["doc_id", "_score"], full_text_query=word, prefilter=True)
+    return sorted(hits.to_table().column("doc_id").to_pylist())
 
 
 @pytest.fixture(params=VERSIONS)
@@ -143,6 +154,12 @@ def test_it_describes_itself_as_it_did(golden):
     assert {key: found[key] for key in expected["info"]} == expected["info"]
 
 
+def test_it_finds_what_it_found(golden):
+    store, expected = golden
+    for word, ids in expected.get("found", {}).items():
+        assert _found(store, word) == ids
+
+
 def test_a_build_can_go_on_in_it(golden):
     store, expected = golden
     rows = memory_rows(
@@ -157,6 +174,9 @@ def test_a_build_can_go_on_in_it(golden):
     )
     commit(store, [write_fragment(store.uri, 3, rows)])
     assert list(store.refresh().ids()) == [*expected["ids"], "new"]
+    is_searchable = "found" in expected
+    assert keep_index(store.uri).action == ("extended" if is_searchable else "none")
+    assert (search_index(store.refresh().table) is not None) == is_searchable
 
 
 if __name__ == "__main__":

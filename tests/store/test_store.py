@@ -14,6 +14,7 @@ import xxhash
 from pisco_index.errors import CorruptStoreError, MissingDocumentsError, StoreError
 from pisco_index.store import FORMAT_VERSION, Fingerprint, Store, StoreMeta, commit, write_fragment
 from pisco_index.store import store as store_module
+from pisco_index.store.table import datasets as datasets_module
 
 
 @pytest.fixture
@@ -88,7 +89,8 @@ def test_a_crash_while_creating_is_mended_by_creating_again(tmp_path, meta, monk
         create_table(uri, table, rows)
 
     create_table = store_module.create_table
-    monkeypatch.setattr(store_module, "create_table", crash_after)
+    for module in (store_module, datasets_module):
+        monkeypatch.setattr(module, "create_table", crash_after)
     with pytest.raises(KeyboardInterrupt):
         Store.create(tmp_path, meta=meta, assets={"plan": b"p"})
     monkeypatch.undo()

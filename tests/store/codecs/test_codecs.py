@@ -13,6 +13,7 @@ from pisco_index.errors import CorruptStoreError, StoreError
 from pisco_index.store import CODECS, codec_by_id, codec_by_name, decode_batch, encode_batch, is_calibrated
 from pisco_index.store.codecs.bits import pack, packed_bytes, unpack
 from pisco_index.store.codecs.calibration import fit_channels
+from pisco_index.store.codecs.codec import Bodies
 from pisco_index.store.codecs.prediction import normalised_error_db
 from pisco_index.store.codecs.rotation import rotate, rotate_back
 
@@ -194,7 +195,7 @@ def test_latents_and_the_inverse_make_the_memory(codec):
     values = correlated(300, 96)
     calibration = codec.calibrate(values)
     (body,) = codec.encode(values, [300], calibration)
-    latents = codec.latents([memoryview(body)], np.array([300]), 96, calibration)
+    latents = codec.latents(Bodies.of([memoryview(body)]), np.array([300]), 96, calibration)
     matrix, offset = codec.inverse(calibration)
     expected = codec.restore(latents.copy(), calibration)
     np.testing.assert_allclose(latents @ matrix + offset, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -274,7 +275,7 @@ def test_a_body_that_does_not_fit_is_corrupt(codec):
     calibration = codec.calibrate(values)
     (body,) = codec.encode(values[:2], [2], calibration)
     with pytest.raises(CorruptStoreError, match=r"3 memory tokens of width 8|exponents"):
-        codec.latents([memoryview(body)], np.array([3]), 8, calibration)
+        codec.latents(Bodies.of([memoryview(body)]), np.array([3]), 8, calibration)
 
 
 def test_exponents_that_are_damaged_are_corrupt():
@@ -282,10 +283,10 @@ def test_exponents_that_are_damaged_are_corrupt():
     (body,) = codec.encode(memory(2, 8), [2], None)
     for damaged, message in ((body[:16] + b"junk", "cannot be decompressed"), (body[:-6], "cannot be decompressed")):
         with pytest.raises(CorruptStoreError, match=message):
-            codec.latents([memoryview(damaged)], np.array([2]), 8, None)
+            codec.latents(Bodies.of([memoryview(damaged)]), np.array([2]), 8, None)
     (longer,) = codec.encode(memory(3, 8), [3], None)
     with pytest.raises(CorruptStoreError, match="does not hold the 16"):
-        codec.latents([memoryview(body[:16] + longer[24:])], np.array([2]), 8, None)
+        codec.latents(Bodies.of([memoryview(body[:16] + longer[24:])]), np.array([2]), 8, None)
 
 
 # Parts

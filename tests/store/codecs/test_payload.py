@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from pisco_index.errors import CorruptStoreError, StoreError
 from pisco_index.store import CODECS, codec_by_name, decode, decode_batch, encode, is_calibrated
-from pisco_index.store.codecs.payload import HEADER_BYTES, decode_latents, read_header
+from pisco_index.store.codecs.payload import decode_latents
+from pisco_index.store.codecs.record import HEADER_BYTES, read_header
 
 FP32 = codec_by_name("fp32")
 BF16 = codec_by_name("bf16")

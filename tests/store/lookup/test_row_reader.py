@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import shutil
 import threading
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def check(memory_of) -> Callable[..., Rows]:
         assert rows.doc_ids == tuple(doc_ids)
         np.testing.assert_array_equal(rows.memory()[0], np.concatenate([memory_of(doc_id) for doc_id in doc_ids]))
         after = counts(store)
-        assert (after[0] - before[0], after[1] - before[1]) == (len(set(doc_ids)) - by_lance, by_lance)
+        assert (after[0] - before[0], after[1] - before[1]) == (len(doc_ids) - by_lance, by_lance)
         return rows
 
     return check
@@ -109,6 +110,13 @@ def test_ordinary_payloads_are_read_directly(filled, check):
 def test_the_bytes_are_those_that_lance_reads(filled):
     rows = filled.table.to_table(columns=["doc_id", "payload"]).to_pylist()
     assert filled.fetch([row["doc_id"] for row in rows]).payloads == tuple(row["payload"] for row in rows)
+
+
+def test_rows_are_pickled(filled):
+    rows = filled.fetch(ASKED)
+    again = pickle.loads(pickle.dumps(rows))
+    assert (again.doc_ids, again.payloads) == (rows.doc_ids, rows.payloads)
+    np.testing.assert_array_equal(again.memory()[0], rows.memory()[0])
 
 
 def test_pages_with_nulls(store, rows_of, check):
@@ -366,16 +374,57 @@ def test_a_panic_in_lance_is_an_error_of_ours(filled, monkeypatch):
 
 
 def test_a_disk_that_fails_is_named(filled, monkeypatch):
-    def fail(fd, length, position):
+    def fail(fd, buffers, position, flags=0):
         raise OSError(5, "Input/output error")
 
     filled.fetch(ASKED)
-    monkeypatch.setattr(os, "pread", fail)
+    monkeypatch.setattr(os, "preadv", fail)
     with pytest.raises(StoreError, match=r"cannot read documents of the store.*Input/output error"):
         filled.fetch(ASKED)
 
 
+@pytest.mark.parametrize("answer", ["blocks", "short", "unknown"])
+def test_payloads_that_are_not_in_the_cache_are_waited_for(filled, check, monkeypatch, answer):
+    """Without waiting, a read may fail, give a part, or not exist in this file system."""
+    real, waited = os.preadv, []
+
+    def preadv(fd, buffers, position, flags=0):
+        if not flags:
+            waited.append(position)
+        elif answer == "short":
+            return real(fd, [memoryview(buffers[0])[:10]], position)
+        else:
+            raise OSError(95, "Operation not supported") if answer == "unknown" else BlockingIOError
+        return real(fd, buffers, position)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    check(filled, ASKED)
+    assert len(waited) == len(ASKED)
+
+
+def test_a_machine_without_reads_that_do_not_wait(filled, check, monkeypatch):
+    monkeypatch.setattr(direct, "_NOWAIT", None)
+    check(filled, ASKED)
+
+
 # -- damage
+
+
+@pytest.mark.fault(
+    "A bit of a payload flips, or a payload lies in another row.",
+    "Reading it is an error.",
+)
+def test_a_payload_of_another_document_is_noticed(filled):
+    rows = filled.fetch(list(filled.ids()))
+    (path, *_) = data_files(filled)
+    content = path.read_bytes()
+    held = [(i, each) for i, each in enumerate(rows.payloads) if each in content]
+    (one, a), (other, b) = next((x, y) for x in held for y in held if x[0] < y[0] and len(x[1]) == len(y[1]))
+    path.write_bytes(content.replace(a, bytes(len(a))).replace(b, a))
+    with pytest.raises(CorruptStoreError, match="belongs to another document"):
+        filled.fetch([rows.doc_ids[other]]).memory()
+    with pytest.raises(CorruptStoreError, match="begins with"):
+        filled.fetch([rows.doc_ids[one]]).memory()
 
 
 def test_a_flipped_bit_of_a_payload_is_noticed(filled):

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..configs import BuildConfig, CompressionConfig
-from ..corpus import Document, find_documents
-from ..model.compressor import Compressor
-from ..model.families import Checkpoint
-from ..model.memory import Stage
-from ..model.passages import tokenize_documents
-from ..store import (
+from ...configs import BuildConfig, CompressionConfig
+from ...corpus import Document, find_documents
+from ...model.compressor import Compressor
+from ...model.families import Checkpoint
+from ...model.memory import Stage
+from ...model.passages import tokenize_documents
+from ...store import (
     Findings,
     Problem,
     Store,

@@ -5,12 +5,19 @@ import json
 import pytest
 import torch
 
-from pisco_index import BuildConfig, Compressor, Decoder, Reader, ask, build, new_tiny_checkpoint, open_checkpoint
-from pisco_index.errors import FingerprintMismatchError, MissingDocumentsError, PromptError
+from pisco_index import (
+    BuildConfig,
+    Compressor,
+    Decoder,
+    Index,
+    Reader,
+    ask,
+    build,
+    new_tiny_checkpoint,
+    open_checkpoint,
+)
+from pisco_index.errors import FingerprintMismatchError, MissingDocumentsError, PromptError, StoreError
 from pisco_index.model.passages import PassageTokenizer
-from pisco_index.reader.ask import Answer, answer_from
-from pisco_index.reader.generator import FakeGenerator
-from pisco_index.reader.memory_source import FakeMemorySource
 
 IDS = ["doc-4", "doc-0", "doc-13"]
 QUESTION = "What is it about?"
@@ -31,15 +38,6 @@ def on_the_spot(checkpoint, documents, stage):
     )
 
 
-def test_an_answer_has_the_sizes_of_what_it_was_read_from():
-    source = FakeMemorySource({"a": torch.ones(3, 8), "b": torch.ones(2, 8)})
-    generator = FakeGenerator({"Who was it?": "Ada Lovelace"})
-    answer = answer_from(source.memory("Who was it?", ["b", "a"]), "Who was it?", generator, max_new_tokens=1)
-    assert answer == Answer("Ada", prompt_tokens=8, memory_tokens=5)
-    assert source.asked == [("Who was it?", ("b", "a"))]
-    assert generator.asked == [("Who was it?", 5)]
-
-
 def test_an_answer_from_the_store_equals_one_from_memory_on_the_spot(store, checkpoint, documents, decoder):
     with Reader(store) as reader:
         stored = reader.fetch(IDS)
@@ -48,7 +46,7 @@ def test_an_answer_from_the_store_equals_one_from_memory_on_the_spot(store, chec
     prompt = decoder.prompt_ids(QUESTION, stored.lengths)
     torch.testing.assert_close(decoder.logits(prompt, stored), decoder.logits(prompt, fresh), rtol=0, atol=1e-4)
     answer = ask(store, checkpoint, QUESTION, IDS, dtype="float32", device="cpu", max_new_tokens=12)
-    assert answer.text == decoder.answer(QUESTION, fresh, max_new_tokens=12)
+    assert answer.answer == decoder.answer(QUESTION, fresh, max_new_tokens=12)
     assert (answer.memory_tokens, answer.prompt_tokens) == (sum(fresh.lengths), len(prompt))
 
 
@@ -77,3 +75,32 @@ def test_refusals(hidden_store, checkpoint, tmp_path):
         ask(hidden_store, checkpoint, QUESTION, ["nope"])
     with pytest.raises(PromptError, match="do not fit the decoder's context of 4096"):
         ask(hidden_store, checkpoint, QUESTION, ["doc-4"] * 700)
+    with pytest.raises(PromptError, match="no document"):
+        ask(hidden_store, checkpoint, "of the", dtype="float32")
+    with Index(hidden_store, checkpoint) as index, pytest.raises(TypeError, match="list of questions"):
+        index.answer(QUESTION)
+
+
+def test_a_store_without_texts_is_reported_before_the_decoder_is_loaded(tmp_path, checkpoint, documents, monkeypatch):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps({"id": "a", "text": documents["doc-1"]}) + "\n")
+    build([corpus], checkpoint, tmp_path / "store", BuildConfig.parse({"store": {"index": False}}, "test"))
+    monkeypatch.setattr(Decoder, "load", lambda *_, **__: pytest.fail("the decoder was loaded"))
+    with pytest.raises(StoreError, match="pisco-index index "):
+        ask(tmp_path / "store", checkpoint, QUESTION)
+    with Reader(tmp_path / "store") as reader, pytest.raises(StoreError, match="keeps no text"):
+        reader.texts(["a"])
+
+
+def test_questions_are_answered_from_what_the_search_finds(hidden_store, checkpoint):
+    questions = ["What is document 4 about?", "the", "Document 17?"]
+    with Index(hidden_store, checkpoint, dtype="float32", device="cpu") as index:
+        (best,) = index.search(questions[0], hits=1)
+        assert best.doc_id == "doc-4"
+        found = index.answer(questions, hits=2, max_new_tokens=5)
+        named = index.answer(questions[:1], doc_ids=[found[0].documents], max_new_tokens=5)
+    assert [(each.question, len(each.documents)) for each in found] == list(zip(questions, (2, 0, 2), strict=True))
+    assert (found[0].documents[0], found[2].documents[0]) == ("doc-4", "doc-17")
+    assert found[1].answer is None
+    assert "no document" in found[1].error
+    assert named[0].answer == found[0].answer is not None

@@ -1,0 +1,1 @@
+"""Greedy decoding over a cache of keys and values."""

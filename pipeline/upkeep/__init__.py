@@ -1,0 +1,1 @@
+"""Work on a finished store that needs its corpus or its checkpoint."""

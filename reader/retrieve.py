@@ -1,0 +1,106 @@
+"""Find the documents of the questions in a file, and write them as a run."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..store import Hit, Searcher, Store
+from .questions import Question, read_questions, require_fields, write_run
+
+TAG = "pisco-index"
+"""Name of a run by default."""
+
+# Questions between two reports of progress.
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class RetrievalReport:
+    """The result of finding the documents of questions.
+
+    Attributes:
+        run: path of the run that was written.
+        form: form of the file of questions, as recognised.
+        questions: number of questions.
+        hits: number of documents found, the lines of the run.
+        without_hits: ids of the questions for which no document was found; they have no line in the run.
+        without_words: ids of those of them that have no word that is searched.
+        seconds: time that it took.
+        questions_per_s: questions per second.
+    """
+
+    run: str
+    form: str
+    questions: int
+    hits: int
+    without_hits: tuple[str, ...]
+    without_words: tuple[str, ...]
+    seconds: float
+    questions_per_s: float
+
+
+def retrieve(
+    uri: str | Path,
+    questions: str | Path,
+    run: str | Path,
+    *,
+    hits: int = 100,
+    tag: str = TAG,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> RetrievalReport:
+    """Find the documents of the questions in a file by full-text search, and write them as a TREC run.
+
+    The same store and questions give the same bytes.
+
+    Args:
+        uri: folder or object-store URI of the store.
+        questions: file of questions, which need no answers and no documents; see ``read_questions``.
+        run: file to write. It is replaced as a whole, once all questions are searched for.
+        hits: largest number of documents of a question.
+        tag: name of the run, its last column.
+        threads: number of questions to search for at the same time; by default as many as suit the machine.
+        progress: callback that is given the number of questions that are done, and of all questions.
+
+    Raises:
+        InputError: if the run cannot be written.
+        QuestionsError: if the questions cannot be read, or the ids of questions or documents have white space.
+        StoreError: if the store cannot be searched.
+    """
+    began = time.monotonic()
+    run = Path(run)
+    if not run.parent.is_dir():
+        raise InputError(f"{run}: there is no folder {run.parent}. Create it, or name another file.")
+    if run.exists() and not run.is_file():
+        raise InputError(f"{run}: this is not a regular file. Name another one.")
+    read = read_questions(questions, answered=False, documented=False)
+    require_fields([tag], "the run's tag")
+    require_fields([each.id for each in read.asked], f"ids of questions in {questions}")
+    store = Store.open(uri)
+    searcher = Searcher(store)
+    require_fields(searcher.ids_with_space(), f"ids of documents in the store at {store.uri}")
+    without: list[Question] = []
+
+    def found() -> Iterator[tuple[str, Sequence[Hit]]]:
+        for start in range(0, len(read.asked), _BLOCK):
+            block = read.asked[start : start + _BLOCK]
+            answers = searcher.search_many([each.text for each in block], hits, threads)
+            without.extend(each for each, documents in zip(block, answers, strict=True) if not documents)
+            yield from zip((each.id for each in block), answers, strict=True)
+            if progress is not None:
+                progress(start + len(block), len(read.asked))
+
+    lines = write_run(run, found(), tag=tag)
+    seconds = time.monotonic() - began
+    return RetrievalReport(
+        run=str(run),
+        form=read.form,
+        questions=len(read.asked),
+        hits=lines,
+        without_hits=tuple(each.id for each in without),
+        without_words=tuple(each.id for each in without if not searcher.words(each.text)),
+        seconds=seconds,
+        questions_per_s=len(read.asked) / seconds,
+    )

@@ -1,0 +1,174 @@
+"""A file of answers is always a beginning of the whole result, and is continued with the same settings only."""
+
+import random
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+
+from pisco_index.errors import AnsweringInterruptedError, InputError, QuestionsError
+from pisco_index.reader.answering import AnsweredQuestion, Answering, AnswersFile, read_answers
+from pisco_index.reader.answering.answers_file import settings_path
+from pisco_index.reader.generator import FakeGenerator
+from pisco_index.reader.memory_source import FakeMemorySource
+from pisco_index.reader.questions import Question
+
+SETTINGS = {"max_new_tokens": 16, "dtype": "float32"}
+
+
+def answered(question_id):
+    return AnsweredQuestion(question_id, "Who?", "Ada\r\n\u2028", None, ("d",), (0.5,), (), 3, 48, 9, 0.25)
+
+
+class BatchGenerator(FakeGenerator):
+    """A generator whose answers name the batch, so that another batch gives another answer."""
+
+    def answer_batch(self, questions, memories, **options):
+        super().answer_batch(questions, memories, **options)
+        return [f"{text} beside {questions}" for text in questions]
+
+
+QUESTIONS = [Question(f"q{i}", f"n{i} " * (1 + i * 7 % 11), doc_ids=("a",)) for i in range(60)]
+
+
+def answer_into(path: Path, should_stop=lambda: False):
+    generator = BatchGenerator({each.text: "" for each in QUESTIONS})
+    source = FakeMemorySource({"a": torch.ones(2, 4)})
+    engine = Answering(source, generator, max_new_tokens=4, token_budget=60, window=13)
+    with AnswersFile(path, SETTINGS, [each.id for each in QUESTIONS]) as file:
+        for each in engine.answer(QUESTIONS, start=len(file.before), should_stop=should_stop):
+            file.append(each)
+
+
+def without_seconds(path):
+    return [replace(each, seconds=0) for each in read_answers(path)]
+
+
+def interrupt(path, chance):
+    """End a run after a number of batches by a signal, or as a kill does: with a torn line or lost blocks."""
+    batches = chance.randrange(40)
+    calls = iter(range(batches))
+    try:
+        answer_into(path, should_stop=lambda: next(calls, None) is None)
+    except AnsweringInterruptedError:
+        if chance.random() < 0.6:
+            content = path.read_bytes()
+            path.write_bytes(content[: chance.randint(len(content) // 2, len(content))])
+
+
+@pytest.mark.fault(
+    "`answer` is stopped or killed at any moment, 20 times", "the same answers as without a stop, each once"
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_twenty_interruptions_give_the_same_file(tmp_path, seed):
+    answer_into(tmp_path / "whole.jsonl")
+    chance = random.Random(seed)
+    for _ in range(20):
+        interrupt(tmp_path / "stopped.jsonl", chance)
+        answers = without_seconds(tmp_path / "stopped.jsonl")
+        assert answers == without_seconds(tmp_path / "whole.jsonl")[: len(answers)]
+    answer_into(tmp_path / "stopped.jsonl")
+    assert without_seconds(tmp_path / "stopped.jsonl") == without_seconds(tmp_path / "whole.jsonl")
+    assert len(without_seconds(tmp_path / "whole.jsonl")) == len(QUESTIONS)
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    with AnswersFile(path, SETTINGS, ["1", "2"]) as file:
+        assert (file.before, file.cut) == ([], 0)
+        file.append(answered("1"))
+        assert read_answers(path) == [answered("1")]
+    with AnswersFile(path, SETTINGS, ["1", "2"]) as file:
+        assert file.before == [answered("1")]
+        file.append(replace(answered("2"), answer=None, error="lost"))
+    assert [each.answer for each in read_answers(path)] == ["Ada\r\n\u2028", None]
+
+
+@pytest.mark.fault("the disk is full while `answer` writes", "an error; a torn line is cut, and the next run continues")
+def test_a_full_disk(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    line = len(orjson.dumps(answered("1"))) + 1
+    problem = pytest.raises(InputError, match=r"answers\.jsonl: the file cannot be written: File too large")
+    try:
+        with problem, AnswersFile(path, SETTINGS, ["1", "2"]) as file:
+            file.append(answered("1"))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (line + 10, limits[1]))
+            file.append(answered("2"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.stat().st_size > line
+    with AnswersFile(path, SETTINGS, ["1", "2"]) as file:
+        assert file.before == [answered("1")]
+        assert file.cut > 0
+        file.append(answered("2"))
+    assert [each.id for each in read_answers(path)] == ["1", "2"]
+
+
+@pytest.fixture
+def begun(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    with AnswersFile(path, SETTINGS, ["1", "2"]) as file:
+        file.append(answered("1"))
+    return path
+
+
+def test_other_settings_are_refused_with_both_values(begun):
+    content = begun.read_bytes()
+    with pytest.raises(
+        InputError, match=r"other settings: max_new_tokens 16, not 8; run None, not 'x'\. .*--overwrite"
+    ):
+        AnswersFile(begun, SETTINGS | {"max_new_tokens": 8, "run": "x"}, ["1", "2"])
+    assert begun.read_bytes() == content
+    with AnswersFile(begun, SETTINGS | {"max_new_tokens": 8}, ["1", "2"], overwrite=True) as file:
+        assert file.before == []
+    assert begun.read_bytes() == b""
+    with AnswersFile(begun, SETTINGS | {"max_new_tokens": 8}, ["1", "2"]) as file:
+        assert file.before == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["2", "1"], "line 1: the answer to question '1' stands where '2' belongs"),
+        ([], "line 1: the answer to question '1' stands where no further question belongs"),
+    ],
+)
+def test_answers_to_other_questions_are_refused(begun, ids, message):
+    with pytest.raises(InputError, match=message):
+        AnswersFile(begun, SETTINGS, ids)
+
+
+@pytest.mark.parametrize("content", ['{"question": "Who?"}\n', "[]\n", "\0\0\n", "notes without an end of line"])
+def test_another_file_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "other"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"no answer that|settings\.json is missing"):
+        AnswersFile(path, SETTINGS, ["1"])
+    assert path.read_text() == content
+    assert not settings_path(path).exists()
+    if content.endswith("\n"):
+        with pytest.raises(QuestionsError, match="line 1: this is no answer"):
+            read_answers(path)
+
+
+def test_answers_without_their_settings_are_refused(begun):
+    settings_path(begun).unlink()
+    with pytest.raises(InputError, match=r"answers\.jsonl\.settings\.json is missing"):
+        AnswersFile(begun, SETTINGS, ["1", "2"])
+
+
+def test_two_runs_do_not_write_one_file(begun):
+    with (
+        AnswersFile(begun, SETTINGS, ["1", "2"]),
+        pytest.raises(InputError, match="another run is writing this file"),
+    ):
+        AnswersFile(begun, SETTINGS, ["1", "2"])
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match="cannot be written: No such file"):
+        AnswersFile(tmp_path / "no" / "answers.jsonl", SETTINGS, ["1"])

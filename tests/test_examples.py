@@ -1,0 +1,56 @@
+"""The examples for other frameworks work with these frameworks."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pisco_index import BuildConfig, Index, Reader, build, new_tiny_checkpoint
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CITIES = {"o": ("Oslo", "Oslo is the capital of Norway."), "p": ("Paris", "Paris lies on the river Seine.")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A store of two documents, and its checkpoint."""
+    folder = tmp_path_factory.mktemp("examples")
+    lines = [{"id": doc_id, "title": title, "text": text} for doc_id, (title, text) in CITIES.items()]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    new_tiny_checkpoint(folder / "checkpoint", rate=8)
+    build([folder / "corpus.jsonl"], folder / "checkpoint", folder / "store", BuildConfig())
+    return folder
+
+
+def example(name: str) -> ModuleType:
+    """Load an example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_langchain(folder):
+    retriever = example("langchain_retriever").PiscoRetriever(reader=Reader(folder / "store"), hits=1)
+    (found,) = retriever.invoke("Which river flows through Paris?")
+    assert (found.id, found.metadata["title"]) == ("p", "Paris")
+    assert found.page_content == "Paris\nParis lies on the river Seine."
+    assert found.metadata["score"] > 0
+    assert retriever.batch(["Norway?", "the"]) == [retriever.invoke("Norway"), []]
+
+
+def test_haystack(folder, monkeypatch):
+    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "false")
+    question = "Which river flows through Paris?"
+    with Index(folder / "store", folder / "checkpoint", dtype="float32", device="cpu") as index:
+        pipeline = example("haystack_components").pipeline(index, top_k=1)
+        result = pipeline.run({"retriever": {"query": question}, "answerer": {"query": question}})
+        (expected,) = index.answer([question], hits=1)
+    (answer,) = result["answerer"]["answers"]
+    assert (answer.data, answer.query) == (expected.answer, question)
+    assert [(each.id, each.meta["title"], each.content) for each in answer.documents] == [
+        ("p", "Paris", "Paris\nParis lies on the river Seine.")
+    ]
+    assert answer.meta["memory_tokens"] == expected.memory_tokens > 0
