@@ -23,13 +23,15 @@ COMMANDS: dict[str, _Commands] = {
         "status": watch.status,
         "info": watch.info,
     },
+    "Ask": {
+        "ask": ask.ask,
+        "retrieve": read.retrieve,
+        "answer": answer.answer,
+        "eval": answer.evaluate,
+    },
     "Read": {
         "get": read.get,
         "export": read.export,
-        "retrieve": read.retrieve,
-        "ask": ask.ask,
-        "answer": answer.answer,
-        "eval": answer.evaluate,
     },
     "Maintain": {
         "verify": check.verify,
@@ -89,7 +91,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Precompute PISCO memory embeddings for a corpus, store them, and read them by document id.",
+    help="Compress a corpus to PISCO memory embeddings, store and search them, and answer questions from them.",
     epilog="Exit codes: 0 done; 2 bad input; 3 some shards failed, documents were quarantined, questions have no "
     "answer, or problems were found; 75 another build has locked the store; 130 interrupted.",
 )

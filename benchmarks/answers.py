@@ -103,7 +103,7 @@ def ways_of(
     nothing = reader.fetch([])
 
     def batch(chosen: Sequence[Question], new_tokens: int = NEW_TOKENS) -> list[str]:
-        memories = [source.memory(question.text, question.doc_ids) for question in chosen]
+        memories = list(source.memories([(question.text, question.doc_ids) for question in chosen]))
         return decoder.answer_batch([each.text for each in chosen], memories, max_new_tokens=new_tokens)
 
     def from_text(chosen: Sequence[Question], new_tokens: int = NEW_TOKENS) -> list[str]:
@@ -112,7 +112,7 @@ def ways_of(
         return [decoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 
     def together() -> list[str]:
-        answering = Answering(source, decoder, max_new_tokens=NEW_TOKENS, token_budget=decoder.token_budget)
+        answering = Answering(source, decoder, max_new_tokens=NEW_TOKENS)
         return [str(answered.answer) for answered in answering.answer(questions)]
 
     def before() -> list[str]:

@@ -29,8 +29,9 @@ from pisco_index.configs import CompressionConfig, CorpusConfig
 from pisco_index.corpus import open_corpus
 from pisco_index.model.connector import Connector
 from pisco_index.store import CODECS, Calibration, Codec, decode_batch, encode_batch, is_calibrated, read_header
-from pisco_index.store.codecs.payload import decode_latents
+from pisco_index.store.codecs.payload import latents_of
 from pisco_index.store.codecs.prediction import normalised_error_db
+from pisco_index.store.codecs.record import Records
 from pisco_index.training.tinypedia import write
 
 # The corpus whose size is calculated: a Wikipedia in passages of 100 words, 8 vectors each.
@@ -161,9 +162,9 @@ def measured(codec: Codec, documents: Documents, repeats: int) -> dict[str, Any]
         "other_codec": fallbacks,
         "encode_mb_s": megabytes / best(lambda: encoded(codec, some, calibration), repeats),
         "decode_mb_s": megabytes / best(lambda: decode_batch(payloads, None, known), repeats),
-        "latents_mb_s": megabytes / best(lambda: decode_latents(payloads, None, known), repeats),
+        "latents_mb_s": megabytes / best(lambda: latents_of(Records.checked(payloads, None), known), repeats),
         "decode_50_ms": 1e3 * best(lambda: decode_batch(fetched, None, known), repeats),
-        "latents_50_ms": 1e3 * best(lambda: decode_latents(fetched, None, known), repeats),
+        "latents_50_ms": 1e3 * best(lambda: latents_of(Records.checked(fetched, None), known), repeats),
     }
 
 
@@ -201,7 +202,7 @@ def folded(repeats: int) -> dict[str, tuple[float, float]]:
 
         ways = (
             lambda p=payloads, k=known: connector(torch.from_numpy(decode_batch(p, None, k)[0])),
-            lambda p=payloads, k=known, c=inside: c(torch.from_numpy(decode_latents(p, None, k).values)),
+            lambda p=payloads, k=known, c=inside: c(torch.from_numpy(latents_of(Records.checked(p, None), k).values)),
         )
         found[codec.name] = tuple(round(1e3 * best(way, repeats), 1) for way in ways)
     return found

@@ -169,9 +169,10 @@ def evaluate(
     _require_only(given & _FOR_ANSWERS, "a file of answers, not of a store")
     if checkpoint is None:
         raise typer.BadParameter(
-            f"{target} is no file of answers, and a store needs its checkpoint.", param_hint="--checkpoint"
+            f"{target} is no file of answers; if it is a store, give its checkpoint.",
+            param_hint="--checkpoint",
         )
-    from ..evaluation.evaluate import evaluate as score_answers
+    from ..evaluation.evaluate import evaluate as evaluate_store
     from ..model.families import open_checkpoint
 
     if answers is not None and not answers.parent.is_dir():
@@ -180,7 +181,7 @@ def evaluate(
         checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
     )
     with bar("answers") as progress:
-        evaluation = score_answers(
+        evaluation = evaluate_store(
             target,
             opened,
             questions,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..configs.names import DOCUMENTS
 from ..errors import BuildIncompleteError, PromptError, QuestionsError, some
-from .console import Output, Piece, err, printable, say_error
+from .console import Output, Piece, err, printable, say_error, say_warnings
 from .options import (
     CheckpointDir,
     CompressorBase,
@@ -81,7 +82,9 @@ def ask(
     query: Annotated[
         str | None, typer.Option(metavar="ID", help="Query of the run to take the documents of. Default: its only one.")
     ] = None,
-    hits: Annotated[int, typer.Option("--hits", "--documents", "-n", min=1, help="Number of documents to find.")] = 5,
+    hits: Annotated[
+        int, typer.Option("--hits", "--documents", "-n", min=1, help="Number of documents to find.")
+    ] = DOCUMENTS,
     show_text: Annotated[bool, typer.Option("--show-text", help="Show the text of the documents.")] = False,
     decoder_base: DecoderBase = None,
     compressor_base: CompressorBase = None,
@@ -142,7 +145,7 @@ def _named(doc: Sequence[str] | None, run: Path | None, query: str | None, hits:
         raise typer.BadParameter("give --doc or --run, not both.")
     from ..reader.questions import RunFile
 
-    found = RunFile(run)
+    found = RunFile(run, depth=hits)
     if query is None:
         if len(found.queries) != 1:
             raise QuestionsError(
@@ -165,16 +168,19 @@ def _reply(
     """
     if not question.strip():
         raise PromptError("The question is empty.")
-    documents = index.search(question, hits) if named is None else named
-    if not documents:
+    doc_ids = None if named is None else [[doc_id for doc_id, _ in named]]
+    (answer,) = index.answer([question], doc_ids=doc_ids, hits=hits, max_new_tokens=max_new_tokens)
+    if named is None and not answer.documents:
         raise PromptError("The search found no document for the question. Use other words, or name documents (--doc).")
-    ids = [doc_id for doc_id, _ in documents]
-    (answer,) = index.answer([question], doc_ids=[ids], max_new_tokens=max_new_tokens)
     if answer.answer is None:
         raise PromptError(str(answer.error))
+    if answer.missing:
+        say_warnings([f"the store holds no memory of {some(answer.missing)}, which failed in the build"])
+    ids = answer.documents
+    scores = dict(zip(ids, answer.scores, strict=False)) if named is None else dict(named)
     titles = index.reader.titles(ids)
     texts = index.reader.texts(ids) if show_text else [None] * len(ids)
-    sources = [_Source(*each) for each in zip(ids, titles, (score for _, score in documents), texts, strict=True)]
+    sources = [_Source(*each) for each in zip(ids, titles, map(scores.get, ids), texts, strict=True)]
     return _Reply(answer.answer, answer.prompt_tokens, answer.memory_tokens, tuple(sources))
 
 
@@ -198,6 +204,7 @@ def _lines() -> Iterator[str]:
     # Importing readline gives input() a history and line editing, where the platform has it.
     with suppress(ImportError):
         import readline  # noqa: F401
+    err.print("Ask a question; Ctrl-D ends.")
     while True:
         try:
             line = input("question> ").strip()

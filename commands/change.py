@@ -42,6 +42,11 @@ def delete(
     def describe(deletion: "Deletion") -> Iterator[Piece]:
         missing = f", {len(deletion.missing):,} not found: {some(deletion.missing)}" if deletion.missing else ""
         yield f"{uri}: {count(deletion.deleted, 'document')} deleted{missing}"
+        if deletion.deleted and store.counts_many_deleted(store.resolve_uri(uri)):
+            yield (
+                "More than a twentieth of the documents in the search index are deleted, and still count in the "
+                f"scores of others. Make it anew: pisco-index index {uri}"
+            )
 
     Output(as_json).show(store.delete(uri, wanted, missing="skip" if skip_missing else "error"), describe)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..configs import BuildConfig
-from ..errors import some
+from ..errors import BuildIncompleteError, some
 from .console import INDEXING, Output, Piece, count, size, steps
 from .options import Given, Json, Uri, flags_of
 
@@ -43,7 +43,8 @@ def index(
 ) -> None:
     """Make a store searchable, or bring its search index in step.
 
-    The settings of an index, and of its corpus, stay as they are unless they are given.
+    The settings of an index, and of its corpus, stay as they are unless they are given. The exit code is 3 if documents
+    stay without their text.
 
     Example: pisco-index index store/ corpus.jsonl --language German
     """
@@ -59,11 +60,15 @@ def index(
             progress=progress,
         )
     Output(as_json).show(indexed, _indexed)
+    if indexed.filled and indexed.filled.filled < indexed.filled.documents:
+        raise typer.Exit(BuildIncompleteError.exit_code)
 
 
 def _indexed(indexed: "Indexed") -> Iterator[Piece]:
     report, filled = indexed.report, indexed.filled
-    if filled is not None:
+    if filled is not None and not filled.documents:
+        yield f"{report.uri}: no document lacks its text, so none was read"
+    elif filled is not None:
         yield f"{report.uri}: {count(filled.filled, 'document')} got their texts"
         if filled.missing:
             yield f"{count(filled.missing, 'document')} not in CORPUS, and not searchable: {some(filled.missing_ids)}"
@@ -72,10 +77,13 @@ def _indexed(indexed: "Indexed") -> Iterator[Piece]:
                 f"{count(filled.changed, 'document')} with another text in CORPUS, and not searchable until the next "
                 f"build: {some(filled.changed_ids)}"
             )
-    if report.index is None:
-        yield f"{report.uri}: no documents, and so no index"
+    if report.index is None or report.action == "none":
+        yield f"{report.uri}: no documents, and so nothing to index"
         return
     done = {"kept": "the search index is in step", "made": "search index made", "extended": "search index extended"}
     done |= {"merged": "search index merged", "rebuilt": "search index made anew"}
-    held = f"{count(sum(report.index.rows), 'document')}, {size(report.index.bytes)}"
+    rows = sum(report.index.rows)
+    found = rows if report.documents is None else report.documents
+    without = f" of {rows:,}; the others have no text, give their CORPUS" if found < rows else ""
+    held = f"{count(found, 'document')}{without}; {size(report.index.bytes)}"
     yield f"{report.uri}: {done[report.action]}; {held}; {report.seconds:,.1f} s"

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from ..configs import Config
 from ..configs.base import Flag
-from ..configs.names import Dtype
+from ..configs.names import DOCUMENTS, Dtype
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Store: a folder, or an object-store URI.")]
 Corpus = Annotated[list[Path], typer.Argument(metavar="CORPUS", help="Corpus files or folders.")]
@@ -33,7 +33,7 @@ Documents = Annotated[
         "--hits",
         "-n",
         min=1,
-        help="Number of documents per question, the best first. Default: 5 of a run or search, otherwise all.",
+        help=f"Number of documents per question, the best first. Default: {DOCUMENTS} of a run or search, else all.",
     ),
 ]
 Questions = Annotated[
@@ -42,7 +42,7 @@ Questions = Annotated[
         "--questions",
         "-q",
         metavar="FILE",
-        help="Questions: JSON lines, a JSON array, or text with tabs, as data sets have them.",
+        help="Questions: JSON, CSV or TSV as data sets have them, or one per line; also compressed.",
     ),
 ]
 DecoderBase = Annotated[

@@ -112,7 +112,11 @@ def retrieve(
     questions: Annotated[
         Path,
         typer.Option(
-            "--questions", "-q", "--topics", metavar="FILE", help="Questions: JSON lines, a JSON array or id<TAB>text."
+            "--questions",
+            "-q",
+            "--topics",
+            metavar="FILE",
+            help="Questions: JSON, CSV or TSV as data sets have them, or one per line.",
         ),
     ],
     to: Annotated[Path, typer.Option("--out", "-o", "--output", metavar="FILE", help="TREC run to write.")],
@@ -127,10 +131,10 @@ def retrieve(
 
     Example: pisco-index retrieve index/ -q questions.jsonl -o run.trec --hits 100
     """
-    from ..reader.retrieve import retrieve as write_run
+    from ..reader.retrieve import retrieve as retrieve_documents
 
     with bar("questions") as progress:
-        report = write_run(uri, questions, to, hits=hits, tag=tag, threads=threads, progress=progress)
+        report = retrieve_documents(uri, questions, to, hits=hits, tag=tag, threads=threads, progress=progress)
     Output(as_json).show(report, _retrieved)
 
 

@@ -48,7 +48,7 @@ def status(
         time.sleep(every)
 
 
-def _search(index: "SearchIndex | None") -> str:
+def _search(index: "SearchIndex | None", searchable: int | None) -> str:
     if index is None:
         return "no index; `pisco-index index` makes it"
     settings = index.settings
@@ -60,8 +60,11 @@ def _search(index: "SearchIndex | None") -> str:
             "stop words" if settings.stop_words else "no stop words",
         )
         described = ", ".join((*parts, stems, words))
+    held = sum(index.rows)
     missing = f"; {count(index.unindexed_rows, 'document')} not indexed" if index.unindexed_rows else ""
-    return f"{count(sum(index.rows), 'document')} indexed{missing}, {size(index.bytes)}; {described}"
+    if searchable is not None and searchable < held:
+        missing += f"; {count(held - searchable, 'document')} without text, which no search finds"
+    return f"{count(held, 'document')} indexed{missing}, {size(index.bytes)}; {described}"
 
 
 def _held(status: "BuildStatus") -> Iterator[Piece]:
@@ -80,7 +83,7 @@ def _held(status: "BuildStatus") -> Iterator[Piece]:
             "on disk": size(store.disk_bytes)
             if store.disk_bytes is not None
             else f"{size(store.table_bytes)} in the latest version; older versions in an object store are not counted",
-            "search": _search(store.search),
+            "search": _search(store.search, store.searchable),
             "vectors": f"stage {store.stage}, {store.dim} wide, codec {store.codec}{fallbacks(store.fallbacks)}"
             if store.holds_memory
             else "none: the store keeps texts, and memory is made at question time",

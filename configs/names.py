@@ -31,3 +31,6 @@ ExportFormat = Literal["parquet", "arrow", "safetensors", "npy"]
 
 ExportDtype = Literal["float32", "float16", "bfloat16"]
 """Dtypes of exported numbers. Only ``safetensors`` files hold all three."""
+
+DOCUMENTS = 5
+"""Number of documents that a question is answered from by default, the best of a run or search."""

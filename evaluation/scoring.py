@@ -72,19 +72,19 @@ def score_answers(
     """Score the answers that ``answer_file`` has written.
 
     Retrieval is measured by ir_measures over the documents of the run, or those that each question was answered from.
-    A document is relevant if the qrels say so; without qrels, if the question names it and the documents came from
-    elsewhere.
+    A document is relevant if the qrels say so. Without qrels, it is relevant if the question names it, unless the
+    questions were answered from the documents that they name: then nothing is measured.
 
     Args:
         answers: file of answers.
         questions: file of questions with reference answers, documents, or both.
         qrels: file of judgements (see ``read_qrels``).
         run: run whose documents are measured in place of those in the answers.
-        measures: measures of retrieval, in the notation of ir_measures.
+        measures: measures of retrieval of trec_eval, or RR with a cutoff, in the notation of ir_measures.
 
     Raises:
-        QuestionsError: if a file cannot be read, or no answer belongs to a question.
-        ConfigError: if a measure is unknown, or ir_measures is needed and not installed.
+        QuestionsError: if a file cannot be read, no answer belongs to a question, or there is nothing to score.
+        ConfigError: if a measure is unknown, lacks its cutoff, or is none of trec_eval's.
     """
     lines = {each.id: each for each in read_answers(answers)}
     read = read_questions(questions, answered=False, documented=False)
@@ -94,9 +94,14 @@ def score_answers(
             f"{answers}: none of its {len(lines):,} answers belongs to a question in {questions}. Give the questions "
             "that were answered."
         )
-    listed = None if run is None else RunFile(run)
+    listed = None if run is None else RunFile(run, depth=_DEPTH)
     relevant, judged_by = _judgements(scored, lines, qrels, listed)
     found = [score(lines[each.id].answer or "", each.answers) for each in scored if each.answers]
+    if not found and not relevant:
+        raise QuestionsError(
+            f"{questions}: there is nothing to score: the questions have no reference answers, and nothing judges "
+            "their documents. Add answers, or give judgements (--qrels)."
+        )
     return AnswerScores(
         path=str(answers),
         questions=len(scored),
@@ -152,11 +157,21 @@ def _measure(relevant: Qrels, ranked: Mapping[str, Sequence[str]], measures: Seq
     """Return the measures, each a mean over the judged questions."""
     import ir_measures
 
-    try:
-        parsed = [ir_measures.parse_measure(name) for name in measures]
-    except (NameError, ValueError, SyntaxError) as error:
-        raise ConfigError(f"{error}. The measures are those of ir-measur.es, for example R@5 or nDCG@10.") from None
+    # ir_measures' other providers need programs that are not installed.
+    providers = ir_measures.providers.FallbackProvider([ir_measures.pytrec_eval, ir_measures.msmarco])
     # The order is ours: trec_eval would order documents of equal score by their ids.
-    run = {qid: {doc_id: -float(place) for place, doc_id in enumerate(ranked[qid])} for qid in relevant}
-    found = ir_measures.calc_aggregate(parsed, relevant, run)
-    return {str(measure): float(found[measure]) for measure in parsed}
+    run = {qid: {doc_id: -float(place) for place, doc_id in enumerate(dict.fromkeys(ranked[qid]))} for qid in relevant}
+    found: dict[str, float] = {}
+    for name in measures:
+        try:
+            measure = ir_measures.parse_measure(name)
+            # With a cutoff of 0, pytrec_eval would end this process.
+            if not providers.supports(measure) or measure.params.get("cutoff", 1) < 1:
+                raise ValueError(name)
+            found[str(measure)] = float(providers.calc_aggregate([measure], relevant, run)[measure])
+        except (NameError, ValueError, SyntaxError, AssertionError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{name!r} is not a measure of trec_eval in the notation of ir-measur.es, with its cutoff, at least 1. "
+                "Give for example R@5, P@5, RR@10, nDCG@10 or AP."
+            ) from error
+    return found

@@ -22,7 +22,8 @@ from pisco_index import Compressor, Memory, Reader, load_config, open_checkpoint
 CHECKPOINT = Path(os.path.relpath(Path(__file__).parent / "tinypedia-checkpoint"))
 COMMAND = Path(sys.executable).with_name("pisco-index")
 # Files and folders of an earlier run, which the next one removes.
-CONTENTS = {"encyclopedia", "store", "compared.jsonl", "run.trec", "answers.jsonl", "answers.jsonl.settings.json"}
+CONTENTS = {"encyclopedia", "store", "compared.jsonl", "run.trec"}
+CONTENTS |= {"answers.jsonl", "answers.jsonl.settings.json", "answers.jsonl.part", ".answers.jsonl.lock"}
 ARTICLES = 60
 # Number of answers that are printed beside the truth.
 SHOWN = 12

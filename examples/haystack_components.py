@@ -1,4 +1,6 @@
-"""Haystack components over a store: ``pip install haystack-ai``; one finds documents, one answers from their memory.
+"""Haystack components over a store that can be searched: one finds documents, one answers from their memory.
+
+Install haystack-ai: ``pip install -c constraints.txt haystack-ai``.
 
 python examples/haystack_components.py STORE CHECKPOINT "Where does the Nile end?"
 """
@@ -10,6 +12,7 @@ from haystack import Document, Pipeline, component
 from haystack.dataclasses import GeneratedAnswer
 
 from pisco_index import Index
+from pisco_index.errors import PromptError
 
 
 @component
@@ -53,8 +56,12 @@ class PiscoAnswerer:
 
     @component.output_types(answers=list[GeneratedAnswer])
     def run(self, query: str, documents: list[Document]) -> dict[str, Any]:
-        """Return one answer, with the documents that it was read from."""
+        """Return one answer, with the documents that it was read from; none if nothing was found."""
+        if not documents:
+            return {"answers": []}
         (answer,) = self._index.answer([query], doc_ids=[[document.id for document in documents]])
+        if answer.answer is None:
+            raise PromptError(str(answer.error))
         meta = {"memory_tokens": answer.memory_tokens, "prompt_tokens": answer.prompt_tokens}
         return {"answers": [GeneratedAnswer(answer.answer, query, documents, meta)]}
 
@@ -72,11 +79,13 @@ def main(store: str, checkpoint: str, question: str) -> None:
     """Print the answer to a question and the documents that it was read from."""
     with Index(store, checkpoint) as index:
         result = pipeline(index).run({"retriever": {"query": question}, "answerer": {"query": question}})
-    (answer,) = result["answerer"]["answers"]
-    print(answer.data)
-    for document in answer.documents:
-        print(f"{document.score:.2f}  {document.id}  {document.meta['title']}")
+    for answer in result["answerer"]["answers"]:
+        print(answer.data)
+        for document in answer.documents:
+            print(f"{document.score:.2f}  {document.id}  {document.meta['title']}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

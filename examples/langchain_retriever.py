@@ -1,4 +1,6 @@
-"""A LangChain retriever over a store: ``pip install langchain-core``, then ``PiscoRetriever(reader=Reader("index/"))``.
+"""A LangChain retriever over a store that can be searched: ``PiscoRetriever(reader=Reader("index/"))``.
+
+Install langchain-core: ``pip install -c constraints.txt langchain-core``.
 
 python examples/langchain_retriever.py STORE "Where does the Nile end?"
 """
@@ -45,4 +47,6 @@ def main(store: str, question: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

@@ -1,7 +1,7 @@
 """The decoder: answers questions from memory in place of the documents' text."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,15 +14,12 @@ from transformers import GenerationConfig
 
 from ..errors import FingerprintMismatchError, PromptError, some
 from .connector import Connector
+from .decoding.batches import default_token_budget, split_into_batches
 from .decoding.greedy import decode
 from .families import Checkpoint, open_checkpoint
 from .generation import GenerationDefaults
 from .memory import Memory
 from .prompt import PiscoPrompt, Prompt
-
-# Default of ``Decoder.token_budget``, by type of device. It limits the memory of keys and values: a token of a 7B model
-# with grouped heads takes 128 KiB in bfloat16, a batch thus 2 GiB on a CPU and 4 GiB on a GPU.
-_TOKEN_BUDGETS = {"cpu": 16_384, "cuda": 32_768}
 
 
 class Decoder:
@@ -64,7 +61,7 @@ class Decoder:
         self.memory_digest = memory_digest
         memory_tokens = sorted(set(self._prompt.memory_tokens))
         self._memory_token_ids = frozenset(tokenizer.convert_tokens_to_ids(token) for token in memory_tokens)
-        self.token_budget = _TOKEN_BUDGETS.get(self.device.type, 16_384)
+        self.token_budget = default_token_budget(self.device)
         self.generation = generation or GenerationDefaults(tuple(_end_token_ids(model, tokenizer)))
         # generate() would take from here what a call leaves out: a base's repetition penalty, beams, sampling.
         model.generation_config = GenerationConfig()
@@ -248,7 +245,7 @@ class Decoder:
             return []
         penalty = self.generation.repetition_penalty if repetition_penalty is None else repetition_penalty
         answers: list[list[int]] = [[] for _ in prompts]
-        for batch in self._batches(list(map(len, prompts)), max_new_tokens):
+        for batch in split_into_batches(list(map(len, prompts)), max_new_tokens, self.token_budget):
             found = decode(
                 self.model,
                 self.embed_batch([prompts[i] for i in batch], [memories[i] for i in batch]),
@@ -260,17 +257,6 @@ class Decoder:
             for i, ids in zip(batch, found, strict=True):
                 answers[i] = ids
         return answers
-
-    def _batches(self, lengths: Sequence[int], new_tokens: int) -> Iterator[list[int]]:
-        """Yield the numbers of the prompts to answer together: from the shortest, as many as the budget allows."""
-        batch: list[int] = []
-        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and (len(batch) + 1) * (lengths[i] + new_tokens) > self.token_budget:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int], memory: Memory) -> torch.Tensor:

@@ -3,10 +3,23 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 
 from ..configs.names import Stage
+
+
+class DocumentSize(NamedTuple):
+    """The size of a document.
+
+    Attributes:
+        memory: number of its memory vectors.
+        text: number of tokens of text that the compressor has read for them.
+    """
+
+    memory: int
+    text: int
 
 
 @dataclass(frozen=True, eq=False)

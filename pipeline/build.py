@@ -133,8 +133,9 @@ class _Run:
         return Taken(turn, done_before=planned - len(todo), committed=len(todo) - missing)
 
     def _index(self, store: Store) -> None:
-        """Bring the search index in step. An index that exists keeps its settings: `pisco-index index` changes them."""
-        settings = None if search_index(store.refresh().table) else self._job.config.search
+        """Bring the search index in step. It keeps settings that are known here: `pisco-index index` changes them."""
+        found = search_index(store.refresh().table)
+        settings = None if found and found.settings else self._job.config.search
         keep_index(store.uri, settings, progress=self._progress.indexing)
 
     def _drive(self, plan: Plan, todo: Sequence[Shard], store: Store, pool: Pool) -> Driven:

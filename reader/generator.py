@@ -11,7 +11,14 @@ from ..model.memory import Memory
 
 
 class Generator(Protocol):
-    """Answers questions from the memory of their documents."""
+    """Answers questions from the memory of their documents.
+
+    Attributes:
+        token_budget: largest number of tokens of questions that are answered together: their number, times the longest
+            prompt and the new tokens.
+    """
+
+    token_budget: int
 
     def prompt_ids(self, question: str, documents: Sequence[int | str]) -> list[int]:
         """Return the token ids of a question's prompt.
@@ -59,14 +66,16 @@ class FakeGenerator:
     Args:
         answers: the answer to each question that may be asked.
         context: largest number of tokens of a prompt with its answer; None for no limit.
+        token_budget: see ``Generator``.
 
     Attributes:
         asked: every question so far, with the number of memory vectors that it was answered from.
         batches: number of questions of each call so far.
     """
 
-    def __init__(self, answers: Mapping[str, str], *, context: int | None = None):
+    def __init__(self, answers: Mapping[str, str], *, context: int | None = None, token_budget: int = 16_384):
         self._answers = answers
+        self.token_budget = token_budget
         self._context = context
         self.batches: list[int] = []
         self.asked: list[tuple[str, int]] = []

@@ -7,14 +7,14 @@ from typing import Self
 
 import torch
 
-from ..configs.names import Dtype
+from ..configs.names import DOCUMENTS, Dtype
 from ..errors import MissingDocumentsError, PromptError, some
 from ..model.decoder import Decoder
 from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
 from ..store import Hit
 from .answering import AnsweredQuestion, Answering
-from .answering.engine import HITS
+from .answering.engine import require_unicode
 from .compatibility import require_checkpoint
 from .memory_source import MemorySource, open_source
 from .questions import Question
@@ -67,7 +67,12 @@ class Index:
         require_checkpoint(self.reader, checkpoint)
 
     def search(self, question: str, hits: int = 10) -> list[Hit]:
-        """Return the documents that full-text search finds for a question, best first (see ``Reader.search``)."""
+        """Return the documents that full-text search finds for a question, best first (see ``Reader.search``).
+
+        Raises:
+            PromptError: the question is not valid Unicode.
+        """
+        require_unicode(question)
         return self.reader.search(question, hits)
 
     def answer(
@@ -75,7 +80,7 @@ class Index:
         questions: Sequence[str],
         *,
         doc_ids: Sequence[Sequence[str]] | None = None,
-        hits: int = HITS,
+        hits: int = DOCUMENTS,
         max_new_tokens: int = 128,
     ) -> list[AnsweredQuestion]:
         """Answer questions from the memory of their documents, by greedy decoding.
@@ -96,10 +101,14 @@ class Index:
         """
         if isinstance(questions, str):
             raise TypeError(f"questions must be a list of questions, not the string {questions!r}")
+        if hits < 1:
+            raise ValueError(f"hits must be at least 1, not {hits}")
+        if doc_ids is not None:
+            _require_lists(questions, doc_ids)
         retriever = None
         if doc_ids is None:
             # Loading the decoder may take minutes: a store that cannot be searched is reported before.
-            self.reader.search("", 1)
+            self.reader.require_index()
             retriever, doc_ids = StoreRetriever(self.reader), [()] * len(questions)
         elif missing := self.reader.missing(list(dict.fromkeys(each for ids in doc_ids for each in ids))):
             raise MissingDocumentsError(
@@ -140,13 +149,20 @@ class Index:
         self.close()
 
 
+def _require_lists(questions: Sequence[str], doc_ids: Sequence[Sequence[str]]) -> None:
+    if len(doc_ids) != len(questions):
+        raise ValueError(f"{len(questions)} questions, but {len(doc_ids)} lists of documents")
+    if wrong := [ids for ids in doc_ids if isinstance(ids, str)]:
+        raise TypeError(f"doc_ids must be a list of ids for each question, not the string {wrong[0]!r}")
+
+
 def ask(
     uri: str | Path,
     checkpoint: str | Path | Checkpoint,
     question: str,
     doc_ids: Sequence[str] | None = None,
     *,
-    hits: int = HITS,
+    hits: int = DOCUMENTS,
     decoder_base: str | None = None,
     compressor_base: str | None = None,
     dtype: Dtype = "bfloat16",

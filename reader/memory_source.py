@@ -1,6 +1,6 @@
 """The seam between documents and their memory: ``MemorySource``, what is stored or made fresh, and a fake for tests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,31 +10,37 @@ from ..configs.names import Stage
 from ..errors import MissingDocumentsError, some
 from ..model.compressor import Compressor
 from ..model.families import Checkpoint
-from ..model.memory import Memory
+from ..model.memory import DocumentSize, Memory
 from ..model.passages import TokenizedDocument
 from .reader import Reader
 
+Request = tuple[str, Sequence[str]]
+"""A question, and the ids of the documents to answer it from. Memory may depend on the question."""
+
 
 class MemorySource(Protocol):
-    """Provides the memory of the documents that a question is answered from."""
+    """Provides the memory of the documents that questions are answered from."""
 
-    def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:
-        """Return the memory of documents, in request order.
+    def sizes(self, requests: Sequence[Request]) -> Iterator[list[DocumentSize | None]]:
+        """Yield the sizes of each question's documents, in request order; None for one that has no memory.
 
         Args:
-            question: the question. Memory may depend on it.
-            doc_ids: ids of the documents. An id may be given twice.
+            requests: the questions, each with the ids of its documents. An id may be given twice.
 
         Raises:
-            MissingDocumentsError: naming every id that the source does not hold.
+            PromptError: a question is too long for the compressor.
         """
         ...
 
-    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
-        """Return the number of tokens of each document's text that its memory stands for, in request order.
+    def memories(self, requests: Sequence[Request]) -> Iterator[Memory]:
+        """Yield the memory of each question's documents, in request order.
 
         Args:
-            doc_ids: ids of documents whose memory the source has given.
+            requests: the questions, each with the ids of its documents. An id may be given twice.
+
+        Raises:
+            MissingDocumentsError: naming ids that the source does not hold.
+            CorruptStoreError: if stored bytes fail their checks.
         """
         ...
 
@@ -44,25 +50,20 @@ class StoredMemory:
 
     Args:
         reader: reader of the store.
-        dtype: dtype of the decoder, which then gets its input embeddings (see ``Reader.embeddings``); None for memory
-            at the stage at which the store keeps it, in fp32, which a decoder connects for many questions at once.
-        device: device of the embeddings.
     """
 
-    def __init__(self, reader: Reader, *, dtype: torch.dtype | None = None, device: str = "cpu"):
+    def __init__(self, reader: Reader):
         self._reader = reader
-        self._dtype = dtype
-        self._device = device
 
-    def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:  # noqa: ARG002 stored memory fits any question
-        """Return the documents' memory, from ``Reader.embeddings`` if there is a dtype, else from ``Reader.fetch``."""
-        if self._dtype is None:
-            return self._reader.fetch(doc_ids)
-        return self._reader.embeddings(doc_ids, dtype=self._dtype, device=self._device)
+    def sizes(self, requests: Sequence[Request]) -> Iterator[list[DocumentSize | None]]:
+        """Yield the sizes that the store has recorded, read together."""
+        ids = list(dict.fromkeys(doc_id for _, doc_ids in requests for doc_id in doc_ids))
+        found = dict(zip(ids, self._reader.sizes(ids), strict=True))
+        yield from ([found[doc_id] for doc_id in doc_ids] for _, doc_ids in requests)
 
-    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
-        """Return the numbers of tokens that the store has recorded."""
-        return self._reader.text_tokens(doc_ids)
+    def memories(self, requests: Sequence[Request]) -> Iterator[Memory]:
+        """Yield memory as ``Reader.fetch_many`` reads it, at the stage at which it is stored."""
+        yield from self._reader.fetch_many([doc_ids for _, doc_ids in requests])
 
 
 class FreshMemory:
@@ -79,22 +80,34 @@ class FreshMemory:
         self._checkpoint = checkpoint
         self._compressor = compressor
 
-    def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:
-        """Return the memory that the documents have for this question, compressed in one batch.
+    def sizes(self, requests: Sequence[Request]) -> Iterator[list[DocumentSize | None]]:
+        """Yield the numbers of memory tokens after each text with its question, and of the text's tokens without it.
 
         Raises:
-            MissingDocumentsError: naming every id that the store does not hold.
             StoreError: the store does not keep the documents' text.
-            PromptError: the question is too long for the compressor.
+            PromptError: a question is too long for the compressor.
             ConfigError: the checkpoint's compressor does not read questions.
         """
-        texts = self._reader.texts(doc_ids)
-        documents = self._checkpoint.query_passages(question, texts, self._reader.compression)
-        return compress_documents(self._compressor, documents, doc_ids)
+        for question, doc_ids in requests:
+            stored = dict(zip(doc_ids, self._reader.sizes(doc_ids), strict=True))
+            held = [doc_id for doc_id in stored if stored[doc_id] is not None]
+            made = {doc_id: each.n_mem for doc_id, each in zip(held, self._passages(question, held), strict=True)}
+            yield [
+                None if (size := stored[doc_id]) is None else size._replace(memory=made[doc_id]) for doc_id in doc_ids
+            ]
 
-    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
-        """Return the numbers of tokens that the store has recorded, without the question's."""
-        return self._reader.text_tokens(doc_ids)
+    def memories(self, requests: Sequence[Request]) -> Iterator[Memory]:
+        """Yield the memory that documents have for each question, compressed in one batch.
+
+        Raises:
+            MissingDocumentsError: naming the ids that the store does not hold.
+            StoreError, PromptError, ConfigError: as ``sizes`` raises them.
+        """
+        for question, doc_ids in requests:
+            yield compress_documents(self._compressor, self._passages(question, doc_ids), doc_ids)
+
+    def _passages(self, question: str, doc_ids: Sequence[str]) -> list[TokenizedDocument]:
+        return self._checkpoint.query_passages(question, self._reader.texts(doc_ids), self._reader.compression)
 
 
 def open_source(reader: Reader, checkpoint: Checkpoint, device: str) -> MemorySource:
@@ -134,7 +147,7 @@ class FakeMemorySource:
         connector: digest of the connector that belongs to them.
 
     Attributes:
-        asked: the questions and ids of all calls so far.
+        asked: the questions and ids whose memory was asked for so far.
     """
 
     def __init__(self, documents: Mapping[str, torch.Tensor], *, stage: Stage = "embedding", connector: str = ""):
@@ -143,16 +156,18 @@ class FakeMemorySource:
         self._connector = connector
         self.asked: list[tuple[str, tuple[str, ...]]] = []
 
-    def memory(self, question: str, doc_ids: Sequence[str]) -> Memory:
-        """Return the documents' vectors as they were given."""
-        self.asked.append((question, tuple(doc_ids)))
-        if missing := [doc_id for doc_id in doc_ids if doc_id not in self._documents]:
-            raise MissingDocumentsError(f"the fake holds no {some(missing)}.", missing)
-        none = next(iter(self._documents.values()))[:0]
-        values = [self._documents[doc_id] for doc_id in doc_ids]
-        lengths = tuple(map(len, values))
-        return Memory(torch.cat([none, *values]), lengths, self._stage, self._connector, tuple(doc_ids))
+    def sizes(self, requests: Sequence[Request]) -> Iterator[list[DocumentSize | None]]:
+        """Yield the numbers of vectors that were given, and 16 tokens of text for each vector."""
+        sizes = {doc_id: DocumentSize(len(values), 16 * len(values)) for doc_id, values in self._documents.items()}
+        yield from (list(map(sizes.get, doc_ids)) for _, doc_ids in requests)
 
-    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
-        """Return 16 tokens for each vector of a document."""
-        return [16 * len(self._documents[doc_id]) for doc_id in doc_ids]
+    def memories(self, requests: Sequence[Request]) -> Iterator[Memory]:
+        """Yield the documents' vectors as they were given."""
+        none = next(iter(self._documents.values()))[:0]
+        for question, doc_ids in requests:
+            self.asked.append((question, tuple(doc_ids)))
+            if missing := [doc_id for doc_id in doc_ids if doc_id not in self._documents]:
+                raise MissingDocumentsError(f"the fake holds no {some(missing)}.", missing)
+            values = [self._documents[doc_id] for doc_id in doc_ids]
+            lengths = tuple(map(len, values))
+            yield Memory(torch.cat([none, *values]), lengths, self._stage, self._connector, tuple(doc_ids))

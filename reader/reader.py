@@ -12,7 +12,7 @@ from ..configs.names import MissingIds, Stage
 from ..errors import CorruptStoreError, StoreError, some
 from ..model.connector import Connector
 from ..model.device import to_device
-from ..model.memory import Memory
+from ..model.memory import DocumentSize, Memory
 from ..store import CONNECTOR_ASSET, CONTENTS, Hit, Rows, Searcher, Store, StoreMeta
 from .tensors import Embedder, stored_tensor
 
@@ -173,32 +173,47 @@ class Reader:
         Raises:
             StoreError: if the store does not keep the text of one of the documents.
         """
+        _require_ids(doc_ids)
         kept = self._store.kept_columns
         if not kept & {CONTENTS, "text"}:
             raise StoreError(
                 f"The store at {self._store.uri} keeps no text. Build it with --keep text, or add the texts: "
                 f"pisco-index index {self._store.uri} CORPUS"
             )
-        rows = self._rows(doc_ids, missing, columns=sorted(kept))
-        columns = [rows.columns.get(name, [None] * len(rows)) for name in (CONTENTS, "text", "title")]
-        found = [
-            contents if text is None else self.compression.input_text(text, title)
-            for contents, text, title in zip(*columns, strict=True)
-        ]
-        if absent := [doc_id for doc_id, text in zip(rows.doc_ids, found, strict=True) if text is None]:
+        first = [CONTENTS] if CONTENTS in kept else sorted(kept)
+        rows = self._store.columns(doc_ids, [*first, "error"], missing=missing)
+        if failed := [doc_id for doc_id, row in rows.items() if row["error"] is not None]:
+            # This raises the error, which names them all.
+            self._store.fetch(failed)
+        if {CONTENTS, "text"} <= kept and (rest := [doc_id for doc_id, row in rows.items() if row[CONTENTS] is None]):
+            rows |= self._store.columns(rest, sorted(kept - {CONTENTS}))
+        compression = self.compression
+        texts: dict[str, Any] = {
+            doc_id: row.get(CONTENTS)
+            if row.get("text") is None
+            else compression.input_text(row["text"], row.get("title"))
+            for doc_id, row in rows.items()
+        }
+        if absent := [doc_id for doc_id, text in texts.items() if text is None]:
             raise StoreError(f"The store at {self._store.uri} keeps no text of {some(absent)}.")
-        return found
+        return [texts[doc_id] for doc_id in doc_ids if doc_id in texts]
 
-    def text_tokens(self, doc_ids: Sequence[str]) -> list[int]:
-        """Return the number of tokens that the compressor has read of each document, in request order.
+    def sizes(self, doc_ids: Sequence[str]) -> list[DocumentSize | None]:
+        """Return the sizes of documents in request order, without their memory; None for one that has no memory.
+
+        A store of texts records no vectors: there ``memory`` is 0.
 
         Raises:
-            MissingDocumentsError: naming every id that the store does not hold.
             StoreError: if the store cannot be read.
         """
         _require_ids(doc_ids)
-        found = self._store.columns(doc_ids, ["tokens_fed"])
-        return [found[doc_id]["tokens_fed"] for doc_id in doc_ids]
+        rows = self._store.columns(doc_ids, ["n_mem", "tokens_fed", "error"], missing="skip")
+        sizes = {
+            doc_id: DocumentSize(row["n_mem"], row["tokens_fed"])
+            for doc_id, row in rows.items()
+            if row["error"] is None
+        }
+        return list(map(sizes.get, doc_ids))
 
     def titles(self, doc_ids: Sequence[str], *, missing: MissingIds = "error") -> list[str | None]:
         """Return the titles of documents, in request order; None for a document without a title.
@@ -217,6 +232,14 @@ class Reader:
         names = ["title"] if "title" in self.meta.optional_columns else []
         found = self._store.columns(doc_ids, names, missing=missing)
         return [found[doc_id].get("title") for doc_id in doc_ids if doc_id in found]
+
+    def require_index(self) -> None:
+        """Check that the store can be searched.
+
+        Raises:
+            StoreError: if it has no search index, or one with unknown settings.
+        """
+        _ = self._search
 
     @property
     def compression(self) -> CompressionConfig:
@@ -277,9 +300,9 @@ class Reader:
         """Release the store. Reading after this is an error."""
         self._opened = self._searcher = None
 
-    def _rows(self, doc_ids: Sequence[str], missing: MissingIds, columns: Sequence[str] = ()) -> Rows:
+    def _rows(self, doc_ids: Sequence[str], missing: MissingIds) -> Rows:
         _require_ids(doc_ids)
-        return self._store.fetch(doc_ids, columns=columns, missing=missing)
+        return self._store.fetch(doc_ids, missing=missing)
 
     def _memory(self, rows: Rows) -> Memory:
         return self._as_memory(self._stored(rows, torch.float32), rows, self.meta.stage)
@@ -353,8 +376,8 @@ class Reader:
 
 def _absent(lists: Sequence[Sequence[str]], memories: Sequence[Memory]) -> list[str]:
     """Return the ids in lists that are not in the memory of their list."""
-    short = [(doc_ids, found) for doc_ids, found in zip(lists, memories, strict=True) if len(doc_ids) > len(found)]
-    return list(dict.fromkeys(each for doc_ids, found in short for each in doc_ids if each not in found.doc_ids))
+    short = [(ids, set(found.doc_ids)) for ids, found in zip(lists, memories, strict=True) if len(ids) > len(found)]
+    return list(dict.fromkeys(each for ids, found in short for each in ids if each not in found))
 
 
 def _require_ids(doc_ids: Sequence[str]) -> None:

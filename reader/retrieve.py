@@ -12,9 +12,6 @@ from .questions import Question, read_questions, require_fields, write_run
 TAG = "pisco-index"
 """Name of a run by default."""
 
-# Questions between two reports of progress.
-_BLOCK = 256
-
 
 @dataclass(frozen=True)
 class RetrievalReport:
@@ -66,7 +63,8 @@ def retrieve(
 
     Raises:
         InputError: if the run cannot be written.
-        QuestionsError: if the questions cannot be read, or the ids of questions or documents have white space.
+        QuestionsError: if the questions cannot be read, or the id of a question or of a found document has white
+            space.
         StoreError: if the store cannot be searched.
     """
     began = time.monotonic()
@@ -76,21 +74,21 @@ def retrieve(
     if run.exists() and not run.is_file():
         raise InputError(f"{run}: this is not a regular file. Name another one.")
     read = read_questions(questions, answered=False, documented=False)
+    if run.exists() and run.samefile(Path(questions).expanduser()):
+        raise InputError(f"{run}: this is the file of questions. Name another file for the run.")
     require_fields([tag], "the run's tag")
     require_fields([each.id for each in read.asked], f"ids of questions in {questions}")
-    store = Store.open(uri)
-    searcher = Searcher(store)
-    require_fields(searcher.ids_with_space(), f"ids of documents in the store at {store.uri}")
+    searcher = Searcher(Store.open(uri))
     without: list[Question] = []
 
     def found() -> Iterator[tuple[str, Sequence[Hit]]]:
-        for start in range(0, len(read.asked), _BLOCK):
-            block = read.asked[start : start + _BLOCK]
-            answers = searcher.search_many([each.text for each in block], hits, threads)
-            without.extend(each for each, documents in zip(block, answers, strict=True) if not documents)
-            yield from zip((each.id for each in block), answers, strict=True)
+        answers = searcher.search_each([each.text for each in read.asked], hits, threads)
+        for done, (question, documents) in enumerate(zip(read.asked, answers, strict=True), start=1):
+            if not documents:
+                without.append(question)
+            yield question.id, documents
             if progress is not None:
-                progress(start + len(block), len(read.asked))
+                progress(done, len(read.asked))
 
     lines = write_run(run, found(), tag=tag)
     seconds = time.monotonic() - began

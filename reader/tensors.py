@@ -43,7 +43,8 @@ class Embedder:
         # Connectors by codec, calibration (0 without one) and device.
         self._connectors: dict[tuple[int, int, torch.device], Connector] = {}
 
-    @torch.inference_mode()
+    # Training may use the embeddings, so they are no inference tensors.
+    @torch.no_grad()
     def embed(self, rows: Rows, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Return the embeddings of rows, at least one: ``(Σ n_mem, out_dim)`` of a dtype, on a device.
 

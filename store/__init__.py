@@ -25,7 +25,7 @@ from .sampling import sample_memory
 from .schema import CONTENTS, FORMAT_VERSION
 from .search.fill import Filled, fill_contents, kept_texts
 from .search.index import SearchIndex, has_contents, search_index
-from .search.keep import IndexReport, keep_index
+from .search.keep import IndexReport, counts_many_deleted, keep_index
 from .search.query import Hit, Searcher
 from .store import Rows, Store
 from .table.addresses import local_folder, resolve_uri
@@ -78,6 +78,7 @@ __all__ = [
     "commit",
     "compact",
     "count_failures",
+    "counts_many_deleted",
     "damage_to_drop",
     "decode",
     "decode_batch",

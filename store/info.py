@@ -10,7 +10,7 @@ import numpy as np
 from ..configs.names import MEMORY_AT_QUESTION
 from .commit import done_shards
 from .ledger import fallbacks
-from .search.index import SearchIndex, search_index
+from .search.index import SearchIndex, search_index, searchable_documents
 from .store import Store
 from .table.addresses import ASSETS, REJECTED, TABLES, local_folder
 from .table.datasets import open_table
@@ -63,6 +63,7 @@ class StoreInfo:
         payload_bytes: size of the payload column on disk, with the few bytes that Lance adds per row.
         table_bytes: size of all data files of the latest versions.
         search: the search index; None if the store has none.
+        searchable: number of documents whose text is in the index; None without an index.
         disk_bytes: size of the folder, older versions and orphans included; None in an object store.
     """
 
@@ -88,6 +89,7 @@ class StoreInfo:
     payload_bytes: int
     table_bytes: int
     search: SearchIndex | None
+    searchable: int | None
     disk_bytes: int | None
 
     @property
@@ -161,6 +163,7 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             payload_bytes=_payload_bytes(table),
             table_bytes=sum(map(data_bytes, (table, rejected, assets))),
             search=search_index(table),
+            searchable=searchable_documents(table),
             disk_bytes=disk_bytes(store.uri),
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...configs import BuildConfig, CompressionConfig, CorpusConfig, SearchConfig
 from ...corpus import open_corpus
-from ...errors import StoreError
+from ...errors import CorpusError, StoreError
 from ...store import (
     Filled,
     IndexReport,
@@ -70,7 +70,7 @@ def index(
         StoreError: there is no store, it cannot be read or written, or it needs a corpus and none is given.
         StoreLockedError: a build is writing the store.
         ConfigError: a setting is unknown or not valid.
-        CorpusError: the corpus cannot be read.
+        CorpusError: the corpus cannot be read, or has the text of none of the store's documents.
     """
     store = Store.open(uri)
     config = _config(store)
@@ -86,9 +86,23 @@ def index(
                     progress("reading", done, total)
 
             filled = fill_contents(store.uri, texts, reading)
+            if corpus and not filled.filled and filled.documents == store.count > 0:
+                raise _foreign(store, filled)
         report = keep_index(store.uri, wanted, rebuild=rebuild, progress=progress)
         remove_orphans(store)
     return Indexed(report, filled)
+
+
+def _foreign(store: Store, filled: Filled) -> CorpusError:
+    """Return the error of a corpus that has the text of no document of a store."""
+    if filled.changed:
+        found = f"has its text in CORPUS: {filled.missing:,} are not in it, and {filled.changed:,} have another text"
+    else:
+        found = "is in CORPUS"
+    return CorpusError(
+        f"none of the {filled.documents:,} documents of the store at {store.uri} {found}. Nothing was changed. Check "
+        "the corpus and its fields (--id-field, --text-field, --title-field)."
+    )
 
 
 def _config(store: Store) -> BuildConfig:

@@ -1,33 +1,38 @@
 """Files of answered questions: one JSON line a question, in the order of the questions, written so that a run goes on.
 
 The file is always a beginning of the whole result. ``FILE.settings.json`` beside it holds all that determines the
-answers; a run with other settings does not continue the file.
+answers; a run with other settings does not continue the file. ``FILE.part`` holds answers that wait for those of
+earlier questions, since similar questions are answered together.
 """
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import orjson
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from ...errors import InputError, QuestionsError
 from .engine import AnsweredQuestion
 
-SETTINGS_SUFFIX = ".settings.json"
-
 # Seconds after which written lines are forced to the disk: a power failure loses no more.
 _SYNC_SECONDS = 5.0
-_NAMES = frozenset(field.name for field in fields(AnsweredQuestion))
-_LISTS = ("documents", "scores", "missing")
+# Settings that are recorded for a person, and may differ: ``store_created_at`` identifies a store that was moved.
+_NOT_COMPARED = frozenset({"store"})
+# Beginning of every line, by which a torn first line is recognised.
+_BEGINNING = b'{"id":'
+_LINE = TypeAdapter(AnsweredQuestion)
 
 
 class AnswersFile:
     """A file of answers, open to be begun or continued. Use it in a ``with`` block.
+
+    Nothing in the file changes before the first answer is written.
 
     Args:
         path: the file. If it holds answers, they are kept.
@@ -37,7 +42,7 @@ class AnswersFile:
 
     Attributes:
         before: the answers that the file held.
-        cut: size of an incomplete last line that was cut off, in bytes.
+        known: answers to later questions that an interrupted run has given, by id.
 
     Raises:
         InputError: if the file was begun with other settings, holds something else, is in use by another run, or
@@ -47,23 +52,33 @@ class AnswersFile:
     def __init__(
         self, path: Path, settings: Mapping[str, Any], question_ids: Sequence[str], *, overwrite: bool = False
     ):
+        require_place(path)
+        for each in (path, part_path(path)):
+            _require_answers(each, _content(each))
         self._path = path
-        with _writing(path):
-            # Without a buffer, which would be written again when the file is closed after an error.
-            self._file: BinaryIO = path.open("ab", buffering=0)
-        try:
-            self._lock()
-            if overwrite:
-                self._file.truncate(0)
-            self.before, kept = self._read(question_ids)
-            self._settle(settings)
-            with _writing(path):
-                self.cut = self._size() - kept
-                self._file.truncate(kept)
-        except BaseException:
-            self._file.close()
-            raise
+        self._settings = settings
+        self._overwrite = overwrite
+        self._is_changed = False
         self._synced = time.monotonic()
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+        self._acquire()
+        try:
+            self._open(question_ids)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def keep(self, answers: Sequence[AnsweredQuestion]) -> None:
+        """Write answers beside the file, so that a stop before ``append`` gets them does not lose them.
+
+        Raises:
+            InputError: if they cannot be written, for example because the disk is full.
+        """
+        self._begin()
+        with _writing(part_path(self._path)):
+            _write(self._part, b"".join(map(_line, answers)))
+            self._kept |= {answered.id for answered in answers}
+            self._sync()
 
     def append(self, answered: AnsweredQuestion) -> None:
         """Write the next line.
@@ -71,66 +86,83 @@ class AnswersFile:
         Raises:
             InputError: if it cannot be written, for example because the disk is full.
         """
+        self._begin()
         with _writing(self._path):
-            line = memoryview(orjson.dumps(asdict(answered), option=orjson.OPT_APPEND_NEWLINE))
-            while line:
-                line = line[self._file.write(line) :]
-            if time.monotonic() - self._synced > _SYNC_SECONDS:
+            _write(self._file, _line(answered))
+            self._sync()
+            self._kept.discard(answered.id)
+            if not self._kept and os.fstat(self._part.fileno()).st_size:
                 os.fsync(self._file.fileno())
-                self._synced = time.monotonic()
+                self._part.truncate(0)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._file:
+            self._part.close()
+            if not self._kept and (self._is_changed or not self._overwrite):
+                part_path(self._path).unlink(missing_ok=True)
+            self._lock.release()
             # After an error, that error says more.
             if kind is None:
                 with _writing(self._path):
                     os.fsync(self._file.fileno())
 
-    def _lock(self) -> None:
+    def _acquire(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            with _writing(self._path):
+                self._lock.acquire(timeout=0)
+        except Timeout:
             raise InputError(
                 f"{self._path}: another run is writing this file. Wait for it, or name another file."
             ) from None
 
-    def _size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
+    def _open(self, question_ids: Sequence[str]) -> None:
+        """Read what the file holds, check that it may be continued or overwritten, and open it."""
+        part = part_path(self._path)
+        held, beyond = _content(self._path), _content(part)
+        # Without its file, the part belongs to one that was deleted.
+        if self._overwrite or not self._path.exists():
+            held = beyond = b""
+        self.before = _parse_all(held, self._path)
+        _require_order(self._path, self.before, question_ids)
+        self.known, self._part_size = _parse_part(beyond, question_ids[len(self.before) :])
+        self._size = held.rfind(b"\n") + 1
+        self._kept = set(self.known)
+        if held or beyond:
+            self._require_same_settings()
+        with _writing(self._path):
+            # Without buffers, which would be written again when the files are closed after an error.
+            self._file: BinaryIO = self._path.open("ab", buffering=0)
+            self._part: BinaryIO = part.open("ab", buffering=0)
 
-    def _read(self, question_ids: Sequence[str]) -> tuple[list[AnsweredQuestion], int]:
-        """Return the answers that the file holds, and the length of their lines in bytes."""
-        with _reading(self._path):
-            content = self._path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        answers = []
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            answered = _parse(line, f"{self._path}, line {number}")
-            if number > len(question_ids) or answered.id != question_ids[number - 1]:
-                expected = repr(question_ids[number - 1]) if number <= len(question_ids) else "no further question"
-                raise InputError(
-                    f"{self._path}, line {number}: the answer to question {answered.id!r} stands where {expected} "
-                    "belongs. Name another file, or begin this one anew with --overwrite."
-                )
-            answers.append(answered)
-        return answers, whole
-
-    def _settle(self, settings: Mapping[str, Any]) -> None:
-        """Compare the settings with those that the file was begun with, or record them."""
-        begun = read_settings(self._path)
-        if not self._size():
-            _replace(settings_path(self._path), orjson.dumps(dict(settings), option=orjson.OPT_INDENT_2))
+    def _begin(self) -> None:
+        """Before the first change, drop what is not kept, and record the settings of a new file."""
+        if self._is_changed:
             return
-        if begun is None:
-            raise InputError(
-                f"{self._path}: the file holds something, but {settings_path(self._path).name} is missing, which says "
-                "how answers were made. Name another file, or begin this one anew with --overwrite."
-            )
-        names = [name for name in {**begun, **settings} if begun.get(name) != settings.get(name)]
+        with _writing(self._path):
+            self._part.truncate(self._part_size)
+            self._file.truncate(self._size)
+        if not self._size and not self._part_size:
+            _replace(settings_path(self._path), orjson.dumps(dict(self._settings), option=orjson.OPT_INDENT_2))
+        self._is_changed = True
+
+    def _sync(self) -> None:
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            os.fsync(self._part.fileno())
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def _require_same_settings(self) -> None:
+        begun = read_settings(self._path)
+        names = [
+            name
+            for name in {**begun, **self._settings}
+            if name not in _NOT_COMPARED and begun.get(name) != self._settings.get(name)
+        ]
         if names:
-            shown = "; ".join(f"{name} {begun.get(name)!r}, not {settings.get(name)!r}" for name in names)
+            shown = "; ".join(f"{name} {begun.get(name)!r}, not {self._settings.get(name)!r}" for name in names)
             raise InputError(
                 f"{self._path}: the file was begun with other settings: {shown}. Give the same settings, name another "
                 "file, or begin this one anew with --overwrite."
@@ -139,26 +171,49 @@ class AnswersFile:
 
 def settings_path(path: Path) -> Path:
     """Return the path of the settings of a file of answers."""
-    return path.with_name(path.name + SETTINGS_SUFFIX)
+    return path.with_name(path.name + ".settings.json")
 
 
-def read_settings(path: Path) -> dict[str, Any] | None:
-    """Return the settings that a file of answers was begun with; None if there are none.
+def part_path(path: Path) -> Path:
+    """Return the path of the answers that wait for those of earlier questions."""
+    return path.with_name(path.name + ".part")
+
+
+def require_place(path: Path) -> None:
+    """Check that a file of answers can stand in a place.
 
     Raises:
-        InputError: if they cannot be read.
+        InputError: if there is no such folder, or something else than a file stands there.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}. Create it, or name another file.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: this is not a regular file. Name another one.")
+
+
+def is_begun(path: Path) -> bool:
+    """Return True if a file holds answers, or some wait beside it."""
+    sizes = [each.stat().st_size for each in (path, part_path(path)) if each.is_file()]
+    return path.is_file() and any(sizes)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings that a file of answers was begun with.
+
+    Raises:
+        InputError: if they are missing or damaged.
     """
     beside = settings_path(path)
-    if not beside.is_file():
-        return None
-    with _reading(beside):
-        content = beside.read_bytes()
     try:
-        found = orjson.loads(content)
+        found = orjson.loads(_content(beside))
     except orjson.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise InputError(f"{beside}: these are no settings of a file of answers. Begin anew with --overwrite.")
+        state = "is damaged" if beside.exists() else "is missing"
+        raise InputError(
+            f"{path}: the file holds something, but {beside.name}, which says how answers were made, {state}. Name "
+            "another file, or begin this one anew with --overwrite."
+        )
     return found
 
 
@@ -168,21 +223,83 @@ def read_answers(path: str | Path) -> list[AnsweredQuestion]:
     Raises:
         QuestionsError: naming the file and the line, if it is no file of answers.
     """
-    with _reading(Path(path)):
+    try:
         content = Path(path).read_bytes()
+    except OSError as error:
+        raise QuestionsError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
+    return _parse_all(content, path)
+
+
+def _parse_all(content: bytes, path: str | Path) -> list[AnsweredQuestion]:
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def _parse(line: bytes, where: str) -> AnsweredQuestion:
     try:
-        values = orjson.loads(line)
-        return AnsweredQuestion(**(values | {name: tuple(values[name]) for name in _LISTS}))
-    except (orjson.JSONDecodeError, TypeError, KeyError):
+        return _LINE.validate_json(line, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
         raise QuestionsError(
-            f"{where}: this is no answer that `pisco-index answer` has written. Its fields are "
-            f"{', '.join(sorted(_NAMES))}. Name another file, or begin this one anew with --overwrite."
+            f"{where}: this is no answer that `pisco-index answer` has written: {problem}. Name another file."
         ) from None
+
+
+def _parse_part(content: bytes, question_ids: Sequence[str]) -> tuple[dict[str, AnsweredQuestion], int]:
+    """Return the answers to some questions by id, and the size of the lines before the first that is torn."""
+    found: dict[str, AnsweredQuestion] = {}
+    size = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            answered = _parse(line, "") if line.endswith(b"\n") else None
+        except QuestionsError:
+            answered = None
+        if answered is None:
+            break
+        found[answered.id] = answered
+        size += len(line)
+    expected = set(question_ids)
+    return {name: answered for name, answered in found.items() if name in expected}, size
+
+
+def _require_answers(path: Path, content: bytes) -> None:
+    """Check the first line of a file that will be changed."""
+    line, end, _ = content.partition(b"\n")
+    if end:
+        _parse(line, f"{path}, line 1")
+    elif not _BEGINNING.startswith(line[: len(_BEGINNING)]):
+        raise InputError(f"{path}: the file holds something else than answers. Name another file.")
+
+
+def _require_order(path: Path, answers: Sequence[AnsweredQuestion], question_ids: Sequence[str]) -> None:
+    for number, answered in enumerate(answers, start=1):
+        if number > len(question_ids) or answered.id != question_ids[number - 1]:
+            expected = repr(question_ids[number - 1]) if number <= len(question_ids) else "no further question"
+            raise InputError(
+                f"{path}, line {number}: the answer to question {answered.id!r} stands where {expected} belongs. Name "
+                "another file, or begin this one anew with --overwrite."
+            )
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file holds; nothing if it does not exist."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
+
+
+def _line(answered: AnsweredQuestion) -> bytes:
+    return orjson.dumps(asdict(answered), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -201,15 +318,10 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # A lock that another run holds is no failure to write.
+        if isinstance(error, Timeout):
+            raise
         raise InputError(
             f"{path}: the file cannot be written: {error.strerror or error}. Correct that and run the same command "
             "again: it continues the file."
         ) from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise QuestionsError(f"{path}: the file cannot be read: {error.strerror or error}.") from error

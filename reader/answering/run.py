@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,18 @@ import torch
 import xxhash
 from orjson import dumps
 
-from ...configs.names import Dtype
-from ...errors import AnsweringInterruptedError, InputError, QuestionsError, some
+from ...configs.names import DOCUMENTS, Dtype
+from ...errors import (
+    AnsweringInterruptedError,
+    InputError,
+    QuestionsError,
+    StoreError,
+    StoreUnreachableError,
+    some,
+)
 from ...interrupt import Interrupt
 from ...model.decoder import Decoder
+from ...model.decoding.batches import default_token_budget
 from ...model.device import choose_device
 from ...model.families import Checkpoint, open_checkpoint
 from ...model.loading.files import digest_weights
@@ -24,7 +33,7 @@ from ..memory_source import open_source
 from ..questions import Question, Questions, RunFile, read_questions
 from ..reader import Reader
 from ..retriever import Retriever, StoreRetriever
-from .answers_file import AnswersFile, read_settings
+from .answers_file import AnswersFile, is_begun, part_path, read_settings, require_place, settings_path
 from .engine import WINDOW, AnsweredQuestion, Answering
 
 
@@ -115,52 +124,82 @@ def answer_file(
         uri: folder or object-store URI of the store.
         checkpoint: checkpoint that the store was built with, opened, or its folder.
         questions: file of questions, see ``read_questions``; they need no answers and no documents.
-        out: file of the answers. Beside it, ``FILE.settings.json`` says how they were made.
+        out: file of the answers. ``FILE.settings.json`` beside it says how they were made.
         run: run to take the documents from.
         settings: settings that determine the answers.
-        overwrite: True to drop the answers that the file holds, and begin anew.
+        overwrite: True to begin anew. The answers that the file holds are dropped when the first batch is answered.
         progress: callback that is given the number of questions answered and the total.
 
     Raises:
         QuestionsError: if the questions or the run cannot be read.
-        InputError: if the file was begun with other settings, holds something else, or cannot be written.
+        InputError: if the file was begun with other settings, holds something else than answers, is the file of the
+            questions, or cannot be written.
         FingerprintMismatchError: if the store was built with another checkpoint.
         StoreError: if the store cannot be read, or has no search index and one is needed.
         AnsweringInterruptedError: if a signal came. The same call continues.
     """
-    out = Path(out)
+    out = Path(out).expanduser()
     if run is not None and settings.search:
         raise InputError("A run and a search both name documents. Give one of the two.")
+    require_place(out)
+    _require_apart(out, questions, run)
     read = read_questions(questions, answered=False, documented=False)
-    listed = None if run is None else RunFile(run)
+    listed = None if run is None else RunFile(run, depth=settings.documents or DOCUMENTS)
     opened = open_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-    with Interrupt() as interrupt, Reader(uri, version=None if overwrite else _version_begun(out)) as reader:
+    with Interrupt() as interrupt, _reader(uri, out, overwrite) as reader:
         require_checkpoint(reader, opened)
         retriever = _retriever(reader, read.asked, listed, settings)
         device = choose_device(settings.device)
-        determined = _determined(reader, opened, read.asked, run, retriever, device, settings)
+        if settings.token_budget is None:
+            settings = replace(settings, token_budget=default_token_budget(device))
+        determined = _determined(reader, opened, read.asked, listed, retriever, device, settings)
         ids = [question.id for question in read.asked]
         with AnswersFile(out, determined, ids, overwrite=overwrite) as file, _naming(out):
-            tally = _Tally(before=len(file.before))
+            tally = _Tally(before=len(file.before) + len(file.known))
             for answered in file.before:
                 tally.add(answered)
-            if tally.before < len(ids):
+            if len(file.before) < len(ids):
                 answering = _answering(reader, opened, retriever, device, settings)
                 tally.began = time.monotonic()
                 for answered in answering.answer(
-                    read.asked, start=tally.before, progress=progress, should_stop=lambda: interrupt.requested
+                    read.asked,
+                    start=len(file.before),
+                    known=file.known,
+                    keep=file.keep,
+                    progress=progress,
+                    should_stop=lambda: interrupt.requested,
                 ):
                     file.append(answered)
                     tally.add(answered)
     return tally.report(out, read, determined["documents_from"], listed)
 
 
-def _version_begun(out: Path) -> int | None:
-    """Return the version of the store that the answers in a file were made from; None if it holds none."""
-    if not out.is_file() or not out.stat().st_size:
-        return None
-    version = (read_settings(out) or {}).get("store_version")
-    return version if isinstance(version, int) else None
+def _require_apart(out: Path, questions: str | Path, run: str | Path | None) -> None:
+    """Check that the files to read are files, and that none of them is written."""
+    for path in (Path(each).expanduser() for each in (questions, run) if each is not None):
+        if path.exists() and not path.is_file():
+            raise QuestionsError(f"{path}: this is not a regular file. Save what it gives in a file, and name that.")
+        written = [each for each in (out, settings_path(out), part_path(out)) if each.exists() and path.exists()]
+        if any(each.samefile(path) for each in written):
+            raise InputError(f"{out}: the questions or the run would be overwritten by answers. Name another file.")
+
+
+def _reader(uri: str | Path, out: Path, overwrite: bool) -> Reader:
+    """Open the store at the version that the answers in a file were made from; at the latest if there are none."""
+    version = None if overwrite or not is_begun(out) else read_settings(out).get("store_version")
+    if not isinstance(version, int):
+        return Reader(uri)
+    try:
+        return Reader(uri, version=version)
+    except StoreUnreachableError:
+        raise
+    except StoreError as error:
+        # If the store as a whole cannot be read, that is the error.
+        with Reader(uri) as latest:
+            raise StoreError(
+                f"{out}: the file was begun with version {version} of the store at {latest.uri}, which was cleaned up "
+                "or replaced since. Begin anew with --overwrite, or name another file."
+            ) from error
 
 
 def _retriever(
@@ -176,10 +215,9 @@ def _retriever(
         return run
     if not settings.search and any(question.doc_ids for question in questions):
         return None
-    retriever = StoreRetriever(reader)
     # A store without an index is reported before the models are loaded.
-    retriever.retrieve({}, hits=1)
-    return retriever
+    reader.require_index()
+    return StoreRetriever(reader)
 
 
 def _answering(
@@ -200,7 +238,6 @@ def _answering(
         retriever,
         hits=settings.documents,
         max_new_tokens=settings.max_new_tokens,
-        token_budget=decoder.token_budget,
         window=settings.window,
     )
 
@@ -209,7 +246,7 @@ def _determined(
     reader: Reader,
     checkpoint: Checkpoint,
     questions: Sequence[Question],
-    run: str | Path | None,
+    run: RunFile | None,
     retriever: Retriever | None,
     device: str,
     settings: AnswerSettings,
@@ -219,6 +256,7 @@ def _determined(
     files = sorted(path for path in checkpoint.path.rglob("*") if path.is_file())
     origin = "run" if run is not None else "questions" if retriever is None else "search"
     return {
+        "pisco_index": metadata.version("pisco-index"),
         "store": without_credentials(reader.uri),
         "store_version": reader.version,
         "store_created_at": reader.meta.created_at.isoformat(),
@@ -228,7 +266,7 @@ def _determined(
         "query_extra": getattr(checkpoint, "query_extra", None),
         "questions": xxhash.xxh3_128_hexdigest(dumps(asked)),
         "documents_from": origin,
-        "run": None if run is None else xxhash.xxh3_128_hexdigest(Path(run).read_bytes()),
+        "run": None if run is None else run.digest,
         **{name: value for name, value in asdict(settings).items() if name != "search"},
         "device": torch.device(device).type,
     }

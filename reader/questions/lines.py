@@ -4,56 +4,88 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
+import xxhash
+
 from ...corpus.files import DataFile
 from ...corpus.recognise import recognise
 from ...corpus.streams import ByteStream
 from ...errors import CorpusError, QuestionsError
 
 
-def read_text(path: str | Path) -> tuple[str, str]:
-    """Return the format and the text of a file, as ``corpus`` recognises and decompresses it.
+class TextLines:
+    """The lines of a text file, read as they are iterated over; ``corpus`` recognises and decompresses the file.
 
-    Returns:
-        ``"jsonl"``, ``"json"``, ``"tsv"``, ``"text"`` or ``"empty"``; and the text without its byte order mark.
+    Iterating yields each line that is not blank, with its number from 1 and without its end.
 
-    Raises:
-        QuestionsError: if the file cannot be read, is no text, or is not valid in its encoding.
-    """
-    try:
-        found = recognise(DataFile(Path(path).expanduser().absolute(), str(path)))
-        content = b"" if found.text_file is None else b"".join(_blocks(ByteStream(found.text_file)))
-    except CorpusError as error:
-        raise QuestionsError(str(error)) from error
-    if found.format in ("parquet", "arrow", "mediawiki"):
-        kind = {"parquet": "a Parquet file", "arrow": "an Arrow file", "mediawiki": "XML"}[found.format]
-        raise QuestionsError(f"{path}: the file is {kind}. Write it as JSON lines or as text with tabs.")
-    try:
-        return found.format, content.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise QuestionsError(f"{path}, line {line}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
+    Args:
+        path: the file.
 
-
-def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text that are not blank, each with its number from 1 and without its end."""
-    # str.splitlines would also cut at characters that may stand inside a question, such as U+2028.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
-
-
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file that are not blank, each with its number from 1.
+    Attributes:
+        format: ``"jsonl"``, ``"json"``, ``"tsv"``, ``"text"`` or ``"empty"``.
 
     Raises:
-        QuestionsError: see ``read_text``.
+        QuestionsError: if the file cannot be read or is no text; while iterating, if it is damaged or not valid in its
+            encoding.
     """
-    yield from lines_of(read_text(path)[1])
 
+    def __init__(self, path: str | Path):
+        self._path = path
+        self._hash = xxhash.xxh3_128()
+        file = Path(path).expanduser().absolute()
+        try:
+            # A pipe cannot be read twice, and to open one may take for ever.
+            if file.exists() and not file.is_file():
+                raise CorpusError(f"{path}: this is not a regular file. Write its text to a file, and name that.")
+            found = recognise(DataFile(file, str(path)))
+        except PermissionError as error:
+            raise QuestionsError(f"{path}: the file cannot be read: {error.strerror}.") from error
+        except CorpusError as error:
+            raise QuestionsError(str(error)) from error
+        if found.format in ("parquet", "arrow", "mediawiki"):
+            kind = {"parquet": "a Parquet file", "arrow": "an Arrow file", "mediawiki": "XML"}[found.format]
+            raise QuestionsError(f"{path}: the file is {kind}. Write it as JSON lines or as text with tabs.")
+        self.format = found.format
+        self._file = found.text_file
 
-def _blocks(stream: ByteStream) -> Iterator[bytes]:
-    try:
-        while block := stream.read():
-            yield block
-    finally:
-        stream.close()
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        for number, line in self._all():
+            if line.strip():
+                yield number, line.removesuffix("\r")
+
+    @property
+    def digest(self) -> str:
+        """xxh3-128 of the bytes that were read, decompressed and in UTF-8, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    def text(self) -> str:
+        """Return the whole text, without its byte order mark."""
+        return "\n".join(line for _, line in self._all())
+
+    def _all(self) -> Iterator[tuple[int, str]]:
+        self._hash.reset()
+        # str.splitlines would also cut at characters that may stand inside a question, such as U+2028.
+        for number, line in enumerate(self._cut(), start=1):
+            try:
+                yield number, (line if number > 1 else line.removeprefix(codecs.BOM_UTF8)).decode()
+            except UnicodeDecodeError as error:
+                place = f"{self._path}, line {number}"
+                raise QuestionsError(f"{place}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
+
+    def _cut(self) -> Iterator[bytes]:
+        if self._file is None:
+            return
+        stream, begun = ByteStream(self._file), b""
+        try:
+            while block := stream.read():
+                self._hash.update(block)
+                first, *further = block.split(b"\n")
+                begun += first
+                if further:
+                    yield begun
+                    yield from further[:-1]
+                    begun = further[-1]
+            yield begun
+        except CorpusError as error:
+            raise QuestionsError(str(error)) from error
+        finally:
+            stream.close()

@@ -5,14 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...configs.names import DOCUMENTS
 from ...errors import QuestionsError, some
 from ..retriever import Retriever
 from .question import Question, Questions
 from .records import ANSWER_FIELDS, DOCUMENT_FIELD, ID_FIELDS, TEXT_FIELDS, Record, read_records
 from .runs import RunFile
-
-RUN_DOCUMENTS = 5
-"""Number of a run's documents that a question is answered from by default."""
 
 
 def read_questions(
@@ -40,11 +38,12 @@ def read_questions(
     if documents is not None and documents < 1:
         raise ValueError(f"documents must be at least 1, not {documents}")
     # The run is read first: the questions need no documents of their own where there is one.
-    retriever = None if run is None else RunFile(run)
+    hits = documents or DOCUMENTS
+    retriever = None if run is None else RunFile(run, depth=hits)
     read = _read(path, answered, documented and retriever is None)
     if retriever is None:
         return replace(read, asked=tuple(replace(each, doc_ids=each.doc_ids[:documents]) for each in read.asked))
-    asked = find_documents(read.asked, retriever, hits=documents or RUN_DOCUMENTS)
+    asked = find_documents(read.asked, retriever, hits=hits)
     if documented and (absent := [question.id for question in asked if not question.doc_ids]):
         raise QuestionsError(
             f"{run}: the run has no documents for {len(absent)} of the {len(asked)} questions in {path}: "
@@ -125,8 +124,8 @@ def _references(value: Any, place: str) -> tuple[str, ...]:
         case {"value": first, "aliases": list(aliases)}:  # TriviaQA
             return _references([first, *aliases], place)
         case list():
-            # The outputs of KILT, of which some have a provenance and no answer.
-            held = [each.get("answer") if isinstance(each, dict) else each for each in value]
+            # The outputs of KILT, of which some have a provenance and no answer; or SQuAD's answers as published.
+            held = [each.get("answer", each.get("text")) if isinstance(each, dict) else each for each in value]
             found = [_plain(each) for each in held if each is not None]
             if not all(found):
                 wrong = next(each for each in held if each is not None and not _plain(each))

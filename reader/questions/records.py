@@ -1,26 +1,32 @@
-"""The records of a question file: recognised as JSON lines, a JSON array, text with tabs, or a question a line."""
+"""The records of a question file: recognised as JSON lines, a JSON array, a table, or a question a line."""
 
 import ast
 import csv
-from collections.abc import Iterator
+import io
+import re
+import tokenize
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ...errors import QuestionsError
-from .lines import lines_of, read_text
+from .lines import TextLines
 
-ID_FIELDS = ("id", "_id", "query_id", "qid", "question_id")
+ID_FIELDS = ("id", "_id", "query_id", "qid", "question_id", "query-id")
 TEXT_FIELDS = ("question", "query", "text", "input", "title")
 ANSWER_FIELDS = ("answers", "answer", "golden_answers", "possible_answers", "output")
 DOCUMENT_FIELD = "doc_ids"
 
-_COLUMNS = {*ID_FIELDS, *TEXT_FIELDS, *ANSWER_FIELDS, DOCUMENT_FIELD}
 _LISTS = {*ANSWER_FIELDS, DOCUMENT_FIELD}
 # Fields under which a JSON object holds the list of all questions.
 _LIST_FIELDS = ("questions", "data", "Data")
+# Names of columns have no digits: q1 is an id.
+_COLUMN_NAME = re.compile(r"[^\W\d](?:[^\W\d]|[ .-]){0,29}")
 
 
 @dataclass(frozen=True)
@@ -58,77 +64,152 @@ def read_records(path: str | Path) -> Records:
         QuestionsError: if the file cannot be read; while iterating, naming the line that is not as the file's kind
             demands.
     """
-    format_, text = read_text(path)
-    match format_:
-        case "json":
-            return Records("JSON array", _array(path, text))
-        case "tsv":
-            return _table(path, text)
-        case "text":
-            lines = (Record(n, f"{path}, line {n}", {"question": line}) for n, line in lines_of(text))
-            return Records("a question per line", lines)
-        case _:
-            return Records("JSON lines", _json_lines(path, text))
+    lines = TextLines(path)
+    if lines.format == "json":
+        return Records("JSON array", _array(path, lines.text()))
+    if lines.format in ("tsv", "text"):
+        return _table(path, lines)
+    return Records("JSON lines", _json_lines(path, lines))
 
 
-def _json_lines(path: str | Path, text: str) -> Iterator[Record]:
-    for number, line in lines_of(text):
+def _json_lines(path: str | Path, lines: TextLines) -> Iterator[Record]:
+    is_first = True
+    for number, line in lines:
         where = f"{path}, line {number}"
         try:
-            yield Record(number, where, orjson.loads(line))
+            value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise QuestionsError(f"{where}: not JSON: {error}. Write one JSON object per line.") from None
+            raise _not_json(where, str(error), is_first) from None
+        is_first = False
+        if (listed := _listed(value)) is None:
+            yield Record(number, where, value)
+        else:
+            yield from _items(path, listed)
 
 
 def _array(path: str | Path, text: str) -> Iterator[Record]:
     try:
-        values = orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise QuestionsError(
-            f"{path}, line {error.lineno}: not JSON: {error.msg}. Write one JSON object per line, or one array of them."
-        ) from None
-    if isinstance(values, dict):
-        values = next((values[name] for name in _LIST_FIELDS if isinstance(values.get(name), list)), [values])
-    for number, value in enumerate(values, start=1):
-        yield Record(number, f"{path}, item {number}", value)
+        raise _not_json(f"{path}, line {error.lineno}", error.msg, error.lineno == 1) from None
+    listed = value if isinstance(value, list) else _listed(value)
+    yield from _items(path, [value] if listed is None else listed)
 
 
-def _table(path: str | Path, text: str) -> Records:
-    rows = [(number, line.split("\t")) for number, line in lines_of(text)]
-    first = [cell.strip().lower() for cell in rows[0][1]]
-    if set(first) <= _COLUMNS and set(first) & set(TEXT_FIELDS):
-        return Records("text with tabs and a header", _rows(path, rows[1:], first))
-    if len(first) > 1 and _as_list(rows[0][1][-1]) is not None:
+def _not_json(where: str, problem: str, is_first: bool) -> QuestionsError:
+    remedy = "Write one JSON object per line, or one array of them."
+    if is_first:
+        remedy = (
+            "A file that begins with a brace or bracket is read as JSON. Write one JSON object per line, or one array "
+            "of them. For questions as text, write id<TAB>question below a header with these two names."
+        )
+    return QuestionsError(f"{where}: not JSON: {problem}. {remedy}")
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """Return the list of all questions that a JSON object holds; None if it is something else, as a question is."""
+    if not isinstance(value, dict) or value.keys() & {*TEXT_FIELDS} - {"title"}:
+        return None
+    return next((value[name] for name in _LIST_FIELDS if isinstance(value.get(name), list)), None)
+
+
+def _items(path: str | Path, values: list[Any]) -> Iterator[Record]:
+    for number, value in enumerate(_flat(values), start=1):
+        yield Record(number, f"{path}, item {number}", {"question": value} if isinstance(value, str) else value)
+
+
+def _flat(values: list[Any]) -> Iterator[Any]:
+    """Yield the questions of a list, also of one of SQuAD's articles, whose paragraphs hold the questions."""
+    for value in values:
+        match value:
+            case {"paragraphs": [_, *_] as paragraphs} if all(map(_has_questions, paragraphs)):
+                for paragraph in paragraphs:
+                    yield from paragraph["qas"]
+            case _:
+                yield value
+
+
+def _has_questions(paragraph: Any) -> bool:
+    return isinstance(paragraph, dict) and isinstance(paragraph.get("qas"), list)
+
+
+def _table(path: str | Path, lines: TextLines) -> Records:
+    """Return the records of a text file: a table with columns between tabs or commas, or a question per line."""
+    numbered = iter(lines)
+    number, line = first = next(numbered, (1, ""))
+    rest = chain([first] if line else [], numbered)
+    tab = "\t" in line
+    names = [cell.strip().lower() if tab else cell.lower() for cell in line.split("\t" if tab else ",")]
+    if len(names) > 1 and all(map(_COLUMN_NAME.fullmatch, names)):
+        if {*TEXT_FIELDS} & {*names}:
+            # The numbers of TREC's topics are ids. In JSON, a number may be anything.
+            columns = ["id" if name == "number" and not {*ID_FIELDS} & {*names} else name for name in names]
+            rows = ((n, line.split("\t") if tab else _cells(f"{path}, line {n}", line, ",")) for n, line in numbered)
+            kind = f"text with {'tabs' if tab else 'commas'} and a header"
+            return Records(kind, _rows(path, rows, columns))
+        if tab and {*ID_FIELDS} & {*names}:
+            raise QuestionsError(
+                f"{path}, line {number}: the header {names} names no column of questions. Name it "
+                f"{' or '.join(TEXT_FIELDS)}."
+            )
+    if not tab:
+        return Records("a question per line", (Record(n, f"{path}, line {n}", {"question": line}) for n, line in rest))
+    if _as_list(line.split("\t")[-1], f"{path}, line {number}") is not None:
         # DPR writes its files as Python's csv module does: a cell with a quotation mark in it is quoted.
-        rows = [(number, next(csv.reader(["\t".join(cells)], delimiter="\t"))) for number, cells in rows]
-        return Records("text with tabs", _rows(path, rows, ["id", "question", "answers"][-len(first) :]))
-    return Records("text with tabs", _rows(path, rows, ["id", "question"]))
+        rows = ((n, _cells(f"{path}, line {n}", line, "\t")) for n, line in rest)
+        return Records("text with tabs", _rows(path, rows, ["id", "question", "answers"][-len(names) :]))
+    return Records("text with tabs", _rows(path, ((n, line.split("\t")) for n, line in rest), ["id", "question"]))
 
 
-def _rows(path: str | Path, rows: list[tuple[int, list[str]]], columns: list[str]) -> Iterator[Record]:
+def _cells(where: str, line: str, delimiter: str) -> list[str]:
+    """Return the cells of a line that Python's csv module, or a spreadsheet, has written."""
+    # The limit is the process's, and cells are as long as their line at most.
+    csv.field_size_limit(max(csv.field_size_limit(), len(line)))
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise QuestionsError(
+            f"{where}: the quotation marks do not enclose whole cells of one line ({error}). "
+            f"Write a quotation mark in a cell twice and the cell between quotation marks; or JSON lines."
+        ) from None
+
+
+def _rows(path: str | Path, rows: Iterable[tuple[int, list[str]]], columns: list[str]) -> Iterator[Record]:
     for number, cells in rows:
         where = f"{path}, line {number}"
         if len(cells) != len(columns):
+            fields = "1 field" if len(cells) == 1 else f"{len(cells)} fields"
             raise QuestionsError(
-                f"{where}: the line has {len(cells)} fields between tabs, not {len(columns)} ({', '.join(columns)}). "
-                "Write id and question; question and a list of answers; or a header with the names of the columns."
+                f"{where}: the line has {fields}, not {len(columns)} ({', '.join(columns)}). Write id and question "
+                "between tabs; question and a list of answers; or a header with the names of the columns."
             )
         values: dict[str, Any] = dict(zip(columns, cells, strict=True))
         for name in _LISTS & values.keys():
-            values[name] = cell if (cell := _as_list(values[name])) is not None else values[name]
+            values[name] = cell if (cell := _as_list(values[name], where)) is not None else values[name]
         yield Record(number, where, values)
 
 
-def _as_list(cell: str) -> list[Any] | None:
-    """Return the list that a cell holds, as JSON or as Python writes it; None if it holds something else."""
+def _as_list(cell: str, where: str) -> list[Any] | None:
+    """Return the list that a cell holds, as JSON or as Python writes a list of strings; None for another text.
+
+    Raises:
+        QuestionsError: if the cell is in brackets and holds no such list.
+    """
     cell = cell.strip()
-    if cell.startswith('"['):
-        cell = next(csv.reader([cell]))[0]
-    if not cell.startswith("["):
+    if cell.startswith('"[') and cell.endswith(']"'):
+        (cell,) = _cells(where, cell, "\t")
+    if not (cell.startswith("[") and cell.endswith("]")):
         return None
-    try:
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(cell)
+    with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         # It reads literals only, and runs nothing.
         found = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return found if isinstance(found, list) else None
+        # Python joins strings without a comma between them, as NumPy writes arrays. encode refuses lone surrogates.
+        strings = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(cell).readline))
+        if isinstance(found, list) and len(found) == strings and "".join(found).encode() is not None:
+            return found
+    raise QuestionsError(
+        f"{where}: {cell[:80]!r} is in brackets, but is no list. Write a list of strings as JSON does, or a header "
+        "with the names of the columns."
+    )

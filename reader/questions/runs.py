@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +13,12 @@ import numpy as np
 
 from ...errors import InputError, QuestionsError, some
 from ..retriever import Hit
-from .lines import read_lines
+from .lines import TextLines
 
 # White space as C's isspace has it. str.split would also cut an id at a no-break space.
 _FIELD = re.compile(r"[^ \t\r\v\f]+")
+# Doubled documents that a warning names.
+_NAMED = 10
 
 
 class _Place(NamedTuple):
@@ -30,36 +33,55 @@ class RunFile:
 
     A line is ``qid Q0 docid rank score tag`` (TREC; the tag may be missing or have blanks in it) or ``qid docid rank``
     (MS MARCO, where the score is the negative rank). A query's documents are ordered by falling score, as in trec_eval,
-    and by rank where scores are equal. A document that a query lists twice keeps its better place.
+    by rank where scores are equal, and by line where ranks are too. A document that a query lists twice keeps its
+    better place. The file is read line by line.
 
     Args:
         path: the run. It may be compressed, or UTF-16 with a byte order mark.
+        depth: number of documents of a query that are kept, the best; by default all.
 
     Attributes:
-        doubled: query and document of each line that was ignored because the query lists the document twice.
+        digest: xxh3-128 of the run's text in UTF-8, in hexadecimal: of the file's bytes, unless it is compressed or
+            UTF-16.
+        doubled: number of lines that were ignored because the query lists the document twice.
 
     Raises:
         QuestionsError: naming file and line, if the file cannot be read or is no run.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, *, depth: int | None = None):
         self._path = path
-        self.doubled: list[tuple[str, str]] = []
+        self._depth = depth
+        self.doubled = 0
+        self._named: list[str] = []
         found: dict[str, dict[str, _Place]] = {}
-        for number, line in read_lines(path):
+        lines = TextLines(path)
+        current, listed = "", set[str]()
+        for number, line in lines:
             qid, doc_id, place = _parse(line, f"{path}, line {number}")
+            if qid != current:
+                current, listed = qid, set()
             documents = found.setdefault(qid, {})
-            if doc_id in documents:
-                self.doubled.append((qid, doc_id))
-                place = min(place, documents[doc_id])
-            documents[doc_id] = place
+            # The documents of a query that were dropped are known as long as its lines follow each other.
+            if doc_id in listed or doc_id in documents:
+                self._note_doubled(qid, doc_id)
+            listed.add(doc_id)
+            if doc_id not in documents or place < documents[doc_id]:
+                # It is inserted anew: the order of the keys is that of the lines, which orders equal places.
+                documents.pop(doc_id, None)
+                documents[doc_id] = place
+            if depth is not None and len(documents) >= 2 * depth + _NAMED:
+                found[qid] = dict(_best(documents, depth))
+        self.digest = lines.digest
         self._ranked = {
-            qid: tuple(
-                Hit(doc_id, -documents[doc_id].negative_score)
-                for doc_id in sorted(documents, key=documents.__getitem__)
-            )
-            for qid, documents in found.items()
+            qid: tuple(Hit(doc_id, -place.negative_score) for doc_id, place in _best(found.pop(qid), depth))
+            for qid in list(found)
         }
+
+    def _note_doubled(self, qid: str, doc_id: str) -> None:
+        self.doubled += 1
+        if len(self._named) < _NAMED:
+            self._named.append(f"{qid} {doc_id}")
 
     @property
     def queries(self) -> Set[str]:
@@ -71,15 +93,25 @@ class RunFile:
         """Sentences about lines that were ignored."""
         if not self.doubled:
             return ()
-        named = some([f"{qid} {doc_id}" for qid, doc_id in self.doubled], 5)
+        more = f" and {self.doubled - len(self._named):,} more" if self.doubled > len(self._named) else ""
         return (
-            f"{self._path}: lines that repeat a document of their query: {len(self.doubled):,} ({named}). The best "
-            "place counts.",
+            f"{self._path}: lines that repeat a document of their query: {self.doubled:,} ({some(self._named)}{more}). "
+            "The best place counts.",
         )
 
     def retrieve(self, questions: Mapping[str, str], *, hits: int) -> dict[str, tuple[Hit, ...]]:
-        """Return the best documents that the run lists for each question; only the ids are compared."""
+        """Return the best documents that the run lists for each question; only the ids are compared.
+
+        Raises:
+            ValueError: if more documents are wanted than are kept.
+        """
+        if self._depth is not None and hits > self._depth:
+            raise ValueError(f"hits must be at most the depth of the run, {self._depth}, not {hits}")
         return {question_id: self._ranked.get(question_id, ())[:hits] for question_id in questions}
+
+
+def _best(documents: Mapping[str, _Place], depth: int | None) -> list[tuple[str, _Place]]:
+    return sorted(documents.items(), key=itemgetter(1))[:depth]
 
 
 def _parse(line: str, where: str) -> tuple[str, str, _Place]:
@@ -99,10 +131,10 @@ def _parse(line: str, where: str) -> tuple[str, str, _Place]:
         place = _Place(float(rank), 0) if score is None else _Place(-float(score), float(rank))
     except ValueError:
         place = _Place(math.nan, 0)
-    if math.isnan(place.negative_score) or math.isnan(place.rank):
+    if not all(map(math.isfinite, place)):
         raise QuestionsError(
-            f"{where}: rank {rank!r}{'' if score is None else f' and score {score!r}'} must be numbers. Ids with white "
-            "space do not fit in a run; list such documents as the questions' doc_ids."
+            f"{where}: rank {rank!r}{'' if score is None else f' and score {score!r}'} must be finite numbers. "
+            "Ids with white space do not fit in a run; list such documents as the questions' doc_ids."
         )
     return qid, doc_id, place
 
@@ -162,7 +194,7 @@ def require_fields(values: Iterable[str], described: str) -> None:
     if unfit := [value for value in values if value.split() != [value]]:
         raise QuestionsError(
             f"a run separates its fields by white space, so {described} must contain none and not be empty: "
-            f"{some(unfit)}. Rename them."
+            f"{some(unfit)}. Rename them, or do without a run: `pisco-index answer` searches the store itself."
         )
 
 

@@ -144,18 +144,13 @@ def decode_records(records: Records, calibrations: Calibrations | None = None) -
     return values, lengths
 
 
-def decode_latents(
-    payloads: Sequence[bytes], doc_ids: Sequence[str] | None = None, calibrations: Calibrations | None = None
-) -> Latents | None:
-    """Return the latents of k records, at least one; None if their codecs or calibrations differ.
-
-    Arguments and errors are those of ``decode_batch``.
-    """
-    return latents_of(Records.checked(payloads, doc_ids), calibrations)
-
-
 def latents_of(records: Records, calibrations: Calibrations | None = None) -> Latents | None:
-    """Return the latents of k records that were checked, as ``decode_latents`` does."""
+    """Return the latents of k records that were checked, at least one; None if their codecs or calibrations differ.
+
+    Raises:
+        CorruptStoreError: the calibration does not fit the records.
+        StoreError: a calibration that a record refers to is not available.
+    """
     kinds = _kinds(records)
     return _latents(records, kinds[0], calibrations) if len(set(kinds)) == 1 else None
 
@@ -169,6 +164,8 @@ def _kinds(records: Records) -> list[int]:
     """Return the codec id of each record times 2³², plus the reference of its calibration."""
     codec_ids = records.codec_ids
     calibrated = {codec_id for codec_id in set(codec_ids) if is_calibrated(codec_by_id(codec_id))}
+    if not calibrated:
+        return [codec_id << 32 for codec_id in codec_ids]
     return [
         (codec_id << 32) + (int.from_bytes(body[:REFERENCE_BYTES], "little") if codec_id in calibrated else 0)
         for codec_id, body in zip(codec_ids, records.bodies.parts, strict=True)

@@ -2,7 +2,8 @@
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -28,6 +29,14 @@ class RowReader:
     another hash in its payload. An id that is not in a store of n documents is taken for one of them with probability
     n/2⁹⁶.
 
+    Threads take turns at what needs no disk. Otherwise they take Python's lock from each other at every read, and eight
+    threads are half as fast as one.
+
+    Args:
+        uri: address of the store.
+        table: Lance dataset of ``memory``.
+        taker: reader of rows by number.
+
     Attributes:
         direct: number of payloads that were read directly.
         by_lance: number of rows that Lance read.
@@ -40,8 +49,6 @@ class RowReader:
         self._table = table
         self._taker = taker
         self._lock = threading.Lock()
-        # Threads take turns at what needs no disk. Otherwise they take Python's lock from each other at every read, and
-        # eight threads are half as fast as one.
         self._turn = threading.Lock()
         with lance_errors(f"cannot read the store at {uri}"):
             self._fragments = named_fragments(table)
@@ -69,28 +76,30 @@ class RowReader:
             CorruptStoreError: the store holds an id twice.
             StoreError: the store cannot be read.
         """
-        try:
-            with self._turn:
+        with self._turn:
+            try:
                 names, ranges, positions, by_lance, places = self._locate(doc_ids, direct=not columns)
                 heads, bodies, late = read_cached(ranges)
-            read_late(late)
+                if late:
+                    with _given_up(self._turn):
+                        read_late(late)
+            except FileNotFoundError as error:
+                raise StoreError(
+                    f"the data file {error.filename} is gone: since the store was opened, it was changed and cleaned "
+                    "up, or deleted. Open it again."
+                ) from error
+            except OSError as error:
+                raise StoreError(f"cannot read documents of the store at {self._uri}: {error}") from error
             records = Records(heads, bodies)
-            wrong = records.wrong(names)
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"the data file {error.filename} is gone: since the store was opened, it was changed and cleaned up, "
-                "or deleted. Open it again."
-            ) from error
-        except OSError as error:
-            raise StoreError(f"cannot read documents of the store at {self._uri}: {error}") from error
-        if wrong:
-            by_lance += [places.rows_at(positions[i]).offset(positions[i]) for i in wrong]
-            kept = sorted(set(range(len(names))).difference(wrong))
-            names, records = [names[i] for i in kept], records.select(kept)
-        self.direct += len(names)
-        if not by_lance:
-            return names, records, {}
-        return names, records, self._take(by_lance, set(doc_ids), ["doc_id", "payload", "error", *columns])
+            if wrong := records.wrong(names):
+                by_lance += [places.rows_at(positions[i]).offset(positions[i]) for i in wrong]
+                kept = sorted(set(range(len(names))).difference(wrong))
+                names, records = [names[i] for i in kept], records.select(kept)
+            self.direct += len(names)
+            if not by_lance:
+                return names, records, {}
+            with _given_up(self._turn):
+                return names, records, self._take(by_lance, set(doc_ids), ["doc_id", "payload", "error", *columns])
 
     def held(self, doc_ids: Sequence[str]) -> set[str]:
         """Return those of the ids that the store holds. Ids are compared themselves, not only their hashes.
@@ -183,6 +192,16 @@ class RowReader:
                     f"the store at {self._uri} holds document {row['doc_id']!r} twice. Build it again from its corpus."
                 )
         return taken
+
+
+@contextmanager
+def _given_up(turn: threading.Lock) -> Iterator[None]:
+    """Release a lock that this thread holds, and take it again."""
+    turn.release()
+    try:
+        yield
+    finally:
+        turn.acquire()
 
 
 class _Places:

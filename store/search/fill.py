@@ -100,17 +100,21 @@ def fill_contents(
 
     Args:
         uri: resolved address of the store.
-        texts: id and compressed text of documents, in any order. Those that the store lacks are ignored.
+        texts: id and compressed text of documents, in any order. Those that the store lacks are ignored. None is read
+            if every document has contents.
         progress: callback that is given the number of texts that were read, and the number of documents of the store.
 
     Raises:
         StoreError: the store cannot be read or written, or somebody else changed it meanwhile.
     """
     table = open_checked(uri, MEMORY)
-    if not table.get_fragments():
-        if not has_contents(table):
-            with lance_errors(f"cannot add a column to the store at {uri}"):
-                table.add_columns(OPTIONAL_COLUMNS[CONTENTS])
+    if has_contents(table):
+        with lance_errors(f"cannot read the contents of documents of the store at {uri}"):
+            if not table.count_rows(f"{CONTENTS} IS NULL"):
+                return Filled()
+    elif not table.get_fragments():
+        with lance_errors(f"cannot add a column to the store at {uri}"):
+            table.add_columns(OPTIONAL_COLUMNS[CONTENTS])
         return Filled()
     filled = Filled()
     groups = _Groups(table)

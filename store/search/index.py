@@ -6,7 +6,7 @@ from typing import Any
 import lance
 
 from ...configs import SearchConfig
-from ...errors import ConfigError
+from ...errors import ConfigError, StoreError, StoreUnreachableError
 from ..schema import CONTENTS
 from ..table.failures import lance_errors
 
@@ -71,6 +71,27 @@ def search_index(table: lance.LanceDataset) -> SearchIndex | None:
         unindexed_rows=sum(map(rows.__getitem__, missing)),
         bytes=found.total_size_bytes or 0,
     )
+
+
+def count_documents(table: lance.LanceDataset) -> tuple[int, int]:
+    """Return the number of documents with text in the index, deleted ones included, and of rows that it covers.
+
+    Raises:
+        StoreError: the index cannot be read.
+    """
+    with lance_errors(f"cannot read the search index of {table.uri}"):
+        statistics: Any = table.stats.index_stats(INDEX_NAME)
+    return sum(each.get("num_docs", 0) for each in statistics["indices"]), statistics["num_indexed_rows"]
+
+
+def searchable_documents(table: lance.LanceDataset) -> int | None:
+    """Return the number of documents whose text is in the index; None if there is no index, or it cannot be read."""
+    try:
+        return min(count_documents(table)) if search_index(table) else None
+    except StoreUnreachableError:
+        raise
+    except StoreError:
+        return None
 
 
 def has_contents(table: lance.LanceDataset) -> bool:

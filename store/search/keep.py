@@ -15,13 +15,21 @@ from ..table.datasets import open_table
 from ..table.deletions import open_checked
 from ..table.failures import lance_errors
 from .checksums import damaged_files, read_notes, record_checksums
-from .index import INDEX_NAME, SearchIndex, has_contents, lance_parameters, search_index
+from .index import (
+    INDEX_NAME,
+    SearchIndex,
+    count_documents,
+    has_contents,
+    lance_parameters,
+    search_index,
+    searchable_documents,
+)
 
 # Each delta is searched on its own: a question takes 3 ms with none, 15 ms with nine.
 MAX_DELTAS = 4
 # Deltas that hold a larger part of the rows are merged, as long as that costs little more than adding another one.
 _MAX_UNMERGED = 0.1
-# Merging keeps what deleted documents add to the statistics. Beyond this part, they would shift the scores.
+# Deleted documents count in the statistics of the scores. If they are a larger part, the index is made anew.
 _MAX_DEAD = 0.05
 
 Action = Literal["none", "kept", "made", "extended", "merged", "rebuilt"]
@@ -39,18 +47,26 @@ class IndexReport:
         uri: address of the store.
         action: work that was done.
         index: the index; None if the store has no contents or no rows.
+        documents: number of documents that a search can find; None if there is no index.
         seconds: seconds that it took.
     """
 
     uri: str
     action: Action
     index: SearchIndex | None
+    documents: int | None
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as values for JSON."""
         index = self.index.to_dict() if self.index else None
-        return {"uri": self.uri, "action": self.action, "index": index, "seconds": self.seconds}
+        return {
+            "uri": self.uri,
+            "action": self.action,
+            "index": index,
+            "documents": self.documents,
+            "seconds": self.seconds,
+        }
 
 
 def keep_index(
@@ -78,7 +94,8 @@ def keep_index(
         action = _action(uri, table, found, settings, rebuild)
         wanted = settings or (found.settings if found else None) or SearchConfig()
         found = _do(uri, table, action, wanted, found, progress)
-    return IndexReport(uri, action, found, time.monotonic() - began)
+    documents = searchable_documents(open_checked(uri, MEMORY)) if found else None
+    return IndexReport(uri, action, found, documents, time.monotonic() - began)
 
 
 def merge_index(uri: str) -> None:
@@ -93,6 +110,16 @@ def merge_index(uri: str) -> None:
         raise StoreError(f"the store at {uri} has no search index. Make it: pisco-index index {uri}")
     if len(found.segments) > 1 or not found.is_in_step:
         _do(uri, table, "merged", found.settings or SearchConfig(), found, None)
+
+
+def counts_many_deleted(uri: str) -> bool:
+    """Return True if so many indexed documents were deleted that the next ``keep_index`` makes the index anew.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    table = open_checked(uri, MEMORY)
+    return bool(table.count_rows()) and search_index(table) is not None and _dead_share(table) > _MAX_DEAD
 
 
 def is_damaged(uri: str, index: SearchIndex) -> bool:
@@ -126,14 +153,12 @@ def _dead_share(table: lance.LanceDataset) -> float:
     Documents without contents count as indexed.
     """
     try:
-        with lance_errors(f"cannot read the search index of {table.uri}"):
-            statistics: Any = table.stats.index_stats(INDEX_NAME)
+        documents, rows = count_documents(table)
     except StoreUnreachableError:
         raise
     except StoreError:
         return 1.0
-    documents = sum(each.get("num_docs", 0) for each in statistics["indices"])
-    return max(documents - statistics["num_indexed_rows"], 0) / max(documents, 1)
+    return max(documents - rows, 0) / max(documents, 1)
 
 
 def _do(

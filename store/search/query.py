@@ -1,5 +1,6 @@
 """Find the documents of questions: BM25 over the search index, in one version of ``memory``."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,19 +10,17 @@ from typing import Any, NamedTuple
 
 import lance
 import numpy as np
-import pyarrow.compute as pc
 from lance.query import MatchQuery
 
 from ...errors import CorruptStoreError, StoreError, StoreUnreachableError
 from ..schema import CONTENTS
 from ..store import Store
 from ..table.failures import check_process, lance_errors
-from ..table.rows import read_rows
 from .index import has_contents, lance_parameters, search_index
 
-# Questions that are searched for before their documents' ids are read, and documents whose ids are read together: to
-# read a thousand ids takes 4 ms, to read ten 1 ms. Both limit the memory that a search takes.
+# Number of questions whose documents' ids are read together: reading a thousand ids takes 4 ms, reading ten 1 ms.
 _BLOCK = 256
+# Largest number of documents whose ids are read together, which limits the memory that a search takes.
 _ROWS = 1 << 18
 # Documents beyond the last place, requested in order to see whether its score is tied.
 _SPARE = 8
@@ -29,8 +28,6 @@ _SPARE = 8
 _GROWTH = 4
 # Parameters of the analysis that change words or leave words out.
 _CHANGES = ("lower_case", "ascii_folding", "stem", "remove_stop_words")
-# White space as Unicode has it, where Python's str.split cuts.
-_WITH_SPACE = pc.MatchSubstringOptions(r"[\s\v\x1c-\x1f\x{85}\p{Z}]")
 
 
 class Hit(NamedTuple):
@@ -75,7 +72,7 @@ class Searcher:
             CorruptStoreError: the store holds a document twice.
             StoreError: the index is damaged, or the files of this version were removed.
         """
-        return self.search_many([question], hits, threads=1)[0]
+        return self.search_many([question], hits)[0]
 
     def search_many(self, questions: Sequence[str], hits: int = 10, threads: int | None = None) -> list[list[Hit]]:
         """Return the best documents for each question, in the order of the questions.
@@ -88,42 +85,32 @@ class Searcher:
         Raises:
             CorruptStoreError, StoreError: as ``search`` raises them.
         """
+        return list(self.search_each(questions, hits, threads))
+
+    def search_each(self, questions: Sequence[str], hits: int = 10, threads: int | None = None) -> Iterator[list[Hit]]:
+        """Yield the best documents for each question as they are found. Arguments and errors as in ``search_many``."""
         if isinstance(questions, str):
             raise TypeError(f"questions must be a list of questions, not the string {questions!r}")
         if hits < 1:
             raise ValueError(f"hits must be at least 1, not {hits}")
         check_process()
-        queries = [self._query(question) for question in questions]
-        if threads == 1 or len(queries) == 1:
-            return list(self._found(queries, [self._matches(query, hits) for query in queries], hits))
-        found: list[list[Hit]] = []
         with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(queries), _BLOCK):
-                block = queries[start : start + _BLOCK]
-                found += self._found(block, list(pool.map(lambda query: self._matches(query, hits), block)), hits)
-        return found
+            # A pool starts its threads when it gets work.
+            run = map if threads == 1 or len(questions) == 1 else pool.map
+            for start in range(0, len(questions), _BLOCK):
+                queries = [self._query(question) for question in questions[start : start + _BLOCK]]
+                matches = list(run(lambda query: self._matches(query, hits), queries))
+                yield from self._found(queries, matches, hits)
 
     def words(self, question: str) -> list[str]:
         """Return the words of a question that are searched, each once, as the index writes them."""
-        return list(dict.fromkeys(token.text for token in lance.tokenize(_encodable(question), **self._analysis)))
-
-    def ids_with_space(self) -> list[str]:
-        """Return the ids of documents that contain white space, which a run cannot hold. All ids are read.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
-        spaced: list[str] = []
-        for _, batch in read_rows(self._table, ["doc_id"]):
-            has_space = pc.call_function("match_substring_regex", [batch.column(0)], _WITH_SPACE)
-            spaced += batch.column(0).filter(has_space).to_pylist()
-        return spaced
+        return list(dict.fromkeys(token.text for token in lance.tokenize(_normal(question), **self._analysis)))
 
     def _read_analysis(self) -> dict[str, Any]:
         """Return the parameters with which Lance cuts a question into words as the index does."""
         index = search_index(self._table)
         if index is None:
-            if not has_contents(self._table):
+            if not has_contents(self._table) and "text" not in self._table.schema.names:
                 raise StoreError(
                     f"the store at {self._uri} has no search index, and lacks the texts to make one from. Name the "
                     f"corpus that it was built from: pisco-index index {self._uri} CORPUS"
@@ -145,7 +132,7 @@ class Searcher:
         if not self._analysis:
             return ""
         # Positions count from the first word that is left. A number before the question is always left.
-        text = f"0 {_encodable(question)}"
+        text = f"0 {_normal(question)}"
         as_written: dict[str, Any] = self._analysis | dict.fromkeys(_CHANGES, False)
         written = {token.position: token.text for token in lance.tokenize(text, **as_written)}
         first: dict[str, str] = {}
@@ -250,6 +237,9 @@ class _Matches(NamedTuple):
     are_all: bool
 
 
-def _encodable(question: str) -> str:
-    """Return a question with characters that UTF-8 does not have replaced. No document has them."""
-    return question.encode("utf-8", "replace").decode("utf-8")
+def _normal(question: str) -> str:
+    """Return a question in the form of documents: composed letters (NFC), which the index finds without their accents.
+
+    Characters that UTF-8 does not have are replaced. No document has them.
+    """
+    return unicodedata.normalize("NFC", question).encode("utf-8", "replace").decode("utf-8")

@@ -124,16 +124,19 @@ def _remove_orphans(uri: str, table: str) -> int:
 def _index_kept(uri: str) -> Iterator[None]:
     """Keep the search index in step while the fragments of ``memory`` are merged. Lance rewrites it for their new rows.
 
-    Lance merges no fragments of different segments, so the segments are merged first.
+    Lance merges no fragments of different segments, so the segments are merged first. An index of unknown settings is
+    left to Lance.
     """
     before = search_index(open_table(uri, MEMORY))
-    is_sound = before is None or not is_damaged(uri, before)
-    if before is not None and is_sound:
+    if before is None or before.settings is None:
+        yield
+        return
+    is_sound = not is_damaged(uri, before)
+    if is_sound:
         merge_index(uri)
     yield
-    if before is not None:
-        # Lance copies a damaged index as it is, or drops it.
-        keep_index(uri, before.settings, rebuild=not is_sound)
+    # Lance copies a damaged index as it is, or drops it.
+    keep_index(uri, before.settings, rebuild=not is_sound)
 
 
 def _files(dataset: lance.LanceDataset) -> set[str]:

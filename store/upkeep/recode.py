@@ -107,7 +107,8 @@ def recode(
                 written.clear()
             if progress is not None:
                 progress(done, len(shards))
-        if index := search_index(source.table):
+        index = search_index(source.table)
+        if index is not None and index.settings is not None:
             keep_index(out, index.settings)
         remove_orphans(recoded)
     return RecodeReport(

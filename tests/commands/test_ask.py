@@ -2,11 +2,12 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from pisco_index import Decoder
+from pisco_index import Decoder, Index
 from pisco_index.cli import app
 
 
@@ -59,6 +60,19 @@ def test_lines_of_the_input_are_answered_with_one_decoder(folder, monkeypatch):
     assert found == ["d7", "d3"]
     assert "found no document" in shown.stderr
     assert len(loads) == 1
+
+
+def test_documents_that_were_left_out_are_no_sources(ask, monkeypatch):
+    answer = Index.answer
+
+    def without_the_last(index, *given, **named):
+        (answered,) = answer(index, *given, **named)
+        return [replace(answered, documents=answered.documents[:-1], missing=answered.documents[-1:])]
+
+    monkeypatch.setattr(Index, "answer", without_the_last)
+    shown = ask("What is it?", "--doc", "d3", "--doc", "d1", "--json")
+    assert [each["doc_id"] for each in json.loads(shown.stdout)["documents"]] == ["d3"]
+    assert "no memory of 'd1'" in shown.stderr
 
 
 def test_control_characters_of_a_model_do_not_reach_the_terminal(ask, monkeypatch):

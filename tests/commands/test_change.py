@@ -15,6 +15,10 @@ def test_documents_are_deleted_and_the_store_is_compacted(folder, run, tmp_path)
     shown = run("delete", store, "d1", "d99", "--ids", tmp_path / "ids", "--skip-missing")
     assert shown.exit_code == 0, shown.output
     assert "2 documents deleted, 2 not found: 'd99', 'd98'" in shown.stdout
+    # Two of twelve are more than a twentieth.
+    assert f"Make it anew: pisco-index index {store}" in shown.stdout
+    run("index", store)
+    assert "anew" not in run("delete", store, "d99", "--skip-missing").stdout
     assert json.loads(run("delete", store, "d5", "--json").stdout) == {"deleted": 1, "missing": []}
     without_ids = run("delete", store)
     assert without_ids.exit_code == 2

@@ -150,6 +150,8 @@ def test_oscar_stores_text_and_makes_memory_with_the_question(oscar, corpus, que
     answers = [json.loads(each.stdout) for each in asked]
     assert [answer["memory_tokens"] for answer in answers] == [8, 8]
     assert answers[0]["text"] != answers[1]["text"]
+    searched = run("ask", store, "The river?", "--hits", 1, "-k", oscar, "--dtype", "float32", "--json")
+    assert len(json.loads(searched.stdout)["documents"]) == 1
     scored = run("eval", store, "-q", questions, "-k", oscar, "--dtype", "float32", "--max-new-tokens", 4, "--json")
     assert scored.exit_code == 0, scored.output
     assert [row["condition"] for row in json.loads(scored.stdout)["rows"]] == ["none", "text", "fresh"]

@@ -1,6 +1,7 @@
 """The command ``index``."""
 
 import json
+import shutil
 
 
 def test_a_store_gets_its_index(build, run, folder, tmp_path):
@@ -32,8 +33,32 @@ def test_documents_that_stay_unsearchable_are_named(build, run, folder, tmp_path
     record = json.loads(lines[1])
     changed = json.dumps(record | {"text": "something else"})
     (tmp_path / "corpus.jsonl").write_text("\n".join([changed, *lines[2:]]))
-    shown = run("index", store, tmp_path / "corpus.jsonl").stdout
+    ended = run("index", store, tmp_path / "corpus.jsonl")
+    assert ended.exit_code == 3
+    shown = ended.stdout
     assert f"1 document not in CORPUS, and not searchable: {json.loads(lines[0])['_id']!r}" in shown
     assert (
         f"1 document with another text in CORPUS, and not searchable until the next build: {record['_id']!r}" in shown
     )
+    assert run("index", store, folder / "corpus.jsonl").exit_code == 0
+    complete = run("index", store, folder / "corpus.jsonl")
+    assert complete.exit_code == 0
+    assert "no document lacks its text" in complete.stdout
+
+
+def test_another_corpus_is_refused(build, run, tmp_path):
+    store = tmp_path / "store"
+    build("-o", store, "-c", "beir", "--no-index")
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"_id": "stranger", "text": "something else"}))
+    refused = run("index", store, tmp_path / "corpus.jsonl")
+    assert refused.exit_code == 2
+    assert "none of the 12 documents" in refused.stderr
+    assert "--id-field" in refused.stderr
+
+
+def test_a_store_without_documents_has_nothing_to_index(folder, run, tmp_path):
+    store = shutil.copytree(folder / "store", tmp_path / "store")
+    run("delete", store, *(f"d{n}" for n in range(12)))
+    shown = run("index", store)
+    assert shown.exit_code == 0, shown.output
+    assert "no documents, and so nothing to index" in shown.stdout

@@ -1,6 +1,7 @@
 """Files of answers are scored against references, and their documents against judgements."""
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
@@ -109,10 +110,17 @@ def test_forms_of_judgements(write, lines, expected):
     assert read_qrels(write("qrels", lines)) == expected
 
 
-@pytest.mark.parametrize("line", ["q1 0 d1", "q1 0 d1 yes", "q1 Q0 d1 1 2.5 x", "q1 0 d1 inf"])
+@pytest.mark.parametrize(
+    "line", ["q1 0 d1", "q1 0 d1 yes", "q1 Q0 d1 1 2.5 x", "q1 0 d1 inf", "q1 0 d1 0.9", "q1 0 d1 1e9"]
+)
 def test_a_bad_judgement_is_named(write, line):
     with pytest.raises(QuestionsError, match=r"qrels, line 2: a line of judgements has the fields"):
         read_qrels(write("qrels", ["q1 0 d1 1", line]))
+
+
+def test_a_first_judgement_is_no_header(write):
+    with pytest.raises(QuestionsError, match=r"line 1: .* The last one is an integer"):
+        read_qrels(write("qrels", ["q1\td1\t0.9", "q1\td2\t1"]))
 
 
 def test_what_cannot_be_scored(answers, questions, write):
@@ -122,5 +130,17 @@ def test_what_cannot_be_scored(answers, questions, write):
         score_answers(answers, questions, qrels=write("qrels", ["x 0 a 1"]))
     with pytest.raises(QuestionsError, match="the file holds no judgements"):
         score_answers(answers, questions, qrels=write("qrels", [""]))
-    with pytest.raises(ConfigError, match=r"foo.*for example R@5"):
-        score_answers(answers, questions, measures=["foo@3"])
+
+
+@pytest.mark.parametrize(
+    "name", ["foo@3", "R", "P", "ERR@10", "alpha_nDCG@10", "nDCG@0", "Success@0", "R@5.5", "P(rel=0)@5", "R@5*2", "R@",
+             "R@9e9", "R@99999999999999999999"],
+)  # fmt: skip
+def test_measures_that_are_not_computed_are_named(answers, questions, name):
+    with pytest.raises(ConfigError, match=rf"'{re.escape(name)}' is not a measure .* for example R@5"):
+        score_answers(answers, questions, measures=["RR", name])
+
+
+def test_a_document_that_was_answered_from_twice_has_its_better_place(write, questions):
+    lines = write("answers.jsonl", [asdict(answered("1", "Ada", ["a", "x", "a"]))])
+    assert score_answers(lines, questions, measures=["RR", "RR@10"]).retrieval == {"RR": 1, "RR@10": 1}

@@ -21,7 +21,7 @@ def generator(request, checkpoint):
 def memories(generator):
     connector = generator.connector.digest if isinstance(generator, Decoder) else ""
     source = FakeMemorySource({"a": torch.ones(3, 96), "b": torch.zeros(2, 96)}, connector=connector)
-    return [source.memory(QUESTIONS[0], ["a", "b"]), source.memory(QUESTIONS[1], ["b"])]
+    return list(source.memories([(QUESTIONS[0], ["a", "b"]), (QUESTIONS[1], ["b"])]))
 
 
 def test_questions_are_answered_in_order(generator: Generator, memories):

@@ -75,10 +75,17 @@ def test_refusals(hidden_store, checkpoint, tmp_path):
         ask(hidden_store, checkpoint, QUESTION, ["nope"])
     with pytest.raises(PromptError, match="do not fit the decoder's context of 4096"):
         ask(hidden_store, checkpoint, QUESTION, ["doc-4"] * 700)
-    with pytest.raises(PromptError, match="no document"):
+    with pytest.raises(PromptError, match="No document"):
         ask(hidden_store, checkpoint, "of the", dtype="float32")
-    with Index(hidden_store, checkpoint) as index, pytest.raises(TypeError, match="list of questions"):
-        index.answer(QUESTION)
+    with Index(hidden_store, checkpoint) as index:
+        with pytest.raises(TypeError, match="list of questions"):
+            index.answer(QUESTION)
+        with pytest.raises(ValueError, match="at least 1, not 0"):
+            index.answer([QUESTION], hits=0)
+        with pytest.raises(ValueError, match="1 questions, but 2 lists"):
+            index.answer([QUESTION], doc_ids=[IDS, IDS])
+        with pytest.raises(TypeError, match="not the string 'doc-4'"):
+            index.answer([QUESTION], doc_ids=["doc-4"])
 
 
 def test_a_store_without_texts_is_reported_before_the_decoder_is_loaded(tmp_path, checkpoint, documents, monkeypatch):
@@ -98,9 +105,13 @@ def test_questions_are_answered_from_what_the_search_finds(hidden_store, checkpo
         (best,) = index.search(questions[0], hits=1)
         assert best.doc_id == "doc-4"
         found = index.answer(questions, hits=2, max_new_tokens=5)
+        (lone,) = index.answer(["\ud800"])
+        with pytest.raises(PromptError, match="not valid Unicode"):
+            index.search("\ud800")
         named = index.answer(questions[:1], doc_ids=[found[0].documents], max_new_tokens=5)
     assert [(each.question, len(each.documents)) for each in found] == list(zip(questions, (2, 0, 2), strict=True))
     assert (found[0].documents[0], found[2].documents[0]) == ("doc-4", "doc-17")
     assert found[1].answer is None
-    assert "no document" in found[1].error
+    assert found[1].error == "No document was found."
     assert named[0].answer == found[0].answer is not None
+    assert (lone.answer, lone.error) == (None, "The question is not valid Unicode.")

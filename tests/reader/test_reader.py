@@ -1,14 +1,16 @@
 """A reader gives memory by id, in request order, at one version of the store."""
 
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import lance
 import pytest
 import torch
 
 from pisco_index import Reader, open_checkpoint
-from pisco_index.errors import CorruptStoreError, MissingDocumentsError, StoreError
+from pisco_index.errors import CorruptStoreError, FailedDocumentsError, MissingDocumentsError, StoreError
 from pisco_index.store import Store
 
 
@@ -90,6 +92,21 @@ def test_titles_come_in_request_order(hidden_store, titled_store):
             reader.titles("a")
     with Reader(hidden_store) as reader:
         assert reader.titles(["doc-1", "doc-2"]) == [None, None]
+
+
+def test_texts_come_in_request_order_and_without_memory(text_store, documents, tmp_path, monkeypatch):
+    table = lance.dataset(f"{shutil.copytree(text_store, tmp_path / 'store')}/memory.lance")
+    table.update({"contents": "NULL"}, where="doc_id = 'doc-2'")
+    table.update({"payload": "NULL", "error": "'no luck'"}, where="doc_id = 'doc-3'")
+    with Reader(tmp_path / "store") as reader:
+        with pytest.raises(FailedDocumentsError, match="'doc-3': no luck"):
+            reader.texts(["doc-1", "doc-3"])
+        with pytest.raises(MissingDocumentsError, match="'nope'"):
+            reader.texts(["doc-1", "nope"])
+        monkeypatch.setattr(Store, "fetch", None)
+        asked = ["doc-2", "doc-1", "doc-2"]
+        expected = [f"On {doc_id}\n{documents[doc_id]}" for doc_id in asked]
+        assert reader.texts(["nope", *asked], missing="skip") == expected
 
 
 def test_a_reader_shows_what_it_reads(hidden_store):

@@ -134,7 +134,7 @@ def test_pyterrier_reads_a_run_and_writes_one_that_is_read(run):
 @pytest.mark.fault("An id does not fit in a run.", "An error names it; the former run stays as it was.")
 def test_ids_with_white_space_are_named_and_nothing_is_written(run, found, tag, named):
     run.write_text("before")
-    with pytest.raises(QuestionsError, match=f"white space.*{named}"):
+    with pytest.raises(QuestionsError, match=f"white space.*{named}.*pisco-index answer"):
         write_run(run, [("fine", TIED), *found], tag=tag)
     assert run.read_text() == "before"
     assert list(run.parent.iterdir()) == [run]
@@ -142,13 +142,9 @@ def test_ids_with_white_space_are_named_and_nothing_is_written(run, found, tag, 
 
 @pytest.mark.parametrize("words", [{"id": "q 1", "question": "Why?"}, {"id": "q1\u3000", "question": "Why?"}])
 def test_ids_of_questions_are_checked_before_the_search(hidden_store, questions, run, words, monkeypatch):
-    monkeypatch.setattr(Searcher, "search_many", None)
+    monkeypatch.setattr(Searcher, "search_each", None)
     questions.write_text(json.dumps(words))
     with pytest.raises(QuestionsError, match=r"questions in .*questions\.jsonl"):
-        retrieve(hidden_store, questions, run)
-    monkeypatch.setattr(Searcher, "ids_with_space", lambda _: ["New York"])
-    questions.write_text(json.dumps({"id": "q1", "question": "Why?"}))
-    with pytest.raises(QuestionsError, match=r"documents in the store .* 'New York'"):
         retrieve(hidden_store, questions, run)
 
 
@@ -168,3 +164,10 @@ def test_a_run_that_cannot_be_written_is_refused_before_the_search(hidden_store,
         retrieve(hidden_store, questions, tmp_path / "no" / "run")
     with pytest.raises(InputError, match="not a regular file"):
         retrieve(hidden_store, questions, tmp_path)
+    (tmp_path / "link").symlink_to(questions)
+    with pytest.raises(InputError, match="this is the file of questions"):
+        retrieve(hidden_store, tmp_path / "link", questions)
+    run = tmp_path / "run"
+    run.touch()
+    with pytest.raises(QuestionsError, match="No such file"):
+        retrieve(hidden_store, tmp_path / "nothing", run)

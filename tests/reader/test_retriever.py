@@ -1,8 +1,12 @@
 """A retriever finds the documents of questions, best first; a TREC run is one."""
 
-import math
+import gzip
+import tracemalloc
 
 import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pisco_index.errors import QuestionsError
 from pisco_index.reader.questions import RunFile
@@ -52,7 +56,6 @@ def test_a_run_is_ordered_by_falling_score_and_then_rank(run):
     [
         ("q1\tQ0\td\t1.0\t1.25e+01\tdense", 12.5),
         ("q1 Q0 d 1 .5E1 bm25 k1=0.9 b=0.4", 5),
-        ("q1  Q0 d 7 -inf", -math.inf),
         ("q1\vQ0\fd 1 2", 2),
         ("q1\td\t3", -3),
     ],
@@ -66,19 +69,55 @@ def test_lines_are_read_as_trec_eval_and_ms_marco_write_them(tmp_path, line, sco
 def test_a_doubled_document_keeps_its_best_place(run):
     found = RunFile(run("q1 Q0 a 1 1 x", "q1 Q0 b 2 5 x", "q1 Q0 a 3 9 x", "q1 Q0 b 4 2 x"))
     assert found.retrieve({"q1": ""}, hits=9) == {"q1": (Hit("a", 9), Hit("b", 5))}
-    assert found.doubled == [("q1", "a"), ("q1", "b")]
+    assert found.doubled == 2
     assert (
         "lines that repeat a document of their query: 2 ('q1 a', 'q1 b'). The best place counts." in found.warnings[0]
     )
+
+
+@given(
+    lines=st.lists(
+        st.tuples(st.sampled_from(["q1", "q2"]), st.integers(0, 60), st.integers(0, 9), st.integers(0, 2)), max_size=200
+    ),
+    depth=st.integers(1, 5),
+)
+def test_the_best_documents_are_kept_whatever_the_order_of_lines(tmp_path_factory, lines, depth):
+    path = tmp_path_factory.mktemp("run") / "run"
+    path.write_text("q0 Q0 d 1 1\n" + "".join(f"{q} Q0 d{doc} {rank} {score}\n" for q, doc, score, rank in lines))
+    wanted = {"q1": "", "q2": ""}
+    assert RunFile(path, depth=depth).retrieve(wanted, hits=depth) == RunFile(path).retrieve(wanted, hits=depth)
+
+
+def test_a_run_keeps_few_documents_and_knows_its_bytes(tmp_path):
+    text = "".join(f"q1 Q0 d{n} {n} {n % 97}\n" for n in range(20_000)).encode()
+    text += b"q1 Q0 d3 1 3\n" * 12
+    for name, content in ("plain", text), ("packed", gzip.compress(text)):
+        (tmp_path / name).write_bytes(content)
+        tracemalloc.start()
+        found = RunFile(tmp_path / name, depth=5)
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert held < 2 << 20
+        assert found.digest == xxhash.xxh3_128_hexdigest(text)
+        assert [hit.doc_id for hit in found.retrieve({"q1": ""}, hits=3)["q1"]] == ["d96", "d193", "d290"]
+        assert "of their query: 12 ('q1 d3'" in found.warnings[0]
+        assert "and 2 more)" in found.warnings[0]
+    with pytest.raises(ValueError, match="at most the depth of the run, 5, not 6"):
+        found.retrieve({"q1": ""}, hits=6)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("q1 0 d 1", "line 2: a line of a run has the fields .* this one has 4"),
-        ("q1 Q0 New York 1 1 x", "line 2: rank 'York' and score '1' must be numbers. Ids with white space do not fit"),
+        (
+            "q1 Q0 New York 1 1 x",
+            "line 2: rank 'York' and score '1' must be finite numbers. Ids with white space do not fit",
+        ),
         ("q1 Q0 d one 1 x", "line 2: rank 'one' and score '1' must be"),
         ("q1 Q0 d 1 nan x", "line 2: rank '1' and score 'nan' must be"),
+        ("q1 Q0 d 1 -inf x", "line 2: rank '1' and score '-inf' must be finite"),
+        ("q1 d inf", "line 2: rank 'inf' must be finite"),
         ("q1 d one", "line 2: rank 'one' must be"),
     ],
 )

@@ -150,6 +150,13 @@ def test_a_gpu_gets_pinned_memory_and_is_not_waited_for(name, expected):
     assert calls == expected
 
 
+def test_a_gradient_flows_through_a_layer_on_embeddings(make_store):
+    layer = torch.nn.Linear(40, 2)
+    with Reader(make_store("hidden", "int8")) as reader:
+        layer(reader.embeddings(ASKED).values).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+
+
 # -- several lists together
 
 

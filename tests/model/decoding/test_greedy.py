@@ -81,7 +81,7 @@ class TestOneModel:
         )
         lengths = [30, 5, 99, 5, 31, 6]
         decoder.generate([[7] * length for length in lengths], [nothing(decoder)] * 6, max_new_tokens=2)
-        assert batches == [[5, 5, 6], [30, 31], [99]]
+        assert batches == [[99], [31, 30, 6], [5, 5]]
 
     def test_finished_rows_are_dropped(self, decoder, monkeypatch):
         rows = []

@@ -6,8 +6,9 @@ import shutil
 import lance
 import pytest
 
-from pisco_index import BuildConfig, build, delete, repair, verify
-from pisco_index.errors import BuildIncompleteError, ConfigError, StoreError, StoreLockedError
+from pisco_index import BuildConfig, build, compact, delete, recode, repair, verify
+from pisco_index.configs import SearchConfig
+from pisco_index.errors import BuildIncompleteError, ConfigError, CorpusError, StoreError, StoreLockedError
 from pisco_index.pipeline.upkeep.index import index
 from pisco_index.pipeline.watch.progress import BuildProgress
 from pisco_index.pipeline.watch.totals import build_status
@@ -143,6 +144,18 @@ class TestBuild:
         build([corpus], checkpoint, uri, config())
         assert is_indexed(uri)
 
+    def test_an_index_of_another_program_gets_the_settings_of_the_build(self, copy, corpus, checkpoint, config):
+        uri = copy("searchable")
+        table = lance.dataset(f"{uri}/memory.lance")
+        table.create_scalar_index("contents", "INVERTED", name="contents", base_tokenizer="whitespace")
+        compact(uri)
+        recoded = recode(uri, "int8").uri
+        assert search_index(Store.open(uri).table).settings is None
+        assert search_index(Store.open(recoded).table) is None
+        german = config().model_copy(update={"search": SearchConfig(language="German")})
+        build([corpus], checkpoint, uri, german)
+        assert search_index(Store.open(uri).table).settings == german.search
+
     def test_failed_documents_are_searchable_too(self, corpus, checkpoint, config, tmp_path, monkeypatch):
         run = ShardWorker.run
         monkeypatch.setattr(ShardWorker, "run", lambda self, shard: run(self, shard, {3: "no luck"}))
@@ -195,8 +208,11 @@ class TestIndex:
         build(
             [tmp_path / "corpus.jsonl"], checkpoint, tmp_path / "store", settings.model_copy(update={"corpus": fields})
         )
-        other = {"id_field": "id"}
-        assert index(tmp_path / "store", [tmp_path / "corpus.jsonl"], corpus_settings=other).filled.missing == 1
+        version = Store.open(tmp_path / "store").version
+        for other, found_there in (({"id_field": "id"}, "is in CORPUS"), ({"text_field": "id"}, "1 have another text")):
+            with pytest.raises(CorpusError, match=f"none of the 1 documents .*{found_there}.*--id-field"):
+                index(tmp_path / "store", [tmp_path / "corpus.jsonl"], corpus_settings=other)
+        assert Store.open(tmp_path / "store").version == version
         assert index(tmp_path / "store", [tmp_path / "corpus.jsonl"]).filled.filled == 1
         assert found(tmp_path / "store", "comets") == ["k"]
 

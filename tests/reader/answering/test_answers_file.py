@@ -1,8 +1,9 @@
 """A file of answers is always a beginning of the whole result, and is continued with the same settings only."""
 
+import os
 import random
 import resource
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import orjson
@@ -11,7 +12,7 @@ import torch
 
 from pisco_index.errors import AnsweringInterruptedError, InputError, QuestionsError
 from pisco_index.reader.answering import AnsweredQuestion, Answering, AnswersFile, read_answers
-from pisco_index.reader.answering.answers_file import settings_path
+from pisco_index.reader.answering.answers_file import part_path, read_settings, settings_path
 from pisco_index.reader.generator import FakeGenerator
 from pisco_index.reader.memory_source import FakeMemorySource
 from pisco_index.reader.questions import Question
@@ -35,12 +36,18 @@ QUESTIONS = [Question(f"q{i}", f"n{i} " * (1 + i * 7 % 11), doc_ids=("a",)) for 
 
 
 def answer_into(path: Path, should_stop=lambda: False):
-    generator = BatchGenerator({each.text: "" for each in QUESTIONS})
+    generator = BatchGenerator({each.text: "" for each in QUESTIONS}, token_budget=60)
     source = FakeMemorySource({"a": torch.ones(2, 4)})
-    engine = Answering(source, generator, max_new_tokens=4, token_budget=60, window=13)
+    engine = Answering(source, generator, max_new_tokens=4, window=13)
     with AnswersFile(path, SETTINGS, [each.id for each in QUESTIONS]) as file:
-        for each in engine.answer(QUESTIONS, start=len(file.before), should_stop=should_stop):
+        start, known = len(file.before), file.known
+        done = []
+        for each in engine.answer(
+            QUESTIONS, start=start, known=known, keep=file.keep, progress=lambda n, _: done.append(n),
+            should_stop=should_stop,
+        ):  # fmt: skip
             file.append(each)
+    return done
 
 
 def without_seconds(path):
@@ -54,9 +61,10 @@ def interrupt(path, chance):
     try:
         answer_into(path, should_stop=lambda: next(calls, None) is None)
     except AnsweringInterruptedError:
-        if chance.random() < 0.6:
-            content = path.read_bytes()
-            path.write_bytes(content[: chance.randint(len(content) // 2, len(content))])
+        for torn in (path, part_path(path)):
+            if torn.exists() and chance.random() < 0.5:
+                content = torn.read_bytes()
+                torn.write_bytes(content[: chance.randint(len(content) // 2, len(content))])
 
 
 @pytest.mark.fault(
@@ -73,12 +81,25 @@ def test_twenty_interruptions_give_the_same_file(tmp_path, seed):
     answer_into(tmp_path / "stopped.jsonl")
     assert without_seconds(tmp_path / "stopped.jsonl") == without_seconds(tmp_path / "whole.jsonl")
     assert len(without_seconds(tmp_path / "whole.jsonl")) == len(QUESTIONS)
+    assert not part_path(tmp_path / "stopped.jsonl").exists()
+
+
+def test_a_stop_loses_no_more_than_the_batch(tmp_path):
+    """Every run ends after one batch, and the runs together need no more batches than one run."""
+    path = tmp_path / "answers.jsonl"
+    batches = len(answer_into(tmp_path / "whole.jsonl"))
+    for _ in range(batches - 1):
+        calls = iter(range(1))
+        with pytest.raises(AnsweringInterruptedError):
+            answer_into(path, should_stop=lambda calls=calls: next(calls, None) is None)
+    assert answer_into(path) == [len(QUESTIONS)]
+    assert without_seconds(path) == without_seconds(tmp_path / "whole.jsonl")
 
 
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "answers.jsonl"
     with AnswersFile(path, SETTINGS, ["1", "2"]) as file:
-        assert (file.before, file.cut) == ([], 0)
+        assert file.before == []
         file.append(answered("1"))
         assert read_answers(path) == [answered("1")]
     with AnswersFile(path, SETTINGS, ["1", "2"]) as file:
@@ -103,7 +124,6 @@ def test_a_full_disk(tmp_path):
     assert path.stat().st_size > line
     with AnswersFile(path, SETTINGS, ["1", "2"]) as file:
         assert file.before == [answered("1")]
-        assert file.cut > 0
         file.append(answered("2"))
     assert [each.id for each in read_answers(path)] == ["1", "2"]
 
@@ -125,9 +145,12 @@ def test_other_settings_are_refused_with_both_values(begun):
     assert begun.read_bytes() == content
     with AnswersFile(begun, SETTINGS | {"max_new_tokens": 8}, ["1", "2"], overwrite=True) as file:
         assert file.before == []
-    assert begun.read_bytes() == b""
+        # The old answers are dropped once there is a new one.
+        assert begun.read_bytes() == content
+        file.append(answered("1"))
+    assert begun.read_bytes() == content
     with AnswersFile(begun, SETTINGS | {"max_new_tokens": 8}, ["1", "2"]) as file:
-        assert file.before == []
+        assert file.before == [answered("1")]
 
 
 @pytest.mark.parametrize(
@@ -142,12 +165,14 @@ def test_answers_to_other_questions_are_refused(begun, ids, message):
         AnswersFile(begun, SETTINGS, ids)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("suffix", ["", ".part"])
 @pytest.mark.parametrize("content", ['{"question": "Who?"}\n', "[]\n", "\0\0\n", "notes without an end of line"])
-def test_another_file_is_left_as_it_is(tmp_path, content):
-    path = tmp_path / "other"
+def test_another_file_is_left_as_it_is(tmp_path, content, suffix, overwrite):
+    path = tmp_path / f"other{suffix}"
     path.write_text(content)
-    with pytest.raises(InputError, match=r"no answer that|settings\.json is missing"):
-        AnswersFile(path, SETTINGS, ["1"])
+    with pytest.raises((InputError, QuestionsError), match=r"no answer that|something else than answers"):
+        AnswersFile(tmp_path / "other", SETTINGS, ["1"], overwrite=overwrite)
     assert path.read_text() == content
     assert not settings_path(path).exists()
     if content.endswith("\n"):
@@ -155,9 +180,45 @@ def test_another_file_is_left_as_it_is(tmp_path, content):
             read_answers(path)
 
 
+def test_the_types_of_an_answer_are_checked(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(orjson.dumps(asdict(answered("1")) | {"documents": "abc"}) + b"\n")
+    with pytest.raises(QuestionsError, match=r"line 1: .* documents: Input should be a valid"):
+        read_answers(path)
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_damaged_settings_are_no_obstacle_to_begin_anew(begun, damaged):
+    content = begun.read_bytes()
+    settings_path(begun).write_text("{" if damaged else "[]")
+    with pytest.raises(InputError, match=r"settings\.json, .* is damaged\. .*--overwrite"):
+        AnswersFile(begun, SETTINGS, ["1", "2"])
+    assert begun.read_bytes() == content
+    with AnswersFile(begun, SETTINGS, ["1", "2"], overwrite=True) as file:
+        file.append(answered("1"))
+    assert read_settings(begun) == SETTINGS
+
+
+def test_the_place_of_the_store_may_change(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    with AnswersFile(path, SETTINGS | {"store": "here"}, ["1", "2"]) as file:
+        file.append(answered("1"))
+    with AnswersFile(path, SETTINGS | {"store": "there"}, ["1", "2"]) as file:
+        assert file.before == [answered("1")]
+
+
+def test_a_deleted_file_is_begun_anew(begun):
+    with AnswersFile(begun, SETTINGS, ["1", "2", "3"]) as file:
+        file.keep([answered("3")])
+    assert part_path(begun).exists()
+    begun.unlink()
+    with AnswersFile(begun, SETTINGS | {"max_new_tokens": 8}, ["1", "2", "3"]) as file:
+        assert (file.before, file.known) == ([], {})
+
+
 def test_answers_without_their_settings_are_refused(begun):
     settings_path(begun).unlink()
-    with pytest.raises(InputError, match=r"answers\.jsonl\.settings\.json is missing"):
+    with pytest.raises(InputError, match=r"answers\.jsonl\.settings\.json, .* is missing"):
         AnswersFile(begun, SETTINGS, ["1", "2"])
 
 
@@ -170,5 +231,8 @@ def test_two_runs_do_not_write_one_file(begun):
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
-    with pytest.raises(InputError, match="cannot be written: No such file"):
+    with pytest.raises(InputError, match="there is no folder"):
         AnswersFile(tmp_path / "no" / "answers.jsonl", SETTINGS, ["1"])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a regular file"):
+        AnswersFile(tmp_path / "pipe", SETTINGS, ["1"])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pisco_index.errors import AnsweringInterruptedError, CorruptStoreError, FailedDocumentsError, StoreError
+from pisco_index.errors import AnsweringInterruptedError, CorruptStoreError, PromptError, StoreError
 from pisco_index.reader.answering import Answering
 from pisco_index.reader.generator import FakeGenerator
 from pisco_index.reader.memory_source import FakeMemorySource
@@ -24,9 +24,8 @@ def questions_of(*words):
 
 
 def answering(questions, *, source=None, **options):
-    generator = FakeGenerator(
-        {each.text: f"answer {each.id}" for each in questions}, context=options.pop("context", None)
-    )
+    limits = {name: options.pop(name) for name in ("context", "token_budget") if name in options}
+    generator = FakeGenerator({each.text: f"answer {each.id}" for each in questions}, **limits)
     return Answering(source or FakeMemorySource(VECTORS), generator, **options)
 
 
@@ -49,7 +48,7 @@ def test_a_retriever_finds_the_documents_with_their_scores():
     retriever = FakeRetriever({"Who?": ["a", "gone", "b", "a"], "Why?": []})
     first, second = answering(questions, retriever=retriever, hits=3).answer(questions)
     assert (first.documents, first.scores, first.missing) == (("a", "b"), (1, 1 / 3), ("gone",))
-    assert (second.answer, second.error) == (None, "The question has no document to be answered from.")
+    assert (second.answer, second.error) == (None, "No document was found.")
 
 
 def test_the_number_of_documents_cuts_those_that_a_question_names():
@@ -67,7 +66,7 @@ def test_a_question_that_cannot_be_answered_leaves_the_others_alone():
     errors = [each.error for each in results[1:4]]
     assert "does not fit the context of 40" in errors[0]
     assert "The memory of 'nan' is not finite" in errors[1]
-    assert "no document to be answered from: the store does not hold 'zz'" in errors[2]
+    assert "The store holds no memory of the question's documents: 'zz'" in errors[2]
     assert results[3].missing == ("zz",)
     # Nothing is fetched, and nothing compressed, for a question without documents.
     assert all(ids for _, ids in engine.source.asked)
@@ -91,28 +90,45 @@ def test_a_prompt_that_only_the_generator_refuses_takes_no_neighbour_with_it():
 
 
 class FailingSource(FakeMemorySource):
-    """A source that raises an error for document "b"."""
+    """A source that raises an error for the memory of document "b"."""
 
     def __init__(self, error):
         super().__init__(VECTORS)
         self._error = error
 
-    def memory(self, question, doc_ids):
-        if "b" in doc_ids:
+    def memories(self, requests):
+        if any("b" in ids for _, ids in requests):
             raise self._error
-        return super().memory(question, doc_ids)
-
-
-def test_documents_that_failed_in_the_build_are_left_out():
-    questions = [Question("1", "Who?", doc_ids=("b", "a"))]
-    (result,) = answering(questions, source=FailingSource(FailedDocumentsError("failed", ["b"]))).answer(questions)
-    assert (result.documents, result.missing, result.answer) == (("a",), ("b",), "answer 1")
+        return super().memories(requests)
 
 
 def test_damaged_memory_is_an_error_of_its_question():
-    questions = [Question("1", "Who?", doc_ids=("a",)), Question("2", "Why?", doc_ids=("b",))]
-    first, second = answering(questions, source=FailingSource(CorruptStoreError("bad bytes"))).answer(questions)
-    assert (first.answer, second.answer, second.error) == ("answer 1", None, "bad bytes")
+    questions = [*questions_of(1, 2, 3), Question("bad", "Why?", doc_ids=("b",)), *questions_of(4, 5)[1:]]
+    found = list(answering(questions, source=FailingSource(CorruptStoreError("bad bytes"))).answer(questions))
+    assert [each.error for each in found] == [None, None, None, "bad bytes", None]
+
+
+def test_a_refused_batch_is_halved_until_the_refused_question_is_alone():
+    questions = questions_of(*[3] * 32, 9)
+    engine = answering(questions, context=20)
+    engine.generator.require_fit = lambda *_: None
+    calls = []
+
+    def answer_batch(texts, *_, **__):
+        calls.append(len(texts))
+        if any(len(text.split()) == 9 for text in texts):
+            raise PromptError("refused")
+        return texts
+
+    engine.generator.answer_batch = answer_batch
+    assert [each.error for each in engine.answer(questions)] == [None] * 32 + ["refused"]
+    assert len(calls) < 16
+
+
+def test_a_question_that_is_no_unicode_is_an_error_of_its_own():
+    questions = [Question("1", "Who?", doc_ids=("a",)), Question("2", "\udce9t\udce9", doc_ids=("a",))]
+    first, second = answering(questions).answer(questions)
+    assert (first.answer, second.answer, second.error) == ("answer 1", None, "The question is not valid Unicode.")
 
 
 @pytest.mark.parametrize("error", [StoreError("the disk is gone"), ZeroDivisionError("a bug")])
@@ -138,14 +154,29 @@ def test_closing_ends_the_thread():
     assert not running()
 
 
-def test_one_window_is_prepared_ahead_and_no_more():
+def test_memory_is_held_for_three_batches_and_no_more():
     questions = questions_of(*range(1, 30))
     source = FakeMemorySource(VECTORS)
-    found = answering(questions, source=source, window=4).answer(questions)
-    for _ in range(9):
-        next(found)
-    found.close()
-    assert len(source.asked) <= 16
+    engine = answering(questions, source=source, token_budget=1)
+    ahead = []
+    list(engine.answer(questions, progress=lambda done, _: ahead.append(len(source.asked) - done)))
+    assert max(ahead) <= 2
+
+
+def test_answers_are_kept_by_the_batch_and_taken_up():
+    questions = questions_of(*range(1, 9))
+    kept = []
+    found = answering(questions, token_budget=30, window=4).answer(questions, keep=kept.append)
+    whole = without_seconds(found)
+    assert sorted(each.id for batch in kept for each in batch) == [each.id for each in questions]
+    # The longest questions of a window come first.
+    assert "q3" in {each.id for each in kept[0]}
+    known = {each.id: replace(each, answer="kept") for batch in kept[:2] for each in batch}
+    engine = answering(questions, token_budget=30, window=4)
+    again = without_seconds(engine.answer(questions, known=known))
+    assert again == [replace(each, answer="kept") if each.id in known else each for each in whole]
+    assert len(engine.generator.asked) == 8 - len(known)
+    assert without_seconds(engine.answer(questions, known={each.id: each for each in whole})) == whole
 
 
 @given(

@@ -1,17 +1,27 @@
 """A file of questions becomes a file of answers, which equal those given one by one."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from importlib import metadata
 
 import pytest
 import torch
 
 from pisco_index import Decoder, Reader, new_tiny_checkpoint, open_checkpoint
-from pisco_index.errors import AnsweringInterruptedError, FingerprintMismatchError, InputError, QuestionsError
+from pisco_index.errors import (
+    AnsweringInterruptedError,
+    FingerprintMismatchError,
+    InputError,
+    QuestionsError,
+    StoreError,
+)
 from pisco_index.reader.answering import AnswerSettings, answer_file, read_answers
+from pisco_index.reader.answering.answers_file import settings_path
 from pisco_index.reader.memory_source import open_source
 from pisco_index.reader.questions import read_questions
 
@@ -59,7 +69,7 @@ def test_answers_equal_those_given_one_by_one(whole, hidden, checkpoint, questio
             assert (found.id, found.question, found.documents) == (asked.id, asked.text, asked.doc_ids)
             assert found.answer == decoder.answer(asked.text, memory, max_new_tokens=4)
             assert found.memory_tokens == len(memory.values)
-            assert found.text_tokens == sum(reader.text_tokens(asked.doc_ids))
+            assert found.text_tokens == sum(size.text for size in reader.sizes(asked.doc_ids))
             assert found.prompt_tokens == len(decoder.prompt_ids(asked.text, memory.lengths))
             assert (found.error, found.missing, found.scores) == (None, (), ())
     assert (report.questions, report.before, report.failed, report.missing) == (20, 0, (), ())
@@ -90,8 +100,10 @@ def test_a_signal_stops_it_and_the_same_call_continues(whole, hidden, checkpoint
         answer_file(hidden, checkpoint, questions, path, settings=SETTINGS, progress=progress)
     assert len(calls) == batches
     assert len(read_answers(path)) < 20
-    before = len(read_answers(path))
-    assert answer_file(hidden, checkpoint, questions, path, settings=SETTINGS).before == before
+    assert answer_file(hidden, checkpoint, questions, path, settings=SETTINGS).before == calls[-1][0]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        ".answers.jsonl.lock", "answers.jsonl", "answers.jsonl.settings.json",
+    ]  # fmt: skip
     assert without_seconds(path) == without_seconds(whole[0])
 
 
@@ -105,12 +117,13 @@ import os, signal
 from pisco_index.reader.answering import AnswerSettings, answer_file
 answer_file({str(hidden)!r}, {str(checkpoint)!r}, {str(questions)!r}, {str(path)!r},
     settings=AnswerSettings(**{asdict(SETTINGS)!r}),
-    progress=lambda done, total: done > 12 and os.kill(os.getpid(), signal.SIGKILL))
+    progress=lambda done, total: done > 12 and (print(done, flush=True), os.kill(os.getpid(), signal.SIGKILL)))
 """
     ended = subprocess.run([sys.executable, "-c", code], timeout=300, check=False, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert len(read_answers(path)) == 8
-    assert answer_file(hidden, checkpoint, questions, path, settings=SETTINGS).before == 8
+    assert 8 <= len(read_answers(path)) < 13
+    before = answer_file(hidden, checkpoint, questions, path, settings=SETTINGS).before
+    assert before == int(ended.stdout) > 12
     assert without_seconds(path) == without_seconds(whole[0])
 
 
@@ -126,7 +139,7 @@ def test_a_run_names_the_documents_and_what_the_store_lacks_is_reported(whole, h
     first, *_, last = read_answers(path)
     assert (first.documents, first.scores, first.missing) == (("doc-1",), (9,), ("no-0",))
     assert first.answer
-    assert (last.answer, last.error) == (None, "The question has no document to be answered from.")
+    assert (last.answer, last.error) == (None, "No document was found.")
     assert (report.failed, report.missing, report.documents_from) == (("q19",), ("no-0", "no-1"), "run")
     assert "lines that repeat a document of their query: 1" in report.warnings[0]
 
@@ -158,9 +171,9 @@ def test_memory_that_depends_on_the_question(text_store, checkpoint, questions, 
     with Reader(text_store) as reader:
         source = open_source(reader, open_checkpoint(checkpoint), "cpu")
         for found in read_answers(path)[:5]:
-            memory = source.memory(found.question, found.documents)
+            (memory,) = source.memories([(found.question, found.documents)])
             assert found.answer == decoder.answer(found.question, memory, max_new_tokens=4)
-            assert found.text_tokens == sum(reader.text_tokens(found.documents))
+            assert found.text_tokens == sum(size.text for size in reader.sizes(found.documents))
 
 
 def test_what_is_refused_before_the_first_answer(hidden, checkpoint, questions, whole, tmp_path):
@@ -176,6 +189,53 @@ def test_what_is_refused_before_the_first_answer(hidden, checkpoint, questions, 
     with pytest.raises(InputError, match="other settings: max_new_tokens 4, not 5"):
         answer_file(hidden, checkpoint, questions, whole[0], settings=replace(SETTINGS, max_new_tokens=5))
     assert not path.exists()
+
+
+@pytest.mark.parametrize("beside", ["", ".settings.json", ".part"])
+def test_questions_and_run_are_not_overwritten(hidden, checkpoint, tmp_path, beside):
+    out = tmp_path / "q"
+    read = write(tmp_path / f"q{beside}", lines_of(2))
+    content = read.read_bytes()
+    with pytest.raises(InputError, match="would be overwritten"):
+        answer_file(hidden, checkpoint, read, out, settings=SETTINGS, overwrite=True)
+    other = write(tmp_path / "others", lines_of(2))
+    with pytest.raises(InputError, match="would be overwritten"):
+        answer_file(hidden, checkpoint, other, out, run=read, settings=SETTINGS, overwrite=True)
+    assert read.read_bytes() == content
+
+
+def test_a_decoder_that_does_not_fit_loses_no_answers(whole, hidden, checkpoint, questions, tmp_path, monkeypatch):
+    path = tmp_path / "answers.jsonl"
+    for each in (path, settings_path(path)):
+        shutil.copy(whole[0].with_name(each.name), each)
+    monkeypatch.setattr(Decoder, "generate", lambda *_, **__: (_ for _ in ()).throw(MemoryError("CUDA")))
+    with pytest.raises(MemoryError):
+        answer_file(hidden, checkpoint, questions, path, settings=SETTINGS, overwrite=True)
+    assert path.read_bytes() == whole[0].read_bytes()
+    assert answer_file(hidden, checkpoint, questions, path, settings=SETTINGS).before == 20
+
+
+def test_what_is_no_regular_file_is_refused(hidden, checkpoint, questions, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a regular file"):
+        answer_file(hidden, checkpoint, questions, tmp_path / "pipe", settings=SETTINGS)
+    with pytest.raises(QuestionsError, match="not a regular file"):
+        answer_file(hidden, checkpoint, tmp_path / "pipe", tmp_path / "answers", settings=SETTINGS)
+
+
+def test_a_moved_store_continues_and_a_version_that_is_gone_is_named(whole, hidden, checkpoint, questions, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    shutil.copytree(hidden, tmp_path / "moved")
+    lines = whole[0].read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:9]))
+    shutil.copy(settings_path(whole[0]), settings_path(path))
+    assert answer_file(tmp_path / "moved", checkpoint, questions, path, settings=SETTINGS).before == 9
+    assert without_seconds(path) == without_seconds(whole[0])
+    recorded = json.loads(settings_path(path).read_bytes())
+    assert (recorded["token_budget"], recorded["pisco_index"]) == (400, metadata.version("pisco-index"))
+    settings_path(path).write_text(json.dumps(recorded | {"store_version": 99}))
+    with pytest.raises(StoreError, match=r"answers\.jsonl: the file was begun with version 99 .*--overwrite"):
+        answer_file(tmp_path / "moved", checkpoint, questions, path, settings=SETTINGS)
 
 
 def test_a_store_of_another_checkpoint_is_refused(hidden, questions, tmp_path, other_checkpoint):

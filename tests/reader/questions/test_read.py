@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -85,6 +86,10 @@ def test_files_that_cannot_be_read(file, tmp_path):
         read_questions(file(""))
     with pytest.raises(QuestionsError, match="No such file"):
         read_questions(tmp_path / "nothing.jsonl")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", ""):
+        with pytest.raises(QuestionsError, match="not a regular file"):
+            read_questions(tmp_path / name)
     (tmp_path / "latin.jsonl").write_bytes(b"\n\n\xe9")
     with pytest.raises(QuestionsError, match="line 3: not UTF-8"):
         read_questions(tmp_path / "latin.jsonl")
@@ -121,6 +126,21 @@ TRIVIA = {"question_id": "q1", "question": "Who?", "answer": {"value": "Ada", "a
         ('q1\t"Who" is it?', "text with tabs: id, question", Question("q1", '"Who" is it?')),
         ("qid\tquery\tanswer\nq1\tWho?\tAda", "text with tabs and a header: qid, query, answer",
          Question("q1", "Who?", ("Ada",))),
+        ("id\tquestion\tdifficulty\nq1\t[Who?]\teasy", "text with tabs and a header: id, question",
+         Question("q1", "[Who?]")),
+        ("query-id\tQuery\nq1\tWho?", "text with tabs and a header: query-id, query", Question("q1", "Who?")),
+        ("number\tquestion\n7\tWho?", "text with tabs and a header: id, question", Question("7", "Who?")),
+        ('id,question,answers\nq1,"Who, ""Ada""?","[""Ada""]"', "text with commas and a header: id, question, answers",
+         Question("q1", 'Who, "Ada"?', ("Ada",))),
+        ("Who?, he asked", "a question per line: question", Question("1", "Who?, he asked")),
+        ('Who?\t["Ada", null]', "text with tabs: question, answers", Question("1", "Who?", ("Ada",))),
+        ('Who?\t["\\ud83d\\ude00", "a\\/b"]', "text with tabs: question, answers",
+         Question("1", "Who?", ("😀", "a/b"))),
+        ('["Who?"]', "JSON array: question", Question("1", "Who?")),
+        (json.dumps({"data": [{"title": "Ada", "paragraphs": [{"qas": [SQUAD | {"answers": [{"text": "Ada"}]}]}]}]}),
+         "JSON lines: id, question, answers", Question("q1", "Who?", ("Ada",))),
+        (json.dumps([{"question": "Who?", "paragraphs": [], "data": [1]}]), "JSON array: question",
+         Question("1", "Who?")),
         ("\n Who? \n", "a question per line: question", Question("2", " Who? ")),
     ],
 )  # fmt: skip
@@ -136,11 +156,20 @@ def test_forms_of_data_sets(tmp_path, content, form, expected, encode):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1\tWho?\n2\tWho\tnot?", "line 2: the line has 3 fields between tabs, not 2 (id, question)"),
+        ("1\tWho?\n2\tWho\tnot?", "line 2: the line has 3 fields, not 2 (id, question)"),
         ("1\tWho?\n2\t", "line 2, id '2': question must be a string"),
         ("1\tWho?\n1\tWhy?", "line 2: the id '1' is already used in line 1"),
         ('[{"question": "Who?"}, {"id": 5}]', "item 2, id '5': question must be a string"),
         ('[{"question": "Who?"},\n{"id": 5]', "line 2: not JSON"),
+        ("Who?\t['Ada' 'Bo']", "line 1: \"['Ada' 'Bo']\" is in brackets, but is no list"),
+        ("Who?\t['\\ud83d']", "is in brackets, but is no list"),
+        ('Who?\t["Ada"]\nWhy?\t["Ada", x]', "line 2: '[\"Ada\", x]' is in brackets, but is no list"),
+        ('Who?\t["Ada"]\n"Why?\t["Bo"]', "line 2: the quotation marks do not enclose whole cells"),
+        ('Who?\t["Ada"]\nWhy?', "line 2: the line has 1 field, not 2 (question, answers)"),
+        ("qid\tutterance\n1\tWho?", "line 1: the header ['qid', 'utterance'] names no column of questions"),
+        ("[1] Who?", "A file that begins with a brace or bracket is read as JSON"),
+        ("{x} Who?", "line 1: not JSON"),
+        ("\u00a0", "the file holds no questions"),
         ("<topics/>", "the file is XML. Write it as JSON lines or as text with tabs"),
         ("PAR1", "the file is a Parquet file"),
     ],

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from pisco_index.errors import CorruptStoreError, StoreError
 from pisco_index.store import CODECS, codec_by_name, decode, decode_batch, encode, is_calibrated
-from pisco_index.store.codecs.payload import decode_latents
-from pisco_index.store.codecs.record import HEADER_BYTES, read_header
+from pisco_index.store.codecs.payload import latents_of
+from pisco_index.store.codecs.record import HEADER_BYTES, Records, read_header
 
 FP32 = codec_by_name("fp32")
 BF16 = codec_by_name("bf16")
@@ -58,14 +58,14 @@ def test_latents_are_given_for_records_of_one_codec_and_calibration():
     values = SAMPLE[:4]
     int8, other = (codec_by_name(name) for name in ("int8", "bf16"))
     alike = [made("a", values, int8), made("b", values, int8)]
-    latents = decode_latents(alike, ["a", "b"], BY_REFERENCE.__getitem__)
+    latents = latents_of(Records.checked(alike, ["a", "b"]), BY_REFERENCE.__getitem__)
     assert (latents.codec, latents.calibration) == (int8, CALIBRATIONS["int8"])
     restored = int8.restore(latents.values.copy(), latents.calibration)
     np.testing.assert_array_equal(restored, decode_batch(alike, None, BY_REFERENCE.__getitem__)[0])
     elsewhere = int8.calibrate(SAMPLE * 2)
     known = {**BY_REFERENCE, elsewhere.reference: elsewhere}
     for stranger in (made("b", values, other), encode("b", values, int8, elsewhere)):
-        assert decode_latents([alike[0], stranger], None, known.__getitem__) is None
+        assert latents_of(Records.checked([alike[0], stranger], None), known.__getitem__) is None
         np.testing.assert_allclose(
             decode_batch([alike[0], stranger], None, known.__getitem__)[0][4:], values, atol=0.05, rtol=0
         )

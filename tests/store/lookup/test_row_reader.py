@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pisco_index.errors import CorruptStoreError, MissingDocumentsError, PiscoIndexError, StoreError
 from pisco_index.store import Rows, Store, codec_by_name, commit, decode, encode, memory_rows, write_fragment
-from pisco_index.store.lookup import idcache
+from pisco_index.store.lookup import idcache, row_reader
 from pisco_index.store.table import direct, pages
 
 from ..conftest import DIM
@@ -400,6 +400,31 @@ def test_payloads_that_are_not_in_the_cache_are_waited_for(filled, check, monkey
     monkeypatch.setattr(os, "preadv", preadv)
     check(filled, ASKED)
     assert len(waited) == len(ASKED)
+
+
+@pytest.mark.parametrize("place", ["disk", "Lance"])
+def test_a_thread_that_waits_lets_others_read(filled, check, monkeypatch, place):
+    waits, may_go_on = threading.Event(), threading.Event()
+    owner, name = (row_reader, "read_late") if place == "disk" else (row_reader.RowReader, "_take")
+    real = getattr(owner, name)
+
+    def wait(*args):
+        if not waits.is_set():
+            waits.set()
+            assert may_go_on.wait(5), "the other thread has not read"
+        return real(*args)
+
+    def fetch() -> int:
+        return len(filled.fetch(ASKED, columns=["tokens_fed"] if place == "Lance" else []))
+
+    monkeypatch.setattr(direct, "_NOWAIT", None)
+    monkeypatch.setattr(owner, name, wait)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(fetch)
+        assert waits.wait(5)
+        check(filled, ASKED[:1])
+        may_go_on.set()
+        assert waiting.result() == len(ASKED)
 
 
 def test_a_machine_without_reads_that_do_not_wait(filled, check, monkeypatch):
