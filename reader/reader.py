@@ -55,7 +55,11 @@ class Reader:
             CorruptStoreError: if stored bytes fail their checks.
             StoreError: if a document failed in the build, the store holds texts only, or it cannot be read.
         """
-        return self._memory(self._rows(doc_ids, missing))
+        store = self._store
+        if len(doc_ids) > _TOGETHER:
+            return self._memory(self._rows(doc_ids, missing))
+        with store.turn():
+            return self._memory(self._rows(doc_ids, missing))
 
     def fetch_many(self, lists: Sequence[Sequence[str]], *, missing: MissingIds = "error") -> list[Memory]:
         """Return the memory of several lists of documents, each like ``fetch``, but read together.

@@ -52,6 +52,7 @@ class Store:
         self._calibrations: dict[int, Calibration] = {}
         self._row_reader: RowReader | None = None
         self._row_reader_lock = threading.Lock()
+        self._turn = threading.RLock()
 
     @classmethod
     def create(
@@ -282,6 +283,14 @@ class Store:
             calibrations=self.calibration,
         )
 
+    def turn(self) -> threading.RLock:
+        """Return the lock under which threads fetch one after another. ``fetch`` gives it up while it waits for a disk.
+
+        A caller that holds it while it fetches and decodes a few documents saves all threads the switches in between.
+        """
+        check_process()
+        return self._turn
+
     def columns(
         self, doc_ids: Sequence[str], names: Sequence[str], *, missing: MissingIds = "error"
     ) -> dict[str, dict[str, Any]]:
@@ -322,7 +331,7 @@ class Store:
     def _rows(self) -> RowReader:
         with self._row_reader_lock:
             if self._row_reader is None:
-                self._row_reader = RowReader(self.uri, self.table, self._taker)
+                self._row_reader = RowReader(self.uri, self.table, self._taker, self._turn)
             return self._row_reader
 
     @cached_property

@@ -36,20 +36,21 @@ class RowReader:
         uri: address of the store.
         table: Lance dataset of ``memory``.
         taker: reader of rows by number.
+        turn: lock of the thread whose turn it is. A caller may hold it already.
 
     Attributes:
         direct: number of payloads that were read directly.
         by_lance: number of rows that Lance read.
     """
 
-    def __init__(self, uri: str, table: lance.LanceDataset, taker: RowTaker):
+    def __init__(self, uri: str, table: lance.LanceDataset, taker: RowTaker, turn: threading.RLock):
         self.direct = 0
         self.by_lance = 0
         self._uri = uri
         self._table = table
         self._taker = taker
         self._lock = threading.Lock()
-        self._turn = threading.Lock()
+        self._turn = turn
         with lance_errors(f"cannot read the store at {uri}"):
             self._fragments = named_fragments(table)
             counts = [fragment.count_rows() for fragment in self._fragments.values()]
@@ -195,13 +196,20 @@ class RowReader:
 
 
 @contextmanager
-def _given_up(turn: threading.Lock) -> Iterator[None]:
-    """Release a lock that this thread holds, and take it again."""
-    turn.release()
+def _given_up(turn: threading.RLock) -> Iterator[None]:
+    """Release a lock that this thread holds, however often it has taken it, and take it again as often."""
+    times = 0
+    try:
+        while True:
+            turn.release()
+            times += 1
+    except RuntimeError:  # not held any more
+        pass
     try:
         yield
     finally:
-        turn.acquire()
+        for _ in range(times):
+            turn.acquire()
 
 
 class _Places:

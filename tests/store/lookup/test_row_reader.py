@@ -415,7 +415,8 @@ def test_a_thread_that_waits_lets_others_read(filled, check, monkeypatch, place)
         return real(*args)
 
     def fetch() -> int:
-        return len(filled.fetch(ASKED, columns=["tokens_fed"] if place == "Lance" else []))
+        with filled.turn():
+            return len(filled.fetch(ASKED, columns=["tokens_fed"] if place == "Lance" else []))
 
     monkeypatch.setattr(direct, "_NOWAIT", None)
     monkeypatch.setattr(owner, name, wait)
