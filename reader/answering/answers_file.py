@@ -1,4 +1,4 @@
-"""Files of answered questions: one JSON line a question, in the order of the questions, written so that a run goes on.
+"""Files of answered questions: one JSON line per question, in their order, which a later run can continue.
 
 The file is always a beginning of the whole result. ``FILE.settings.json`` beside it holds all that determines the
 answers; a run with other settings does not continue the file. ``FILE.part`` holds answers that wait for those of

@@ -55,7 +55,7 @@ class AnsweredQuestion:
         memory_tokens: number of memory vectors in the prompt.
         text_tokens: number of tokens of the documents' text that they stand for.
         prompt_tokens: number of tokens of the prompt, memory included.
-        seconds: its share of the time that was spent on its window and on its batch.
+        seconds: time spent on its window and on its batch, divided by the number of questions in each.
     """
 
     id: str
@@ -77,7 +77,7 @@ class _Prepared:
 
     Attributes:
         place: number of the question among all.
-        result: what is known of its result: all but the answer, and the error if it cannot be answered.
+        result: its result so far: everything but the answer, with the error if it cannot be answered.
         prompt: token ids of its prompt.
         memory: memory of its documents; None if it is not fetched yet, or the question cannot be answered.
     """
@@ -262,10 +262,8 @@ class Answering:
         share = (time.perf_counter() - began) / len(batch)
         results = []
         for each in batch:
-            answer, result = (
-                answers.get(each.place),
-                replace(each.result, seconds=round(each.result.seconds + share, 6)),
-            )
+            answer = answers.get(each.place)
+            result = replace(each.result, seconds=round(each.result.seconds + share, 6))
             if isinstance(answer, Exception):
                 result = replace(result, error=str(answer))
             elif answer is not None:
@@ -323,7 +321,7 @@ def _unless(stopped: threading.Event, items: Iterable[T]) -> Iterator[T]:
 
 
 def _apart(ask: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T]) -> list[R | PromptError | CorruptStoreError]:
-    """Return what is asked for all items together, or for halves of them if that is refused, down to single items.
+    """Ask for all items together; if that is refused, ask for halves of them, down to single items.
 
     A refused item has the error in the place of its result, and takes no neighbour with it.
     """
@@ -344,7 +342,7 @@ def _require_wanted(should_stop: Callable[[], bool]) -> None:
 
 
 def _asked(question: Question, documents: tuple[str, ...], scores: tuple[float, ...]) -> AnsweredQuestion:
-    """Return what is known of a result once its documents are found."""
+    """Return the result of a question as far as it is known once its documents are found."""
     return AnsweredQuestion(
         id=question.id, question=question.text, answer=None, error=None, documents=documents, scores=scores,
         missing=(), memory_tokens=0, text_tokens=0, prompt_tokens=0, seconds=0.0,

@@ -1,8 +1,11 @@
 """The command ``ask``."""
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -100,16 +103,15 @@ def test_bad_input(ask, arguments, message):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_on_a_terminal_it_asks_for_questions(folder):
+    # Windows has no such module.
     import pty
-    import subprocess
-    from pathlib import Path
 
     leader, follower = pty.openpty()
     command = [Path(sys.executable).with_name("pisco-index"), "ask", folder / "store", "-k", folder / "checkpoint"]
     process = subprocess.Popen([*command, "--max-new-tokens", "2", "-n", "1"], stdin=follower, stdout=subprocess.PIPE)
-    import os
-
     os.write(leader, b"Which river is T7?\n\x04")
     shown, _ = process.communicate(timeout=120)
+    os.close(leader)
+    os.close(follower)
     assert process.returncode == 0
     assert b"d7  T7" in shown
