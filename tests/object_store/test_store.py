@@ -151,7 +151,7 @@ file.write_bytes(pickle.dumps(sorted(set().union(*new))))
 
 
 @pytest.mark.fault(
-    "Several drivers commit to an object store, even between Lance's read and its put.",
+    "Several drivers commit the same shards, also to an object store.",
     "Each shard is stored once.",
 )
 def test_processes_that_race_to_commit_the_same_shards_store_each_once(store, write, proxy, tmp_path):
@@ -187,7 +187,7 @@ def commits_of(method: str, path: str) -> bool:
 
 
 @pytest.mark.fault(
-    "Several drivers commit to an object store, even between Lance's read and its put.",
+    "Several drivers commit the same shards, also to an object store.",
     "Each shard is stored once.",
 )
 def test_a_commit_that_comes_between_the_look_and_the_put_is_not_overwritten(store, write, proxy):

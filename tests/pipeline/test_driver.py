@@ -342,7 +342,7 @@ def test_an_interrupt_commits_what_is_finished_and_begins_nothing_new(store, mak
 
 
 @pytest.mark.fault(
-    "Several drivers commit the same shards.",
+    "Several drivers commit the same shards, also to an object store.",
     "Each shard is stored once.",
 )
 def test_a_shard_that_another_driver_committed_is_not_doubled(store, make_pool):

@@ -312,7 +312,7 @@ new = [commit(store, written[i : i + size]).new for i in range(0, len(written), 
 
 
 @pytest.mark.fault(
-    "Several drivers commit the same shards.",
+    "Several drivers commit the same shards, also to an object store.",
     "Each shard is stored once.",
 )
 def test_processes_that_race_to_commit_the_same_shards_store_each_once(store, write, tmp_path):

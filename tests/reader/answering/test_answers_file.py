@@ -68,7 +68,8 @@ def interrupt(path, chance):
 
 
 @pytest.mark.fault(
-    "`answer` is stopped or killed at any moment, 20 times", "the same answers as without a stop, each once"
+    "`answer` is stopped or killed at any moment.",
+    "The same command continues; each answer is as without a stop, and written once.",
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_twenty_interruptions_give_the_same_file(tmp_path, seed):
@@ -108,7 +109,7 @@ def test_what_is_written_is_read(tmp_path):
     assert [each.answer for each in read_answers(path)] == ["Ada\r\n\u2028", None]
 
 
-@pytest.mark.fault("the disk is full while `answer` writes", "an error; a torn line is cut, and the next run continues")
+@pytest.mark.fault("The disk is full while `answer` writes.", "It ends with an error, and the next run continues.")
 def test_a_full_disk(tmp_path):
     path = tmp_path / "answers.jsonl"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -108,7 +108,8 @@ def test_a_signal_stops_it_and_the_same_call_continues(whole, hidden, checkpoint
 
 
 @pytest.mark.fault(
-    "the process of `answer` is killed (SIGKILL)", "the same command continues; the same answers, each once"
+    "`answer` is stopped or killed at any moment.",
+    "The same command continues; each answer is as without a stop, and written once.",
 )
 def test_a_killed_process_leaves_a_file_that_continues(whole, hidden, checkpoint, questions, tmp_path):
     path = tmp_path / "answers.jsonl"

@@ -143,8 +143,8 @@ def test_progress_is_reported(store, add):
 
 class TestVersions:
     @pytest.mark.fault(
-        "A store is updated, merged or cleaned up while a reader has an older version open.",
-        "The reader searches on.",
+        "A store is updated or compacted under a reader.",
+        "The reader keeps its version; if that was dropped, an error asks to open the store again.",
     )
     def test_a_reader_of_an_older_version_searches_on(self, store, add, rows_of):
         ids = add(store, 0, 50)

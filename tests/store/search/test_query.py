@@ -285,7 +285,10 @@ def test_rows_that_are_not_indexed_are_found_and_deleted_ones_are_not(searcher_o
     assert Searcher(empty.refresh()).search("river") == []
 
 
-@pytest.mark.fault("A reader searches a version that `compact` dropped.", "An error says to open the store again.")
+@pytest.mark.fault(
+    "A store is updated or compacted under a reader.",
+    "The reader keeps its version; if that was dropped, an error asks to open the store again.",
+)
 def test_a_version_that_was_dropped_says_so(searcher_of, empty):
     searcher = searcher_of(CITIES)
     for number in range(3):
