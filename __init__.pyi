@@ -27,3 +27,5 @@ from .store.upkeep.delete import delete as delete
 from .training.distill import distill as distill
 from .training.train import finetune as finetune
 from .training.train import pretrain as pretrain
+
+__version__: str

@@ -1,14 +1,15 @@
 """The command ``pisco-index``: the list of its commands, and the exit codes of its errors."""
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from .commands import answer, ask, build, change, check, checkpoint, index, presets, read, train, watch
-from .commands.console import err, say, say_error
+from .commands.console import err, open_streams, say, say_error
+from .commands.options import Command, Group, no_command
 from .errors import BuildHungError, BuildInterruptedError, InputError, PiscoIndexError
 
 _Commands = Mapping[str, Callable[..., None]]
@@ -60,7 +61,7 @@ GROUPS: dict[str, tuple[str, _Commands]] = {
 }
 
 
-class _Group(TyperGroup):
+class _Program(Group):
     """Group of commands that prints an expected error as one paragraph and exits with its code.
 
     Expected errors are this package's and the operating system's, such as a missing path or a full disk.
@@ -76,7 +77,8 @@ class _Group(TyperGroup):
                 os._exit(error.exit_code)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            if error.errno is None:
+            # Typer ends without a word if nobody reads the output any more, as after `| head`.
+            if error.errno in (None, errno.EPIPE):
                 raise
             place = f"{error.filename}: " if error.filename else ""
             say_error(f"{place}{error.strerror}.")
@@ -87,7 +89,7 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Group,
+    cls=_Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -95,13 +97,14 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 2 bad input; 3 some shards failed, documents were quarantined, questions have no "
     "answer, or problems were found; 75 another build has locked the store; 130 interrupted.",
 )
+app.callback()(no_command)
 for _heading, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
-        app.command(_name, rich_help_panel=_heading)(_command)
+        app.command(_name, cls=Command, rich_help_panel=_heading)(_command)
 for _group, (_help, _commands) in GROUPS.items():
-    _app = typer.Typer(no_args_is_help=True, help=_help)
+    _app = typer.Typer(cls=Group, no_args_is_help=True, help=_help)
     for _name, _command in _commands.items():
-        _app.command(_name)(_command)
+        _app.command(_name, cls=Command)(_command)
     app.add_typer(_app, name=_group, rich_help_panel="Models")
 
 
@@ -110,6 +113,7 @@ def main() -> None:
     # OpenMP threads spin while they wait for each other, by default for so long that one other busy process on the
     # machine makes a build several times slower. It has to be set before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    open_streams()
     app()
 
 

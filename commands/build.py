@@ -40,24 +40,50 @@ def build(
     decoder_base: DecoderBase = None,
     compressor_base: CompressorBase = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete documents that are not in CORPUS, which must be the whole corpus.")
+        bool,
+        typer.Option(
+            "--prune",
+            rich_help_panel="Update",
+            help="Delete documents that are not in CORPUS, which must be the whole corpus.",
+        ),
     ] = False,
     replan: Annotated[
-        bool, typer.Option("--replan", help="Abandon the rest of an unfinished build, and update what it stored.")
+        bool,
+        typer.Option(
+            "--replan",
+            rich_help_panel="Update",
+            help="Abandon the rest of an unfinished build, and update what it stored.",
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and estimate; write nothing.")] = False,
     events: Annotated[
-        Path | None, typer.Option("--events", metavar="FILE", help="Append the build's events to FILE, as JSON lines.")
+        Path | None,
+        typer.Option(
+            "--events",
+            metavar="FILE",
+            rich_help_panel="Watch",
+            help="Append the build's events to FILE, as JSON lines.",
+        ),
     ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            "--metrics-port", min=0, max=65535, metavar="PORT", help="Serve Prometheus metrics on PORT; 0: a free port."
+            "--metrics-port",
+            min=0,
+            max=65535,
+            metavar="PORT",
+            rich_help_panel="Watch",
+            help="Serve Prometheus metrics on PORT; 0: a free port.",
         ),
     ] = None,
     metrics_host: Annotated[
         str,
-        typer.Option("--metrics-host", metavar="HOST", help="Address to serve metrics on; 0.0.0.0: every interface."),
+        typer.Option(
+            "--metrics-host",
+            metavar="HOST",
+            rich_help_panel="Watch",
+            help="Address to serve metrics on; 0.0.0.0: every interface.",
+        ),
     ] = "127.0.0.1",
     as_json: Json = False,
 ) -> None:

@@ -1,6 +1,9 @@
 """Print to the terminal: results as text or JSON, progress bars, and numbers in words."""
 
+import io
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +38,27 @@ INDEXING = {
     "rebuilt": "making the search index anew",
 }
 """Descriptions of the work on a search index, by its name in ``IndexReport.action``."""
+
+
+def open_streams() -> None:
+    r"""Make standard input, output and error fit for any text and any caller.
+
+    Characters that an output's encoding lacks are written as escapes, such as ``\u017a``. Bytes of the input that are
+    no text become surrogates, which the check of a question finds. A stream that the caller closed leads nowhere: the
+    next file to be opened would take its number, and messages of native code would be written into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def say(piece: Piece, style: str = "", console: Console = out) -> None:
@@ -83,7 +107,8 @@ class Output:
         elif on_one_line:
             say(json.dumps(_plain(result)))
         else:
-            out.print_json(data=_plain(result))
+            # Escapes of an encoding, unlike JSON's own, may be no JSON.
+            out.print_json(data=_plain(result), ensure_ascii=not out.encoding.startswith("utf"))
 
     def clear(self) -> None:
         """Clear a terminal that shows text, for a result that replaces the one before it."""

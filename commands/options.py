@@ -5,23 +5,43 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
+from importlib.metadata import version
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+from typer.core import TyperCommand, TyperGroup
 
-from ..configs import Config
+from ..configs import Config, presets
 from ..configs.base import Flag
+from ..configs.load import Kind
 from ..configs.names import DOCUMENTS, Dtype
+from .console import say
+
+_MODELS = "Models"
+"""Panel of help pages for options that say which models compute, and how."""
+
+
+def _matching_presets(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the presets of the command being typed that begin with some letters, for the shell to complete."""
+    kind = next((each for each in get_args(Kind) if each == ctx.command.name), "build")
+    return [name for name in presets(kind) if name.startswith(incomplete)]
+
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Store: a folder, or an object-store URI.")]
 Corpus = Annotated[list[Path], typer.Argument(metavar="CORPUS", help="Corpus files or folders.")]
 CheckpointDir = Annotated[Path, typer.Option("--checkpoint", "-k", help="Checkpoint folder.")]
 Preset = Annotated[
     str | None,
-    typer.Option("--config", "--preset", "-c", help="Preset (`pisco-index presets` lists them) or YAML file."),
+    typer.Option(
+        "--config",
+        "--preset",
+        "-c",
+        autocompletion=_matching_presets,
+        help="Preset (`pisco-index presets` lists them) or YAML file.",
+    ),
 ]
 Run = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Run (TREC, MS MARCO) that names the documents, not doc_ids.")
@@ -47,15 +67,22 @@ Questions = Annotated[
 ]
 DecoderBase = Annotated[
     str | None,
-    typer.Option("--decoder-base", "--base", help="Folder of the base decoder, instead of the checkpoint's."),
+    typer.Option(
+        "--decoder-base",
+        "--base",
+        rich_help_panel=_MODELS,
+        help="Folder of the base decoder, instead of the checkpoint's.",
+    ),
 ]
 CompressorBase = Annotated[
-    str | None, typer.Option(help="Folder of the compressor's base model, instead of the checkpoint's.")
+    str | None,
+    typer.Option(rich_help_panel=_MODELS, help="Folder of the compressor's base model, instead of the checkpoint's."),
 ]
 QueryExtra = Annotated[
     int,
     typer.Option(
         min=0,
+        rich_help_panel=_MODELS,
         help="Tokens that a question may take beside a document, if memory is made at question time. "
         "The released entry of OSCAR has 0.",
     ),
@@ -64,14 +91,61 @@ RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
         min=0.01,
+        rich_help_panel=_MODELS,
         help="Factor by which tokens that an answer has already become less likely; 1: none. Default: the model's own.",
     ),
 ]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens in an answer.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Number of questions to answer at once.")]
-DecoderDtype = Annotated[Dtype, typer.Option(help="Dtype that the decoder computes in.")]
-Device = Annotated[str, typer.Option(help="Device to compute on: cpu, cuda, …; auto uses a GPU if there is one.")]
+MaxNewTokens = Annotated[
+    int, typer.Option(min=1, rich_help_panel=_MODELS, help="Largest number of tokens in an answer.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, rich_help_panel=_MODELS, help="Number of questions to answer at once.")]
+DecoderDtype = Annotated[Dtype, typer.Option(rich_help_panel=_MODELS, help="Dtype that the decoder computes in.")]
+Device = Annotated[
+    str,
+    typer.Option(rich_help_panel=_MODELS, help="Device to compute on: cpu, cuda, …; auto uses a GPU if there is one."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class _Untyped:
+    """Mixin of commands whose help pages name no type beside a flag, which takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters."""
+        params = super().get_params(ctx)  # pyrefly: ignore[missing-attribute]
+        for each in params:
+            if getattr(each, "is_flag", False):
+                each.metavar = ""
+        return params
+
+
+class Command(_Untyped, TyperCommand):
+    """A command of the program."""
+
+
+class Group(_Untyped, TyperGroup):
+    """A group of commands."""
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        say(f"pisco-index {version('pisco-index')}, in {Path(__file__).parents[1]}")
+        raise typer.Exit
+
+
+def no_command(
+    shows_version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version, and the folder with README.md, docs/ and examples/.",
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
+
 
 Given = dict[str, Any]
 """Values of the flags that the user gave: key → value, within their section if the configuration has sections."""
@@ -205,6 +279,9 @@ class _KeyFlag:
             text += " Repeatable." if empty is None else f" Repeatable, or {empty}."
         if default is None:
             return text
+        if isinstance(default, bool):
+            yes, _, no = (_marker(self.field).names or self._default_names)[0].partition("/")
+            return f"{text} Default: {yes if default else no}."
         shown = ", ".join(default) if isinstance(default, tuple) else str(default)
         return f"{text} Default: {shown if shown.isprintable() else repr(shown)}."
 

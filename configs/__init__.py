@@ -3,7 +3,7 @@
 from .base import Config
 from .build import BuildConfig, CompressionConfig, RunConfig, StoreConfig
 from .corpus import CorpusConfig
-from .load import load_config, load_finetuning, load_pretraining, presets
+from .load import load_config, load_finetuning, load_pretraining, preset_text, presets
 from .search import SearchConfig
 from .training import FinetuningConfig, PretrainingConfig, TrainingConfig
 
@@ -21,5 +21,6 @@ __all__ = [
     "load_config",
     "load_finetuning",
     "load_pretraining",
+    "preset_text",
     "presets",
 ]

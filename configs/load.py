@@ -27,6 +27,11 @@ def presets(kind: Kind = "build") -> dict[str, str]:
     }
 
 
+def preset_text(name: str, kind: Kind = "build") -> str:
+    """Return the YAML of a shipped preset."""
+    return _folder(kind).joinpath(f"{name}.yaml").read_text("utf-8")
+
+
 def load_config(name: str | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> BuildConfig:
     """Load a build's configuration.
 
@@ -70,7 +75,7 @@ def _folder(kind: Kind) -> Any:
 
 def _read_yaml(kind: Kind, name: str) -> dict[str, Any]:
     if name in presets(kind):
-        text = _folder(kind).joinpath(f"{name}.yaml").read_text("utf-8")
+        text = preset_text(name, kind)
     elif Path(name).is_file():
         try:
             text = Path(name).read_text("utf-8")

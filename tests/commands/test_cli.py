@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from pisco_index import __version__
 from pisco_index.errors import BuildHungError, StoreLockedError
+
+MAIN = "from pisco_index.cli import main; main()"
 
 
 def test_help_starts_without_torch():
@@ -15,6 +19,59 @@ def test_help_starts_without_torch():
     code += "except SystemExit: pass\nprint('torch' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip().endswith("False")
+
+
+def command(*arguments, before="", **options):
+    """The command in a process of its own, as far as it is not waited for."""
+    return subprocess.Popen([sys.executable, "-c", before + MAIN, *arguments], **options)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", rb"\u017ar\xf3d\u0142o"), ("cp1252", b"\\u017ar\xf3d\\u0142o")]
+)
+def test_an_output_that_lacks_characters_gets_escapes(tmp_path, encoding, shown):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    arguments = "train", "tinypedia", str(tmp_path / "źródło"), "--articles", "9"
+    process = command(*arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    written, errors = process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    assert shown in written
+
+
+def test_a_closed_output_is_no_failure_and_gets_no_file(tmp_path):
+    closing = "import os; os.close(1); os.close(2)\n"
+    assert command("train", "tinypedia", str(tmp_path), "--articles", "9", before=closing).wait() == 0
+    assert len((tmp_path / "corpus.jsonl").read_text("utf-8").splitlines()) == 9
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"]])
+def test_a_reader_that_stops_reading_hears_nothing(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = command(*arguments, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert process.communicate() == (None, b"")
+
+
+def test_the_version(run):
+    shown = run("--version").stdout
+    folder = shown.removeprefix(f"pisco-index {__version__}, in ").strip()
+    assert (Path(folder) / "examples/tinypedia-checkpoint/config.json").is_file()
+    assert metadata.version("pisco-index") == __version__
+
+
+def test_help_pages_name_no_type_beside_a_flag(run):
+    for page in ((), ("build",), ("checkpoint",), ("checkpoint", "new")):
+        shown = run(*page, "--help").stdout
+        assert "--help" in shown
+        assert "bool" not in shown
+
+
+def test_the_first_panel_of_a_build_is_short(run):
+    first = run("build", "--help").stdout.partition("─ Options ─")[2].partition("╰")[0]
+    assert [line.split()[1] for line in first.replace(" * ", "   ").splitlines()[1:] if " --" in line] == [
+        "--checkpoint", "--out", "--config,--preset", "--dry-run", "--json", "--help",
+    ]  # fmt: skip
 
 
 def test_what_the_system_refuses_is_one_line(run, tmp_path):

@@ -61,6 +61,14 @@ def test_json_of_a_result(capsys, result, shown):
     assert out.removeprefix(shown).count("\n") == 1
 
 
+def test_json_is_json_in_every_encoding(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), "ascii", errors="backslashreplace")
+    monkeypatch.setattr(console, "out", Console(file=shown))
+    Output(as_json=True).show(Result("ź é 😀", ()), describe)
+    shown.flush()
+    assert json.loads(shown.buffer.getvalue())["name"] == "ź é 😀"
+
+
 def test_text_of_a_result_is_printed_as_it_is_on_one_line(capsys):
     Output(as_json=False).show(Result("é", (1, 2)), describe)
     assert capsys.readouterr().out.splitlines()[:2] == ["[bold]é[/] :smile: " + 90 * "x", " size "]

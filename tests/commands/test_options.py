@@ -51,7 +51,7 @@ def test_names_and_help_come_from_fields():
         "--colours": "Colours. Repeatable, or none. Default: red.",
         "--names": "Names. Repeatable.",
         "--quick/--no-quick": "Be quick.",
-        "--loud/--quiet": "Be loud. Default: False.",
+        "--loud/--quiet": "Be loud. Default: --quiet.",
         "--place/-p": "Place.",
     }
     assert list(Command("place", "section.size").help) == ["--place/-p", "--size"]

@@ -1,4 +1,11 @@
-"""The command ``presets``."""
+"""The command ``presets``, and the completion of their names."""
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pisco_index.cli import app
+from pisco_index.configs import BuildConfig
 
 
 def test_presets_stand_under_the_command_that_takes_them(run):
@@ -7,3 +14,34 @@ def test_presets_stand_under_the_command_that_takes_them(run):
     for name in ("beir", "dpr", "msmarco", "wikipedia"):
         assert build < shown.index(f"  {name} ") < pretrain
     assert pretrain < finetune < shown.index("  oscar ")
+
+
+def test_a_preset_is_printed_as_a_configuration(run):
+    BuildConfig.parse(yaml.safe_load(run("presets", "msmarco").stdout), "presets")
+    assert "windows" in run("presets", "pretrain/pisco").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wikpedia", "wikpedia: there is no such preset. Do you mean wikipedia?"),
+        ("../setup", "../setup: there is no such preset."),
+        ("pisco", "pisco: 2 presets have this name. Name one of pretrain/pisco, finetune/pisco."),
+    ],
+)
+def test_a_name_of_no_preset_or_of_two_is_an_error(run, name, message):
+    result = run("presets", name)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("pisco-index build --preset wiki", ["wikipedia", "wikipedia-parquet"]),
+        ("pisco-index train finetune -c pis", ["pisco"]),
+    ],
+)
+def test_the_shell_completes_names_of_presets(typed, names):
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1), "_PISCO_INDEX_COMPLETE": "complete_bash"}
+    assert CliRunner().invoke(app, env=words, prog_name="pisco-index").stdout.split() == names
