@@ -17,7 +17,7 @@ from ..configs.base import Flag
 from ..configs.names import DOCUMENTS, Dtype
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Store: a folder, or an object-store URI.")]
-Corpus = Annotated[list[Path], typer.Argument(metavar="CORPUS", help="Corpus files or folders.")]
+Corpus = Annotated[list[str], typer.Argument(metavar="CORPUS", help="Corpus files, folders or patterns ('*.jsonl').")]
 CheckpointDir = Annotated[Path, typer.Option("--checkpoint", "-k", help="Checkpoint folder.")]
 Preset = Annotated[
     str | None,

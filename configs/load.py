@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from ..errors import ConfigError
+from ..places import input_path
 from .base import Config
 from .build import BuildConfig
 from .training import FinetuningConfig, PretrainingConfig
@@ -71,9 +71,9 @@ def _folder(kind: Kind) -> Any:
 def _read_yaml(kind: Kind, name: str) -> dict[str, Any]:
     if name in presets(kind):
         text = _folder(kind).joinpath(f"{name}.yaml").read_text("utf-8")
-    elif Path(name).is_file():
+    elif (path := input_path(name, ConfigError)).is_file():
         try:
-            text = Path(name).read_text("utf-8")
+            text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name}: cannot be read as UTF-8 text: {error}.") from None
     else:
