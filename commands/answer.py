@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ..configs.names import CodecName, Stage
 from ..errors import BuildIncompleteError, some
+from ..places import is_local_file, local_path
 from .console import Output, Piece, bar, count, duration, say_warnings
 from .options import (
     BatchSize,
@@ -162,7 +163,7 @@ def evaluate(
     Examples: pisco-index eval answers.jsonl -q FILE; pisco-index eval index/ -q FILE -k CHECKPOINT --codec int4
     """
     given = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
-    if Path(target).is_file():
+    if is_local_file(target):
         _require_only(given & ({*ctx.params} - _FOR_BOTH - _FOR_ANSWERS), "a store, not of a file of answers")
         _score(target, questions, qrels, run, measure, as_json)
         return
@@ -175,8 +176,8 @@ def evaluate(
     from ..evaluation.evaluate import evaluate as evaluate_store
     from ..model.families import open_checkpoint
 
-    if answers is not None and not answers.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {answers.parent}", param_hint="--answers")
+    if answers is not None and not (parent := local_path(answers).parent).is_dir():
+        raise typer.BadParameter(f"there is no folder {parent}", param_hint="--answers")
     opened = open_checkpoint(
         checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
     )

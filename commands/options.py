@@ -31,7 +31,7 @@ def _matching_presets(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Store: a folder, or an object-store URI.")]
-Corpus = Annotated[list[Path], typer.Argument(metavar="CORPUS", help="Corpus files or folders.")]
+Corpus = Annotated[list[str], typer.Argument(metavar="CORPUS", help="Corpus files, folders or patterns ('*.jsonl').")]
 CheckpointDir = Annotated[Path, typer.Option("--checkpoint", "-k", help="Checkpoint folder.")]
 Preset = Annotated[
     str | None,
