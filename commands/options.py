@@ -44,7 +44,8 @@ Preset = Annotated[
     ),
 ]
 Run = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Run (TREC, MS MARCO) that names the documents, not doc_ids.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Run (TREC, MS MARCO) with the documents of each question's id, not doc_ids."),
 ]
 Documents = Annotated[
     int | None,
