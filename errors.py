@@ -15,6 +15,7 @@
     │       ├── FingerprintMismatchError   memory made by another compressor or with other settings
     │       ├── MissingDocumentsError      ids that the store does not hold
     │       │   └── FailedDocumentsError   documents that failed in the build, and have no memory
+    │       ├── MissingTextError           texts that the store does not keep
     │       ├── StoreUnreachableError      a disk or object store that does not answer now
     │       └── CorruptStoreError          bytes that fail their checks
     ├── BuildIncompleteError          the build ended with failed shards or documents; exit code 3
@@ -127,6 +128,10 @@ class MissingDocumentsError(StoreError):
 
 class FailedDocumentsError(MissingDocumentsError):
     """Some of the requested documents failed in the build: the store holds them without memory."""
+
+
+class MissingTextError(StoreError):
+    """The store does not keep the text of a document."""
 
 
 class StoreUnreachableError(StoreError):

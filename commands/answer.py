@@ -1,6 +1,7 @@
 """The commands that answer files of questions and score the answers: ``answer`` and ``eval``."""
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from rich.table import Table
 from ..configs.names import CodecName, Stage
 from ..errors import BuildIncompleteError, some
 from ..places import is_local_file, local_path
-from .console import Output, Piece, bar, count, duration, say_warnings
+from .console import Output, Piece, bar, count, duration, err, say, say_warnings
 from .options import (
     BatchSize,
     CheckpointDir,
@@ -121,7 +122,8 @@ def _left_out(report: "AnswerReport") -> Iterator[str]:
 def evaluate(
     ctx: typer.Context,
     target: Annotated[
-        str, typer.Argument(metavar="ANSWERS|URI", help="File that `pisco-index answer` has written, or a store.")
+        str,
+        typer.Argument(metavar="ANSWERS|URI", help="Answers as JSON lines with id and answer, or a store."),
     ],
     questions: Questions,
     qrels: Annotated[
@@ -146,7 +148,11 @@ def evaluate(
     ] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="Do not answer from the documents' stored text.")] = False,
     answers: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write each answer and its scores to FILE, as JSON lines.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Store: write each answer and its scores to FILE, as JSON lines; a stopped command then continues.",
+        ),
     ] = None,
     decoder_base: DecoderBase = None,
     compressor_base: CompressorBase = None,
@@ -159,6 +165,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a file of answers; or answers from a store, compared with other codecs, the text and nothing.
+
+    Answers and runs belong to questions by their id, which without a field for it is the number of the line.
 
     Examples: pisco-index eval answers.jsonl -q FILE; pisco-index eval index/ -q FILE -k CHECKPOINT --codec int4
     """
@@ -175,13 +183,15 @@ def evaluate(
         )
     from ..evaluation.evaluate import evaluate as evaluate_store
     from ..model.families import open_checkpoint
+    from ..reader.answering.answers_file import part_path
 
     if answers is not None and not (parent := local_path(answers).parent).is_dir():
         raise typer.BadParameter(f"there is no folder {parent}", param_hint="--answers")
     opened = open_checkpoint(
         checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
     )
-    with bar("answers") as progress:
+    part = None if answers is None else part_path(answers)
+    with _saying_what_is_kept(part), bar("answers") as progress:
         evaluation = evaluate_store(
             target,
             opened,
@@ -197,12 +207,24 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             repetition_penalty=repetition_penalty,
             batch_size=batch_size,
+            keep=part,
             progress=progress,
         )
-    Output(as_json).show(evaluation, lambda evaluation: _scored(evaluation, reference or target))
-    say_warnings(evaluation.warnings)
     if answers is not None:
         evaluation.save_answers(answers)
+        part_path(answers).unlink(missing_ok=True)
+    Output(as_json).show(evaluation, lambda evaluation: _scored(evaluation, reference or target))
+    say_warnings(evaluation.warnings)
+
+
+@contextmanager
+def _saying_what_is_kept(part: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if part is not None and part.exists():
+            say(f"{part} keeps what was answered; the same command continues.", console=err)
+        raise
 
 
 # Options of `eval` that a file of answers takes, and those that a store takes too.

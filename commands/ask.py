@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..configs.names import DOCUMENTS
-from ..errors import BuildIncompleteError, PromptError, QuestionsError, some
-from .console import Output, Piece, err, printable, say_error, say_warnings
+from ..errors import BuildIncompleteError, MissingTextError, PromptError, QuestionsError, some
+from .console import Output, Piece, count, err, printable, say_error, say_warnings
 from .options import (
     CheckpointDir,
     CompressorBase,
@@ -37,7 +37,7 @@ class _Source:
         doc_id: id of the document.
         title: title that the store keeps; None without one.
         score: score of the document in the search or the run; None for a document that the user named.
-        text: text of the document; None unless the user asked for it.
+        text: text of the document; None unless the user asked for it and the store keeps it.
     """
 
     doc_id: str
@@ -51,13 +51,13 @@ class _Reply:
     """An answer to show.
 
     Attributes:
-        text: the answer.
+        answer: the answer.
         prompt_tokens: length of the prompt, memory tokens included.
         memory_tokens: number of memory vectors in the prompt.
         documents: the documents that it was answered from, best first.
     """
 
-    text: str
+    answer: str
     prompt_tokens: int
     memory_tokens: int
     documents: tuple[_Source, ...]
@@ -110,11 +110,14 @@ def ask(
     )
     output = Output(as_json)
     with Index(uri, opened, dtype=dtype, device=device, repetition_penalty=repetition_penalty) as index:
+        if named is not None and run is not None:
+            named = _held(index, named, run)
 
         def reply(text: str) -> None:
             found = _reply(index, text, named, hits, max_new_tokens, show_text)
             # Documents that the user named need no list.
-            output.show(found, lambda found: _shown(found, doc is None or show_text), on_one_line=question is None)
+            lists_documents = doc is None or show_text
+            output.show(found, lambda found: _shown(found, lists_documents, show_text), on_one_line=question is None)
 
         if question is not None:
             reply(question)
@@ -158,6 +161,22 @@ def _named(doc: Sequence[str] | None, run: Path | None, query: str | None, hits:
     return documents
 
 
+def _held(index: "Index", named: _Named, run: Path) -> _Named:
+    """Return those of a run's documents that the store holds, and warn of the others."""
+    missing = set(index.reader.missing([doc_id for doc_id, _ in named]))
+    held = [each for each in named if each[0] not in missing]
+    if not held:
+        raise QuestionsError(
+            f"{run}: the store holds no document that the run lists for the query: {some(sorted(missing))}. Give a run "
+            "over the store's corpus."
+        )
+    if missing:
+        say_warnings(
+            [f"the store does not hold {count(len(missing), 'document')} of the run: {some(sorted(missing))}."]
+        )
+    return held
+
+
 def _reply(
     index: "Index", question: str, named: _Named | None, hits: int, max_new_tokens: int, show_text: bool
 ) -> _Reply:
@@ -179,21 +198,28 @@ def _reply(
     ids = answer.documents
     scores = dict(zip(ids, answer.scores, strict=False)) if named is None else dict(named)
     titles = index.reader.titles(ids)
-    texts = index.reader.texts(ids) if show_text else [None] * len(ids)
+    texts = [_text(index, doc_id) if show_text else None for doc_id in ids]
     sources = [_Source(*each) for each in zip(ids, titles, map(scores.get, ids), texts, strict=True)]
     return _Reply(answer.answer, answer.prompt_tokens, answer.memory_tokens, tuple(sources))
 
 
-def _shown(reply: _Reply, with_documents: bool) -> Iterator[Piece]:
-    yield printable(reply.text)
+def _text(index: "Index", doc_id: str) -> str | None:
+    try:
+        return index.reader.texts([doc_id])[0]
+    except MissingTextError:
+        return None
+
+
+def _shown(reply: _Reply, with_documents: bool, with_text: bool) -> Iterator[Piece]:
+    yield printable(reply.answer)
     if not with_documents:
         return
     width = max(len(source.doc_id) for source in reply.documents)
     for source in reply.documents:
         score = "" if source.score is None else f"{source.score:7.2f}  "
         yield printable(f"{score}{source.doc_id:{width}}  {source.title or ''}".rstrip())
-        if source.text is not None:
-            yield printable(f"{source.text}\n")
+        if with_text:
+            yield printable(f"{'(not kept)' if source.text is None else source.text}\n")
 
 
 def _lines() -> Iterator[str]:

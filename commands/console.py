@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -154,7 +155,9 @@ def steps(titles: Mapping[str, str]) -> Iterator[Callable[[str, int, int], None]
         def show(step: str, done: int, total: int) -> None:
             nonlocal lined
             if step not in tasks:
-                tasks[step] = bars.add_task(titles[step], total=total)
+                # What earlier runs have done says nothing about the speed.
+                tasks[step] = bars.add_task(titles[step], total=total, completed=done)
+                lined = lined if done else -math.inf
             bars.update(tasks[step], completed=done, total=total)
             if not err.is_terminal and time.monotonic() - lined > _LINE_SECONDS:
                 lined = time.monotonic()

@@ -26,8 +26,8 @@ _MODELS = "Models"
 
 def _matching_presets(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the presets of the command being typed that begin with some letters, for the shell to complete."""
-    kind = next((each for each in get_args(Kind) if each == ctx.command.name), "build")
-    return [name for name in presets(kind) if name.startswith(incomplete)]
+    kinds: dict[str | None, Kind] = {"pretrain": "pretrain", "finetune": "finetune"}
+    return [name for name in presets(kinds.get(ctx.command.name, "build")) if name.startswith(incomplete)]
 
 
 Uri = Annotated[str, typer.Argument(metavar="URI", help="Store: a folder, or an object-store URI.")]
@@ -44,7 +44,8 @@ Preset = Annotated[
     ),
 ]
 Run = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Run (TREC, MS MARCO) that names the documents, not doc_ids.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Run (TREC, MS MARCO) with the documents of each question's id, not doc_ids."),
 ]
 Documents = Annotated[
     int | None,

@@ -170,7 +170,7 @@ def _require_training_extra() -> None:
     if missing := [name for name in ("accelerate", "peft") if find_spec(name) is None]:
         raise InputError(
             f"training needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            "Install what training needs: pip install 'pisco-index[train]'"
+            "Install what training needs: pip install accelerate peft"
         )
 
 

@@ -90,6 +90,7 @@ class EvaluatedStore:
             require_checkpoint(reader, checkpoint)
             self._store = Store.open(uri, reader.version)
             self._compression = reader.compression
+            self.version = reader.version
         self.uri = self._store.uri
         self.meta = self._store.meta
         self._checkpoint = checkpoint

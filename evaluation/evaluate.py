@@ -1,21 +1,26 @@
 """Evaluate a store: answer the same questions under every condition, and score the answers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+import xxhash
+from orjson import dumps
 
 from ..configs.names import Dtype, Stage
 from ..errors import MissingDocumentsError, PromptError, some
 from ..model.decoder import Decoder
 from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
+from ..model.loading.files import digest_weights
 from ..model.memory import Memory
 from ..reader.questions import Question, read_questions
 from .conditions import Condition, EvaluatedStore, ShownDocuments, conditions
-from .measures import divergence, score
+from .kept import Answers, KeptBatches
+from .measures import score
 from .results import EvaluatedAnswer, Evaluation, summarise
 
 # Limits the documents that are in memory while all prompts are checked.
@@ -41,6 +46,7 @@ def evaluate(
     max_new_tokens: int = 128,
     repetition_penalty: float | None = None,
     batch_size: int = 32,
+    keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Answer questions from a store's memory and from everything that could stand in its place; score the answers.
@@ -64,9 +70,12 @@ def evaluate(
         repetition_penalty: factor by which tokens that an answer already has become less likely; 1.0 for none; by
             default what the checkpoint's family or the base decoder says.
         batch_size: number of questions that are answered together.
-        progress: called with the number of answers so far and in all.
+        keep: file in which finished batches are kept. The same call continues from it after a stop. Delete it when the
+            evaluation is saved. By default nothing is kept.
+        progress: called with the number of answers so far and in all, first before the models are loaded.
 
     Raises:
+        InputError: if the file to continue from was begun with other settings, or cannot be written.
         QuestionsError: if the questions or the run cannot be read.
         FingerprintMismatchError: if a store was built with another checkpoint.
         MissingDocumentsError: naming the documents that a store does not hold.
@@ -81,10 +90,28 @@ def evaluate(
     measured = EvaluatedStore(uri, opened, device)
     compared = measured if reference is None else EvaluatedStore(reference, opened, device)
     chosen = conditions(measured, compared, codecs, stage, text)
+    settings = {
+        "questions": xxhash.xxh3_128_hexdigest(dumps([asdict(question) for question in read.asked])),
+        "conditions": [f"{each.name} {each.stage} {each.codec}" for each in chosen],
+        "store": [measured.meta.created_at.isoformat(), measured.version],
+        "reference": [compared.meta.created_at.isoformat(), compared.version],
+        "checkpoint": digest_weights(sorted(path for path in opened.path.rglob("*") if path.is_file())),
+        "decoder_base": opened.decoder_base,
+        "query_extra": getattr(opened, "query_extra", None),
+        "dtype": dtype,
+        "device": torch.device(device).type,
+        "max_new_tokens": max_new_tokens,
+        "repetition_penalty": repetition_penalty,
+        "batch_size": batch_size,
+        "pisco_index": metadata.version("pisco-index"),
+    }
+    kept = KeptBatches(None if keep is None else Path(keep), settings)
+    if progress is not None:
+        progress(0, len(read.asked) * len(chosen))
     decoder = Decoder.load(opened, dtype=getattr(torch, dtype), device=device, repetition_penalty=repetition_penalty)
     evaluator = _Evaluator(decoder, measured, compared, chosen, max_new_tokens)
     answers, rows = [], []
-    for found, sizes in evaluator.run(read.asked, batch_size, progress):
+    for found, sizes in evaluator.run(read.asked, batch_size, kept, progress):
         answers += found
         rows.append(summarise(found, sizes))
     return Evaluation(
@@ -128,7 +155,11 @@ class _Evaluator:
     max_new_tokens: int
 
     def run(
-        self, questions: Sequence[Question], batch_size: int, progress: Callable[[int, int], None] | None
+        self,
+        questions: Sequence[Question],
+        batch_size: int,
+        kept: KeptBatches,
+        progress: Callable[[int, int], None] | None,
     ) -> Iterator[tuple[list[EvaluatedAnswer], list[int]]]:
         """Answer all questions; yield the answers and the sizes of the documents, condition by condition."""
         lengths = self._check(questions)
@@ -138,11 +169,18 @@ class _Evaluator:
         answers: dict[tuple[Condition, int], EvaluatedAnswer] = {}
         sizes: dict[Condition, dict[str, int]] = {condition: {} for condition in self.conditions}
         for picks in _batches(order, batch_size):
-            for condition, found, of_documents in self._answer([questions[i] for i in picks]):
-                answers |= {(condition, i): answer for i, answer in zip(picks, found, strict=True)}
-                sizes[condition] |= of_documents
+            batch: list[Answers] = []
+            known = kept.get(picks[0])
+            for condition, found in zip(
+                self.conditions, known or self._answer([questions[i] for i in picks]), strict=True
+            ):
+                batch.append(found)
+                answers |= {(condition, i): answer for i, answer in zip(picks, found.answers, strict=True)}
+                sizes[condition] |= found.sizes
                 if progress is not None:
                     progress(len(answers), len(questions) * len(self.conditions))
+            if known is None:
+                kept.keep(picks[0], batch)
         for condition in self.conditions:
             yield [answers[condition, i] for i in range(len(questions))], list(sizes[condition].values())
 
@@ -179,10 +217,8 @@ class _Evaluator:
                 )
         return lengths
 
-    def _answer(
-        self, questions: Sequence[Question]
-    ) -> Iterator[tuple[Condition, list[EvaluatedAnswer], dict[str, int]]]:
-        """Yield each condition with the answers to some questions and the size of each document."""
+    def _answer(self, questions: Sequence[Question]) -> Iterator[Answers]:
+        """Yield the answers to some questions under each condition."""
         decoder = self.decoder
         ids = _documents_of(questions)
         rows = {store: store.fetch(ids) for store in {self.measured, self.reference}}
@@ -200,7 +236,8 @@ class _Evaluator:
             )
             texts = [decoder.tokenizer.decode(each, skip_special_tokens=True).strip() for each in generated]
             scored = zip(questions, texts, prompts, expected, found, strict=True)
-            yield condition, [_scored(condition, *each) for each in scored], dict(zip(ids, shown.sizes, strict=False))
+            sizes = dict(zip(ids, shown.sizes, strict=False))
+            yield Answers([_scored(condition, *each) for each in scored], sizes)
 
     def _prompts(self, questions: Sequence[Question], condition: Condition, shown: ShownDocuments) -> list[_Prompt]:
         """Return the questions' prompts under a condition.
@@ -260,6 +297,16 @@ def _scored(
         kl=float(divergence(expected, found).mean()),
         answer_tokens=prompt.answer_tokens,
     )
+
+
+def divergence(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return ``KL(reference ‖ other)`` in nats, ``(n,)``, for each row of log-probabilities ``(n, vocabulary)``.
+
+    Both are normalised again in double precision, so that rounding alone can make a result negative. Tokens that the
+    reference rules out (-inf) add nothing.
+    """
+    p, q = reference.double().log_softmax(-1), other.double().log_softmax(-1)
+    return torch.where(p.isneginf(), 0, p.exp() * (p - q)).sum(-1)
 
 
 def _documents_of(questions: Sequence[Question]) -> list[str]:

@@ -1,13 +1,11 @@
-"""Measures of an answer against its references, and of one distribution of answers against another."""
+"""Measures of an answer against its references."""
 
 import re
 import string
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torchmetrics.functional.text.squad import squad
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -38,29 +36,22 @@ def normalise(text: str) -> str:
 
 
 def score(answer: str, references: Sequence[str]) -> Scores:
-    """Score an answer against its references. torchmetrics computes exact match and F1."""
-    percent = squad(
-        {"prediction_text": _composed(answer), "id": ""},
-        {"answers": {"answer_start": [0] * len(references), "text": list(map(_composed, references))}, "id": ""},
+    """Score an answer against its references, of which there is at least one."""
+    given, wanted = normalise(answer), [normalise(each) for each in references]
+    return Scores(
+        # Every answer contains the empty string: a reference of articles and punctuation alone requires equality.
+        match=float(any(each in given if each else not given for each in wanted)),
+        exact_match=float(given in wanted),
+        f1=max(_f1(given.split(), each.split()) for each in wanted),
     )
-    return Scores(_match(answer, references), *(float(percent[name]) / 100 for name in ("exact_match", "f1")))
 
 
-def _match(answer: str, references: Sequence[str]) -> float:
-    given = normalise(answer)
-    # Every answer contains the empty string, so a reference that is only articles and punctuation requires equality.
-    return float(any(wanted in given if wanted else not given for wanted in map(normalise, references)))
+def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
+    if not given or not wanted:
+        return float(given == wanted)
+    common = (Counter(given) & Counter(wanted)).total()
+    return 2 * common / (len(given) + len(wanted))
 
 
 def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
-
-
-def divergence(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return ``KL(reference ‖ other)`` in nats, ``(n,)``, for each row of log-probabilities ``(n, vocabulary)``.
-
-    Both are normalised again in double precision, so that rounding alone can make a result negative. Tokens that the
-    reference rules out (-inf) add nothing.
-    """
-    p, q = reference.double().log_softmax(-1), other.double().log_softmax(-1)
-    return torch.where(p.isneginf(), 0, p.exp() * (p - q)).sum(-1)

@@ -9,7 +9,7 @@ import torch
 
 from ..configs import CompressionConfig
 from ..configs.names import MissingIds, Stage
-from ..errors import CorruptStoreError, StoreError, some
+from ..errors import CorruptStoreError, MissingTextError, StoreError, some
 from ..model.connector import Connector
 from ..model.device import to_device
 from ..model.memory import DocumentSize, Memory
@@ -175,12 +175,12 @@ class Reader:
         Arguments and errors are those of ``fetch``.
 
         Raises:
-            StoreError: if the store does not keep the text of one of the documents.
+            MissingTextError: if the store does not keep the text of one of the documents.
         """
         _require_ids(doc_ids)
         kept = self._store.kept_columns
         if not kept & {CONTENTS, "text"}:
-            raise StoreError(
+            raise MissingTextError(
                 f"The store at {self._store.uri} keeps no text. Build it with --keep text, or add the texts: "
                 f"pisco-index index {self._store.uri} CORPUS"
             )
@@ -199,7 +199,7 @@ class Reader:
             for doc_id, row in rows.items()
         }
         if absent := [doc_id for doc_id, text in texts.items() if text is None]:
-            raise StoreError(f"The store at {self._store.uri} keeps no text of {some(absent)}.")
+            raise MissingTextError(f"The store at {self._store.uri} keeps no text of {some(absent)}.")
         return [texts[doc_id] for doc_id in doc_ids if doc_id in texts]
 
     def sizes(self, doc_ids: Sequence[str]) -> list[DocumentSize | None]:

@@ -30,7 +30,7 @@ class Metrics(Tally):
         super().__init__()
         if find_spec("prometheus_client") is None:
             raise InputError(
-                "metrics need prometheus-client, not installed here. Install it: pip install 'pisco-index[metrics]'"
+                "metrics need prometheus-client, not installed here. Install it: pip install prometheus-client"
             )
         from prometheus_client import CollectorRegistry, start_http_server
 

@@ -1,15 +1,8 @@
-"""Many questions answered in batches, and the file of their answers."""
+"""Many questions answered in batches, and the file of their answers.
 
-from .answers_file import AnswersFile, read_answers
-from .engine import AnsweredQuestion, Answering
-from .run import AnswerReport, AnswerSettings, answer_file
+Names are loaded when they are first used: files of answers are read without torch.
+"""
 
-__all__ = [
-    "AnswerReport",
-    "AnswerSettings",
-    "AnsweredQuestion",
-    "Answering",
-    "AnswersFile",
-    "answer_file",
-    "read_answers",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

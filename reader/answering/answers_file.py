@@ -5,11 +5,12 @@ answers; a run with other settings does not continue the file. ``FILE.part`` hol
 earlier questions, since similar questions are answered together.
 """
 
+import codecs
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -19,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...errors import InputError, QuestionsError
 from ...places import input_path
-from .engine import AnsweredQuestion
+from .answered import AnsweredQuestion
 
 # Seconds after which written lines are forced to the disk: a power failure loses no more.
 _SYNC_SECONDS = 5.0
@@ -28,6 +29,7 @@ _NOT_COMPARED = frozenset({"store"})
 # Beginning of every line, by which a torn first line is recognised.
 _BEGINNING = b'{"id":'
 _LINE = TypeAdapter(AnsweredQuestion)
+_FIELDS = frozenset(field.name for field in fields(AnsweredQuestion))
 
 
 class AnswersFile:
@@ -219,7 +221,10 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_answers(path: str | Path) -> list[AnsweredQuestion]:
-    """Read a file of answers. An incomplete last line, of a run that was interrupted, is left out.
+    """Read a file of answers, also one that another program has written: of a line, only ``id`` and ``answer`` count.
+
+    ``answer`` is null for a question without an answer. Other fields may be missing, or be none of ours. An incomplete
+    last line, of a run that was interrupted, is left out.
 
     Raises:
         QuestionsError: naming the file and the line, if it is no file of answers.
@@ -228,7 +233,40 @@ def read_answers(path: str | Path) -> list[AnsweredQuestion]:
         content = input_path(path, QuestionsError).read_bytes()
     except OSError as error:
         raise QuestionsError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
-    return _parse_all(content, path)
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        # Behind the last line break there is nothing, or what an interrupted run has written of its next line.
+        answered = _read(line, f"{path}, line {number}") if line.strip() else None
+        if answered is None and line.strip() and number < len(lines):
+            raise QuestionsError(
+                f"{path}, line {number}: this is no answer. A line is a JSON object with id, a string or an integer, "
+                "and answer, a string or null, as `pisco-index answer` writes it. Correct the line or the file's name."
+            )
+        if answered is not None and answered.id in found:
+            raise QuestionsError(f"{path}, line {number}: question {answered.id!r} has an answer in an earlier line.")
+        if answered is not None:
+            found[answered.id] = answered
+    return list(found.values())
+
+
+def _read(line: bytes, where: str) -> AnsweredQuestion | None:
+    """Return the answer in a line of any program; None if there is none.
+
+    Raises:
+        QuestionsError: if it has all fields of ours, and one of them is wrong.
+    """
+    with suppress(orjson.JSONDecodeError):
+        match orjson.loads(line):
+            case dict(value) if value.keys() >= _FIELDS:
+                return _parse(line, where)
+            case {"id": str() | int() as name, "answer": str() | None as answer, **others}:
+                listed = others.get("documents")
+                documents = (
+                    tuple(listed) if isinstance(listed, list) and all(isinstance(d, str) for d in listed) else ()
+                )
+                return AnsweredQuestion(str(name), "", answer, None, documents, (), (), 0, 0, 0, 0.0)
+    return None
 
 
 def _parse_all(content: bytes, path: str | Path) -> list[AnsweredQuestion]:

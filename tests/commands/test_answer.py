@@ -25,6 +25,7 @@ def test_eval(folder, run, tmp_path):
     assert rows[1].split()[-1] == "0"
     assert note.startswith("4 questions, 4 documents; 2 of the run's queries are not among them; KL to ")
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 4 * len(rows)
+    assert not (tmp_path / "answers.jsonl.part").exists()
     limited = run(*arguments, *short, "-n", 1, "--codec", "fp32", "--stage", "hidden", "--no-text", "--json")
     values = json.loads(limited.stdout)
     assert [row["condition"] for row in values["rows"]] == ["none", "stored", "recoded"]

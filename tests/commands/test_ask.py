@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pisco_index import Decoder, Index
+from pisco_index import Decoder, Index, Reader
 from pisco_index.cli import app
+from pisco_index.errors import MissingTextError
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_a_named_document_is_read(ask):
     shown = ask(*arguments)
     assert shown.exit_code == 0, shown.output
     values = json.loads(ask(*arguments, "--json").stdout)
-    assert shown.stdout == f"{values['text']}\n"
+    assert shown.stdout == f"{values['answer']}\n"
     assert values["memory_tokens"] > 0
     assert [(each["doc_id"], each["title"], each["score"]) for each in values["documents"]] == [
         ("d3", "T3", None), ("d1", "T1", None)
@@ -39,7 +40,7 @@ def test_without_documents_the_store_is_searched(ask):
     assert best["score"] > second["score"] > 0
     assert best["text"].startswith("T7\nthe river and the city")
     shown = ask("Which river is T7?", "-n", 2).stdout.splitlines()
-    assert shown[0] == values["text"]
+    assert shown[0] == values["answer"]
     assert [line.split()[1:] for line in shown[1:]] == [["d7", "T7"], [second["doc_id"], second["title"]]]
 
 
@@ -50,6 +51,26 @@ def test_a_run_names_the_documents_of_a_query(ask, tmp_path):
     assert [(each["doc_id"], each["score"]) for each in values["documents"]] == [("d2", 10), ("d5", 9.5)]
     assert "has 2 queries: 'q1', 'q2'. Name one (--query)" in ask(*run).stderr
     assert "no query 'q3'" in ask(*run, "--query", "q3").stderr
+
+
+def test_documents_of_a_run_that_the_store_lacks_are_named(ask, tmp_path):
+    (tmp_path / "run").write_text("q Q0 d2 1 3 x\nq Q0 zz 2 2 x\nq Q0 d5 3 1 x\n")
+    shown = ask("why?", "--run", tmp_path / "run", "--json")
+    assert [each["doc_id"] for each in json.loads(shown.stdout)["documents"]] == ["d2", "d5"]
+    assert "does not hold 1 document of the run: 'zz'." in shown.stderr
+    (tmp_path / "run").write_text("q Q0 zz 1 3 x\n")
+    shown = ask("why?", "--run", tmp_path / "run")
+    assert shown.exit_code == 2
+    assert "no document that the run lists for the query: 'zz'" in shown.stderr
+
+
+def test_a_text_that_is_not_kept_is_said_to_be_so(ask, monkeypatch):
+    def refuse(*_, **__):
+        raise MissingTextError("no text")
+
+    monkeypatch.setattr(Reader, "texts", refuse)
+    assert ask("why?", "--doc", "d3", "--show-text").stdout.splitlines()[1:] == ["d3  T3", "(not kept)", ""]
+    assert json.loads(ask("why?", "--doc", "d3", "--show-text", "--json").stdout)["documents"][0]["text"] is None
 
 
 def test_lines_of_the_input_are_answered_with_one_decoder(folder, monkeypatch):

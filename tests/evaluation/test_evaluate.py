@@ -7,7 +7,7 @@ import torch
 
 from pisco_index import Decoder, Reader, evaluate, new_tiny_checkpoint
 from pisco_index.errors import FingerprintMismatchError, InputError, MissingDocumentsError, PromptError, StoreError
-from pisco_index.evaluation.measures import divergence
+from pisco_index.evaluation.evaluate import _Evaluator, divergence
 from pisco_index.store import CODECS
 
 QUESTIONS = [
@@ -213,7 +213,7 @@ def test_batches_change_nothing_but_rounding(kept, checkpoint, questions, kept_e
         assert found.nll == pytest.approx(expected.nll, abs=1e-4)
         assert found.bytes_per_document == expected.bytes_per_document
     answers = len(kept_evaluation.rows) * len(QUESTIONS)
-    assert reported == [(n, answers) for n in range(1, answers + 1)]
+    assert reported == [(n, answers) for n in range(answers + 1)]
 
 
 def test_a_run_names_the_documents(kept, checkpoint, tmp_path):
@@ -247,6 +247,48 @@ class TestRefusals:
         path = write(tmp_path / "q.jsonl", [QUESTIONS[0], QUESTIONS[1] | change])
         with pytest.raises(PromptError, match=message):
             evaluate(kept, checkpoint, path, **FAST)
+
+
+FEW = {"batch_size": 1, "codecs": ["int8"], "stage": "hidden", "text": False}
+
+
+class TestAStop:
+    @pytest.fixture
+    def whole(self, kept, checkpoint, questions):
+        return evaluate(kept, checkpoint, questions, **FAST, **FEW)
+
+    def test_the_same_call_continues(self, kept, checkpoint, questions, whole, tmp_path, monkeypatch):
+        answer, begun = _Evaluator._answer, []
+
+        def answer_one_batch(evaluator, batch):
+            begun.append(batch[0].id)
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+            return answer(evaluator, batch)
+
+        part = tmp_path / "answers.part"
+        monkeypatch.setattr(_Evaluator, "_answer", answer_one_batch)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(kept, checkpoint, questions, keep=part, **FAST, **FEW)
+        with part.open("a") as file:
+            file.write('{"first": 1, "batch": [{"ans')
+        said = []
+        again = evaluate(
+            kept, checkpoint, questions, keep=part, progress=lambda *done: said.append(done), **FAST, **FEW
+        )
+        assert again == whole
+        assert begun == ["many", "two", "two", "long"]
+        assert (said[0], said[-1]) == ((0, 9), (9, 9))
+        assert [json.loads(line)["first"] for line in part.read_text().splitlines()[1:]] == [2, 1, 0]
+
+    def test_other_settings_and_files_are_refused(self, kept, checkpoint, questions, tmp_path):
+        part = tmp_path / "answers.part"
+        evaluate(kept, checkpoint, questions, keep=part, **FAST, **FEW)
+        with pytest.raises(InputError, match=r"batch_size 1, not 2.* delete this file"):
+            evaluate(kept, checkpoint, questions, keep=part, **FAST, **FEW | {"batch_size": 2})
+        part.write_text('{"id": "1", "answer": "a"}\n')
+        with pytest.raises(InputError, match="something else than an evaluation"):
+            evaluate(kept, checkpoint, questions, keep=part, **FAST, **FEW)
 
 
 def test_answers_are_written_as_json_lines(kept_evaluation, tmp_path):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.text.squad import squad
 
-from pisco_index.evaluation.measures import divergence, normalise, score
+from pisco_index.evaluation.evaluate import divergence
+from pisco_index.evaluation.measures import normalise, score
 
 WORDS = st.lists(
     st.sampled_from(["a", "An", "the", "The.", "cat", "Cat!", "ın", "-", "x-y", "é", "\u00a0"]), max_size=6
@@ -53,12 +54,15 @@ def test_canonically_equal_answers_are_equal(answer, reference, expected):
         assert (scores.match, scores.exact_match, scores.f1) == (expected, expected, expected)
 
 
-@given(TEXTS, TEXTS)
-def test_texts_are_normalised_as_for_exact_match(one, other):
-    given_answer, wanted = (unicodedata.normalize("NFC", text) for text in (one, other))
-    references = {"answers": {"answer_start": [0], "text": [wanted]}, "id": "0"}
-    exact = squad({"prediction_text": given_answer, "id": "0"}, references)["exact_match"]
-    assert (normalise(one) == normalise(other)) == bool(exact)
+@given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3))
+def test_exact_match_and_f1_are_those_of_squad(answer, references):
+    given_answer, *wanted = (unicodedata.normalize("NFC", text) for text in (answer, *references))
+    target = {"answers": {"answer_start": [0] * len(wanted), "text": wanted}, "id": "0"}
+    expected = squad({"prediction_text": given_answer, "id": "0"}, target)
+    found = score(answer, references)
+    assert 100 * found.exact_match == float(expected["exact_match"])
+    assert 100 * found.f1 == pytest.approx(float(expected["f1"]))
+    assert bool(found.exact_match) == (normalise(answer) in map(normalise, references))
 
 
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3))

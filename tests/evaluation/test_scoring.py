@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -66,6 +68,41 @@ def test_a_question_without_an_answer_counts_as_wrong(write, questions):
     lines = write("answers.jsonl", [asdict(ANSWERS[0]), asdict(answered("2", None, []))])
     found = score_answers(lines, questions)
     assert (found.questions, found.failed, found.match, found.exact_match) == (2, 1, 0.5, 0.5)
+
+
+def test_answers_of_other_programs_are_scored(write, questions):
+    lines = [
+        {"id": 1, "answer": "Ada", "documents": [{"text": "…"}]},
+        "",
+        {"id": "2", "answer": "Rome", "scores": None},
+    ]
+    path = write("answers.jsonl", lines)
+    # Neither a byte order mark nor a last line without its end is a reason to lose an answer.
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().rstrip())
+    found = score_answers(path, questions)
+    assert (found.questions, found.match, found.retrieval) == (2, 0.5, {})
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"id": "1", "answer": 3}', ""], "line 1: this is no answer. .* id, a string or an integer"),
+        (['{"id": "1"}', ""], "line 1: this is no answer"),
+        (["no JSON", ""], "line 1: this is no answer"),
+        (
+            [{"id": 1, "answer": "a"}, {"id": "1", "answer": "b"}],
+            "line 2: question '1' has an answer in an earlier line",
+        ),
+    ],
+)
+def test_a_line_that_is_no_answer_is_named(write, questions, lines, message):
+    with pytest.raises(QuestionsError, match=message):
+        score_answers(write("answers.jsonl", lines), questions)
+
+
+def test_answers_are_scored_without_torch():
+    code = "import sys, pisco_index.evaluation.scoring; print({'torch', 'transformers'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_documents_are_measured_against_those_that_the_questions_name(answers, questions):
