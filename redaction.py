@@ -24,11 +24,6 @@ _SECRET_NAME = re.compile(
 _SHORTEST_SECRET = 8
 
 
-def is_address(place: object) -> bool:
-    """Return True if the name of a file or folder is an address: ``s3://…``, or ``s3:/…`` as a Path writes it."""
-    return re.match(r"[A-Za-z][\w+.-]+:/", str(place)) is not None
-
-
 def without_credentials(text: str) -> str:
     """Return the text with "…" in place of credentials.
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..configs.names import CodecName, Stage
 from ..errors import BuildIncompleteError, some
+from ..places import is_local_file, local_path
 from .console import Output, Piece, bar, count, duration, err, say, say_warnings
 from .options import (
     BatchSize,
@@ -170,7 +171,7 @@ def evaluate(
     Examples: pisco-index eval answers.jsonl -q FILE; pisco-index eval index/ -q FILE -k CHECKPOINT --codec int4
     """
     given = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
-    if Path(target).is_file():
+    if is_local_file(target):
         _require_only(given & ({*ctx.params} - _FOR_BOTH - _FOR_ANSWERS), "a store, not of a file of answers")
         _score(target, questions, qrels, run, measure, as_json)
         return
@@ -184,12 +185,12 @@ def evaluate(
     from ..model.families import open_checkpoint
     from ..reader.answering.answers_file import part_path
 
-    if answers is not None and not answers.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {answers.parent}", param_hint="--answers")
+    if answers is not None and not (parent := local_path(answers).parent).is_dir():
+        raise typer.BadParameter(f"there is no folder {parent}", param_hint="--answers")
     opened = open_checkpoint(
         checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
     )
-    part = None if answers is None else part_path(answers)
+    part = None if answers is None else part_path(local_path(answers))
     with _saying_what_is_kept(part), bar("answers") as progress:
         evaluation = evaluate_store(
             target,
@@ -209,9 +210,9 @@ def evaluate(
             keep=part,
             progress=progress,
         )
-    if answers is not None:
+    if answers is not None and part is not None:
         evaluation.save_answers(answers)
-        part_path(answers).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
     Output(as_json).show(evaluation, lambda evaluation: _scored(evaluation, reference or target))
     say_warnings(evaluation.warnings)
 

@@ -21,7 +21,7 @@ def delete(
     uri: Uri,
     doc_ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Document ids.")] = None,
     ids: Annotated[
-        Path | None, typer.Option("--ids", metavar="FILE", help="Text file of further ids, one per line.", exists=True)
+        Path | None, typer.Option("--ids", metavar="FILE", help="Text file of further ids, one per line.")
     ] = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Skip ids that the store does not hold, instead of failing.")

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from ..corpus import LeftOut
 from ..errors import error_summary
 from ..pipeline.watch.progress import BuildProgress, WorkerState
 from ..pipeline.watch.tally import Tally
@@ -21,6 +22,9 @@ LINE_SECONDS = 10.0
 # Largest number of workers with a line each below the bar. With more workers, their number per activity is shown
 # instead, to fit the screen.
 SHOWN_WORKERS = 8
+
+# Largest number of skipped files and folders of the corpus that are named.
+SHOWN_LEFT_OUT = 10
 
 WARNING = "yellow"  # style of messages about failures
 
@@ -53,6 +57,12 @@ class _Screen(Tally):
             "memory is made at question time, because the checkpoint compresses a document with the question: "
             f"storing {' and '.join(fields)}, and no memory"
         )
+
+    def left_out(self, files: Sequence[LeftOut]) -> None:
+        if files:
+            named = ", ".join(map(str, files[:SHOWN_LEFT_OUT]))
+            more = f" and {len(files) - SHOWN_LEFT_OUT:,} more" if len(files) > SHOWN_LEFT_OUT else ""
+            self._say(f"skipped {len(files):,} of the files and folders given: {named}{more}")
 
     def calibrated(self, prediction: Prediction) -> None:
         self._say(describe_prediction(prediction))

@@ -19,6 +19,7 @@ from ..configs import (
 )
 from ..configs.names import Dtype
 from ..errors import InputError
+from ..places import local_path
 from .console import bar, count, say
 from .options import BatchSize, Corpus, Device, Documents, Given, MaxNewTokens, Preset, Run, arguments_of, flags_of
 
@@ -158,7 +159,9 @@ def tinypedia(
             ("short-conversations", world.short_conversations),
             ("recitals", world.recitals),
         ):
-            world.write_conversations(folder / f"{name}.jsonl", islice(drawn(split, seed=seed), conversations))
+            world.write_conversations(
+                local_path(folder) / f"{name}.jsonl", islice(drawn(split, seed=seed), conversations)
+            )
     written = f"{count(articles, 'article')}" + f", {count(conversations, 'conversation')}" * bool(conversations)
     say(f"{folder}: {written} of the {split} split")
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from ..errors import ConfigError
+from ..places import input_path
 from .base import Config
 from .build import BuildConfig
 from .training import FinetuningConfig, PretrainingConfig
@@ -76,9 +76,9 @@ def _folder(kind: Kind) -> Any:
 def _read_yaml(kind: Kind, name: str) -> dict[str, Any]:
     if name in presets(kind):
         text = preset_text(name, kind)
-    elif Path(name).is_file():
+    elif (path := input_path(name, ConfigError)).is_file():
         try:
-            text = Path(name).read_text("utf-8")
+            text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name}: cannot be read as UTF-8 text: {error}.") from None
     else:

@@ -5,6 +5,7 @@
 """
 
 from .document import Document, Record, Source
+from .left_out import LeftOut
 from .opening import Corpus, find_documents, open_corpus, open_source
 from .rejected import REPEATED, OnRejected, RejectedRecord
 from .spec import is_cut, reading_options, relocate, with_repeated
@@ -13,6 +14,7 @@ __all__ = [
     "REPEATED",
     "Corpus",
     "Document",
+    "LeftOut",
     "OnRejected",
     "Record",
     "RejectedRecord",

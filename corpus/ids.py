@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import InputError
+from ..places import input_path
 
 
 def read_ids(path: str | Path) -> list[str]:
@@ -12,7 +13,7 @@ def read_ids(path: str | Path) -> list[str]:
         InputError: if the file cannot be read, is not UTF-8, or holds no id.
     """
     try:
-        lines = Path(path).read_text("utf-8").split("\n")
+        lines = input_path(path).read_text("utf-8").split("\n")
     except OSError as error:
         raise InputError(f"{path}: the file of ids cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -15,6 +15,7 @@ from .formats.jsonl import JsonLinesSource
 from .formats.mediawiki import MediaWikiSource
 from .formats.tsv import TsvSource
 from .formats.unrecognised import UnrecognisedSource
+from .left_out import LeftOut, is_event
 from .recognise import Recognised, recognise
 from .rejected import UnreadableError
 
@@ -37,17 +38,19 @@ class Corpus:
     Attributes:
         sources: sources in reading order.
         on_error: treatment of records that cannot be used.
+        left_out: files and folders that stand in the given folders and are not read; hidden ones are not listed.
     """
 
     sources: tuple[Source, ...]
     on_error: OnError = "fail"
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
     """Recognise the files of a corpus and choose their fields. Only the beginning of each file is read.
 
     Args:
-        paths: files and folders in reading order; the files of a folder are read by name.
+        paths: files, folders and patterns in reading order; the files of a folder are read by name.
         config: format, fields and treatment of errors.
 
     Raises:
@@ -56,14 +59,17 @@ def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
     """
     sources: list[Source] = []
     formats: dict[str, str] = {}
-    seen: set[Path] = set()
+    left_out: list[LeftOut] = []
+    seen: dict[tuple[Any, ...], DataFile] = {}
     for path in paths:
-        for file in find_files(path):
-            if file.path in seen:
-                raise CorpusError(f"{file.name}: the file is given twice. Name each file, or its folder, once.")
-            seen.add(file.path)
+        for file in find_files(path, left_out.append):
+            first = seen.setdefault(file.identity, file)
+            if first is not file:
+                left_out.append(_seen_twice(file, first))
+                continue
             source = _open(file, config)
-            if source is None:
+            if isinstance(source, LeftOut):
+                left_out.append(source)
                 continue
             sources.append(source)
             if isinstance(source, UnrecognisedSource):
@@ -75,7 +81,7 @@ def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
                 raise CorpusError(
                     f"{path}: the files have different formats: {both}. Name only the files, or the folder, of one."
                 )
-    return Corpus(tuple(sources), config.on_error)
+    return Corpus(tuple(sources), config.on_error, tuple(left_out))
 
 
 def find_documents(paths: Sequence[str | Path], config: CorpusConfig, wanted: Collection[str]) -> Iterator[Document]:
@@ -113,11 +119,27 @@ def open_source(spec: Mapping[str, Any]) -> Source:
     return source.from_spec(spec)
 
 
-def _open(file: DataFile, config: CorpusConfig) -> Source | None:
-    """Open a file; return None if there is nothing in it."""
+def _seen_twice(file: DataFile, first: DataFile) -> LeftOut:
+    """Leave out a file that was read by another path.
+
+    Raises:
+        CorpusError: it was named twice, so that the user expects its records twice.
+    """
+    if file.path == first.path or (file.is_named and first.is_named):
+        link = "" if file.path == first.path else f": a link makes {first.name} the same file"
+        raise CorpusError(f"{file.name}: the file is given twice{link}. Name each file, or its folder, once.")
+    return LeftOut(file.name, f"the same file as {first.name}")
+
+
+def _open(file: DataFile, config: CorpusConfig) -> Source | LeftOut:
+    """Open a file; leave it out if there is nothing in it, or the events of a build."""
     try:
         found = _settle_format(recognise(file, config.on_error), config)
-        return None if found.format == "empty" else _SOURCES[found.format].begin(found, config)
+        if found.format == "empty":
+            return LeftOut(file.name, "empty")
+        if not file.is_named and is_event(found.first_line):
+            return LeftOut(file.name, "events of a build")
+        return _SOURCES[found.format].begin(found, config)
     except UnreadableError:
         raise
     except CorpusError as error:

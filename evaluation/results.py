@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..places import local_path
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Evaluation:
         """
         lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in self.answers)
         try:
-            Path(path).write_text("".join(lines), "utf-8")
+            local_path(path).write_text("".join(lines), "utf-8")
         except OSError as error:
             raise InputError(f"{path}: the file cannot be written: {error.strerror or error}.") from error
 

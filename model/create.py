@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from ..errors import CheckpointError
-from ..redaction import is_address
+from ..places import local_path
 from .connector import Connector
 from .families.pisco import CheckpointConfig, PiscoCheckpoint
 from .loading.adapters import ORIGINAL, SAVED_COPY, embedding_names
@@ -58,7 +58,8 @@ def new_checkpoint(
     Raises:
         CheckpointError: a model cannot be loaded, or the folder already holds something.
     """
-    _empty_folder(out)
+    out = _empty_folder(out)
+    compressor, decoder = (local_path(each, CheckpointError) for each in (compressor, decoder))
     with seeded(seed):
         compressor_tokenizer = _extend_tokenizer(compressor, [MEMORY_TOKEN])
         decoder_tokenizer = _extend_tokenizer(decoder, [MEMORY_TOKEN, AUTOENCODING_TOKEN])
@@ -203,11 +204,9 @@ def require_new_folder(path: str | Path) -> Path:
     """Return the path of a folder for a checkpoint.
 
     Raises:
-        CheckpointError: the path is an object store's, or holds something already.
+        CheckpointError: the place is not local, or holds something already.
     """
-    if is_address(path):
-        raise CheckpointError(f"{path}: a checkpoint is written to a local folder; copy it from there.")
-    path = Path(path)
+    path = local_path(path, CheckpointError)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: holds something already; name a new folder for the checkpoint.")
     return path

@@ -87,6 +87,7 @@ class _Run:
         self._lock = lock
         self._began = time.monotonic()
         self._corpus = open_corpus(job.paths, job.config.corpus)
+        progress.left_out(self._corpus.left_out)
         self._watch = CorpusWatch(self._corpus.sources)
 
     def build(self) -> BuildReport:

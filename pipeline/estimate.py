@@ -101,7 +101,9 @@ def dry_run(
         job = prepare(corpus, checkpoint, out, config or BuildConfig(), **bases, prune=prune, replan=replan)
         if job.at_question:
             progress.keeping_text(job.config.store.keep)
-        plan = next_turn(job, open_corpus(job.paths, job.config.corpus), progress).plan
+        opened = open_corpus(job.paths, job.config.corpus)
+        progress.left_out(opened.left_out)
+        plan = next_turn(job, opened, progress).plan
     finally:
         progress.ended()
     return estimate(plan, job)

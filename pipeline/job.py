@@ -11,7 +11,8 @@ from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
 from ..model.identity import memory_components
 from ..model.memory import Stage
-from ..store import Fingerprint, Store, StoreMeta, codec_by_name, has_contents
+from ..places import local_path
+from ..store import Fingerprint, Store, StoreMeta, codec_by_name, has_contents, resolve_uri
 from .planning.plan import Plan
 from .pools.cluster import require_reachable
 from .worker import WorkerSpec
@@ -101,7 +102,7 @@ class Job:
             stage=self.stage,
             codec=self.config.store.codec,
             keep=self.config.store.keep,
-            uri=self.uri,
+            uri=resolve_uri(self.uri),
             sources=plan.sources,
             device=self.device,
             token_budget=self.config.run.token_budget,
@@ -154,7 +155,10 @@ def prepare(
 
 def _from_anywhere(base: str | None) -> str | None:
     """Return the name or folder of a base model as workers in any working directory find it."""
-    return None if base is None else str(Path(base).resolve()) if Path(base).is_dir() else base
+    if base is None:
+        return None
+    path = local_path(base, ConfigError)
+    return str(path.resolve()) if path.is_dir() else str(path)
 
 
 def _stage(checkpoint: Checkpoint, asked: str) -> tuple[Stage, bool]:

@@ -15,7 +15,7 @@ import xxhash
 from ..configs.names import ExportDtype, ExportFormat, Stage
 from ..errors import ConfigError, InputError, MissingDocumentsError, some
 from ..model.memory import Memory
-from ..redaction import is_address
+from ..places import local_path
 from .export_formats import FORMATS, Part
 from .export_manifest import Manifest
 from .reader import Reader
@@ -98,8 +98,8 @@ def export(
     """
     began = time.monotonic()
     dtype = dtype or ("bfloat16" if format == "safetensors" else "float32")
-    _require_possible(out, format, dtype, part_documents)
-    folder = Path(out)
+    _require_possible(format, dtype, part_documents)
+    folder = local_path(out)
     manifest = Manifest.read(folder)
     with Reader(uri, version=None if manifest is None else manifest.store["version"]) as reader:
         stored = reader.meta.stage
@@ -124,9 +124,7 @@ def export(
     return _report(folder, writer.manifest, before, time.monotonic() - began)
 
 
-def _require_possible(out: str | Path, format_: ExportFormat, dtype: str, part_documents: int | None) -> None:
-    if is_address(out):
-        raise ConfigError(f"{out}: an export is written to a local folder. Copy it to its address from there.")
+def _require_possible(format_: ExportFormat, dtype: str, part_documents: int | None) -> None:
     if dtype not in FORMATS[format_].dtypes:
         known = ", ".join(FORMATS[format_].dtypes)
         raise ConfigError(f"{format_} files do not hold {dtype}; they hold {known}. Use safetensors for bfloat16.")

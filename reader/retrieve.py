@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, QuestionsError
+from ..places import input_path, local_path
 from ..store import Hit, Searcher, Store
 from .questions import Question, read_questions, require_fields, write_run
 
@@ -68,13 +69,13 @@ def retrieve(
         StoreError: if the store cannot be searched.
     """
     began = time.monotonic()
-    run = Path(run)
+    run, questions = local_path(run), input_path(questions, QuestionsError)
     if not run.parent.is_dir():
         raise InputError(f"{run}: there is no folder {run.parent}. Create it, or name another file.")
     if run.exists() and not run.is_file():
         raise InputError(f"{run}: this is not a regular file. Name another one.")
     read = read_questions(questions, answered=False, documented=False)
-    if run.exists() and run.samefile(Path(questions).expanduser()):
+    if run.exists() and run.samefile(questions):
         raise InputError(f"{run}: this is the file of questions. Name another file for the run.")
     require_fields([tag], "the run's tag")
     require_fields([each.id for each in read.asked], f"ids of questions in {questions}")

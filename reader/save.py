@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from ..errors import InputError
 from ..model.memory import Memory
+from ..places import local_path
 
 SUFFIXES = (".npz", ".safetensors")
 
@@ -23,7 +24,7 @@ def save_memory(memory: Memory, path: str | Path) -> None:
         InputError: if the file has another ending or cannot be written, or if an id was given twice or cannot be a
             name in that format.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: the file's ending gives its format; use one of {', '.join(SUFFIXES)}.")
     arrays = {doc_id: values.numpy().astype(np.float32) for doc_id, values in zip(memory.doc_ids, memory, strict=True)}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..configs import CorpusConfig
 from ..corpus import open_corpus
 from ..errors import TrainingError
+from ..places import input_paths
 
 _Item = TypeVar("_Item")
 
@@ -110,9 +111,9 @@ def read_conversations(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, An
     Raises:
         TrainingError: naming the file, line and field that is missing or wrong.
     """
-    for path in paths:
+    for path in (path for place in paths for path in input_paths(place, TrainingError)[1]):
         try:
-            with Path(path).open("rb") as file:
+            with path.open("rb") as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         origin = f"{path}:{number}"

@@ -17,10 +17,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ..configs import CompressionConfig, CorpusConfig
 from ..corpus import Document, find_documents
-from ..errors import PromptError, TrainingError, some
+from ..errors import CheckpointError, PromptError, TrainingError, some
 from ..model.device import choose_device
 from ..model.loading.models import load_model, load_tokenizer
 from ..model.prompt import prompt_text
+from ..places import input_paths, local_path
 from ..reader.questions import Question, read_questions
 from .data import chunks
 
@@ -81,7 +82,7 @@ def distill(
         CheckpointError: the teacher cannot be loaded or has no chat template.
         PromptError: a question with its documents does not fit the teacher (the message names the question).
     """
-    out = Path(out)
+    out = local_path(out, TrainingError)
     _require_other_file(out, [questions, *corpus, *([] if run is None else [run])])
     asked = read_questions(questions, run=run, documents=documents, answered=False).asked
     done = _answered(out, {question.id: question for question in asked})
@@ -89,7 +90,9 @@ def distill(
     if not remaining:
         return Distillation(0, len(done), 0, 0)
     found = _find(remaining, corpus, corpus_config)
-    model = _Teacher(teacher, found, dtype=dtype, device=device, max_new_tokens=max_new_tokens)
+    model = _Teacher(
+        local_path(teacher, CheckpointError), found, dtype=dtype, device=device, max_new_tokens=max_new_tokens
+    )
     lengths = model.prompt_lengths(remaining)
     order = sorted(range(len(remaining)), key=lengths.__getitem__, reverse=True)
     counts: Counter[str] = Counter()
@@ -118,7 +121,7 @@ def _write_answers(file: BinaryIO, teacher: "_Teacher", questions: Sequence[Ques
 
 
 def _require_other_file(out: Path, inputs: Sequence[str | Path]) -> None:
-    for path in map(Path, inputs):
+    for path in (path for place in inputs for path in input_paths(place)[1]):
         if out.exists() and path.exists() and out.samefile(path):
             raise TrainingError(f"{out}: is one of the files to read, so it cannot be written. Name another file.")
 
@@ -185,9 +188,7 @@ def _find(questions: Sequence[Question], paths: Sequence[str | Path], config: Co
 class _Teacher:
     """A causal LM that answers questions greedily, from the text of their documents."""
 
-    def __init__(
-        self, folder: str | Path, found: Mapping[str, Document], *, dtype: str, device: str, max_new_tokens: int
-    ):
+    def __init__(self, folder: Path, found: Mapping[str, Document], *, dtype: str, device: str, max_new_tokens: int):
         self.found = found
         self.max_new_tokens = max_new_tokens
         self.tokenizer = load_tokenizer(folder)

@@ -13,6 +13,7 @@ from ..errors import ConfigError, TrainingError
 from ..model.families.pisco import PiscoCheckpoint
 from ..model.loading.bases import local_folder
 from ..model.trainable import TrainableModel
+from ..places import input_paths, local_path
 from .data import Records, read_conversations, read_texts, write_records
 
 # Written by the Trainer as the last file of a saved state.
@@ -34,7 +35,7 @@ class RunFolder:
     def __init__(self, config: TrainingConfig, checkpoint: PiscoCheckpoint):
         self.config = config
         self.checkpoint = checkpoint
-        self.out = Path(required(config, "out"))
+        self.out = local_path(required(config, "out"), TrainingError)
         self.states = self.out / "training"
         self._settings_file = self.states / "settings.json"
         # Names of the files that a finished training was about to put into ``out``.
@@ -90,7 +91,7 @@ class RunFolder:
             "decoder_state": _digest([self.checkpoint.path / "decoder_state.pt"]),
             "decoder_base": {"config": _digest([base / "config.json"]), "weights": weights},
         }
-        paths = [Path(path) for path in self.config.data]
+        paths = [path for place in self.config.data for path in input_paths(place, TrainingError)[1]]
         # Data that has been read may be deleted. It is then not compared.
         if all(path.exists() for path in paths):
             settings["data_content"] = _digest(

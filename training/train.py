@@ -7,17 +7,17 @@ the same call resumes from the Trainer's last state.
 
 import atexit
 import logging
-from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from ..configs import FinetuningConfig, PretrainingConfig, TrainingConfig
-from ..errors import InputError, TrainingInterruptedError
+from ..errors import ConfigError, InputError, TrainingInterruptedError
 from ..interrupt import Interrupt
 from ..model.families.pisco import PiscoCheckpoint
 from ..model.trainable import TrainableModel
+from ..places import local_path
 from .collators import Collator, Pretraining, QueryDependent, QuestionAnswering
 from .data import Records
 from .run_folder import RunFolder, required
@@ -41,7 +41,7 @@ def pretrain(config: PretrainingConfig, *, collator: Collator | None = None) -> 
         TrainingError: the data cannot be used, the folder belongs to something else, or the loss is not finite.
         TrainingInterruptedError: a signal came; the state is saved, and the same call resumes.
     """
-    checkpoint = PiscoCheckpoint(required(config, "checkpoint"))
+    checkpoint = PiscoCheckpoint(local_path(required(config, "checkpoint"), ConfigError))
     if collator is None:
         collator = Pretraining(
             checkpoint,
@@ -67,7 +67,7 @@ def finetune(config: FinetuningConfig, *, collator: Collator | None = None) -> P
     Raises:
         ConfigError, TrainingError, TrainingInterruptedError: as ``pretrain``.
     """
-    checkpoint = PiscoCheckpoint(required(config, "checkpoint"))
+    checkpoint = PiscoCheckpoint(local_path(required(config, "checkpoint"), ConfigError))
     if collator is None:
         kind = QueryDependent if config.query_dependent else QuestionAnswering
         collator = kind(
@@ -81,7 +81,7 @@ def finetune(config: FinetuningConfig, *, collator: Collator | None = None) -> P
 
 def is_finished(config: TrainingConfig) -> bool:
     """Return True if ``out`` holds a checkpoint already. The stage then returns it and trains nothing."""
-    return bool(config.out) and (Path(config.out) / "config.json").is_file()
+    return bool(config.out) and (local_path(config.out, ConfigError) / "config.json").is_file()
 
 
 def _train(config: TrainingConfig, checkpoint: PiscoCheckpoint, collator: Collator) -> PiscoCheckpoint:

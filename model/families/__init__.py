@@ -7,6 +7,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from ...errors import CheckpointError
+from ...places import local_path
 from ..loading.files import read_json
 from .checkpoint import Checkpoint
 from .cocom import QUERY_EXTRA, CocomCheckpoint
@@ -40,8 +41,8 @@ def open_checkpoint(
         CheckpointError: the folder, a file in it or a key of its ``config.json`` is missing or wrong, or it belongs
             to no family that this version reads.
     """
-    path = _folder(path)
-    bases = {"decoder_base": decoder_base, "compressor_base": compressor_base}
+    path = _folder(local_path(path, CheckpointError))
+    bases = {"decoder_base": _base(decoder_base), "compressor_base": _base(compressor_base)}
     origin = path / "config.json"
     values = read_json(origin) if origin.is_file() else {}
     kind = str(values.get("model_type", "PISCO")) if isinstance(values, dict) else "PISCO"
@@ -59,6 +60,10 @@ def open_checkpoint(
         f"{origin}: model_type is {kind!r}, and its keys fit no family that this version reads: PISCO is family pisco, "
         "COCOM with doc_max_length is cocom or oscar, COCOM with compr_linear_type is cocom-v1."
     )
+
+
+def _base(name: str | None) -> str | None:
+    return None if name is None else str(local_path(name, CheckpointError))
 
 
 def _folder(path: str | Path) -> Path:

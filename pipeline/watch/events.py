@@ -14,6 +14,7 @@ from typing import Any
 
 from ...configs import BuildConfig
 from ...errors import BuildIncompleteError, BuildInterruptedError, ConfigError, error_summary
+from ...places import local_path
 from ...store import Prediction
 from .progress import WorkerState
 from .tally import Tally
@@ -40,7 +41,7 @@ class EventLog(Tally):
         self._run = secrets.token_hex(8)
         self._first = self._last_progress = clock()
         self._known: set[str] = set()
-        self._path = Path(path)
+        self._path = local_path(path, ConfigError)
         try:
             with self._path.open("ab+") as file:
                 if file.tell():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...configs import BuildConfig
+from ...corpus import LeftOut
 from ...store import Prediction
 
 
@@ -38,6 +39,9 @@ class BuildProgress:
 
     def keeping_text(self, fields: Sequence[str]) -> None:
         """Memory is made at question time: the build stores these fields of the documents, and no memory."""
+
+    def left_out(self, files: Sequence[LeftOut]) -> None:
+        """These files and folders, of which there may be none, stand in the corpus folders and are not read."""
 
     def planning(self, files: int) -> None:
         """Planning begins: every record of ``files`` files is read and validated."""

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from ...errors import InputError, QuestionsError
+from ...places import input_path
 from .answered import AnsweredQuestion
 
 # Seconds after which written lines are forced to the disk: a power failure loses no more.
@@ -229,7 +230,7 @@ def read_answers(path: str | Path) -> list[AnsweredQuestion]:
         QuestionsError: naming the file and the line, if it is no file of answers.
     """
     try:
-        content = Path(path).read_bytes()
+        content = input_path(path, QuestionsError).read_bytes()
     except OSError as error:
         raise QuestionsError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")

@@ -27,6 +27,7 @@ from ...model.decoding.batches import default_token_budget
 from ...model.device import choose_device
 from ...model.families import Checkpoint, open_checkpoint
 from ...model.loading.files import digest_weights
+from ...places import input_path, local_path
 from ...redaction import without_credentials
 from ..compatibility import require_checkpoint
 from ..memory_source import open_source
@@ -138,7 +139,7 @@ def answer_file(
         StoreError: if the store cannot be read, or has no search index and one is needed.
         AnsweringInterruptedError: if a signal came. The same call continues.
     """
-    out = Path(out).expanduser()
+    out = local_path(out)
     if run is not None and settings.search:
         raise InputError("A run and a search both name documents. Give one of the two.")
     require_place(out)
@@ -176,7 +177,7 @@ def answer_file(
 
 def _require_apart(out: Path, questions: str | Path, run: str | Path | None) -> None:
     """Check that the files to read are files, and that none of them is written."""
-    for path in (Path(each).expanduser() for each in (questions, run) if each is not None):
+    for path in (input_path(each, QuestionsError) for each in (questions, run) if each is not None):
         if path.exists() and not path.is_file():
             raise QuestionsError(f"{path}: this is not a regular file. Save what it gives in a file, and name that.")
         written = [each for each in (out, settings_path(out), part_path(out)) if each.exists() and path.exists()]

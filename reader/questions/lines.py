@@ -10,6 +10,7 @@ from ...corpus.files import DataFile
 from ...corpus.recognise import recognise
 from ...corpus.streams import ByteStream
 from ...errors import CorpusError, QuestionsError
+from ...places import input_path
 
 
 class TextLines:
@@ -31,7 +32,7 @@ class TextLines:
     def __init__(self, path: str | Path):
         self._path = path
         self._hash = xxhash.xxh3_128()
-        file = Path(path).expanduser().absolute()
+        file = input_path(path, QuestionsError).absolute()
         try:
             # A pipe cannot be read twice, and to open one may take for ever.
             if file.exists() and not file.is_file():

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import InputError, QuestionsError, some
+from ...places import local_path
 from ..retriever import Hit
 from .lines import TextLines
 
@@ -157,7 +158,7 @@ def write_run(path: str | Path, found: Iterable[tuple[str, Sequence[Hit]]], *, t
         InputError: if the file cannot be written.
         QuestionsError: naming the ids, or the tag, that have white space or are empty.
     """
-    path = Path(path)
+    path = local_path(path)
     require_fields([tag], "the run's tag")
     unfinished = path.with_name(f".{path.name}.tmp")
     lines = 0

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from ...errors import StoreError
+from ...places import local_path
 
 MEMORY, REJECTED, ASSETS = "memory", "rejected", "assets"
 TABLES = (MEMORY, REJECTED, ASSETS)
@@ -22,6 +22,8 @@ _RETRIES = {"client_max_retries": "10", "client_retry_timeout": "30"}
 def resolve_uri(uri: str | Path) -> str:
     """Return an address in its only form: an absolute local path, or the URI of an object store.
 
+    A local folder has the spellings of ``places.local_path``.
+
     Object stores (``s3://``, ``gs://``, …) take their credentials and options from the environment.
 
     Raises:
@@ -31,12 +33,10 @@ def resolve_uri(uri: str | Path) -> str:
     if _ONE_SLASH.match(text):
         # A Path has made one slash of two. Taken for a local path, it would become a folder with this name.
         raise StoreError("an object store's address has two slashes after its scheme. Pass it as a string, not a Path.")
-    if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
-    if "://" in text:
+    if "://" in text and not text.lower().startswith("file:"):
         _require_object_store(text)
         return text.rstrip("/")
-    return str(Path(text).expanduser().absolute())
+    return str(local_path(text, StoreError).absolute())
 
 
 def _require_object_store(uri: str) -> None:

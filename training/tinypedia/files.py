@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ...errors import TrainingError
+from ...places import local_path
 from .article import Article, Kind, articles
 from .conversation import Conversation
 from .pen import Pen
@@ -36,7 +37,7 @@ def write(folder: Path | str, split: Split, *, count: int, seed: int = 0, docume
     """
     if count < documents:
         raise TrainingError(f"{documents} documents for each question need as many articles, not {count}: raise count.")
-    folder = Path(folder)
+    folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     corpus = list(islice(articles(split, seed=seed), count))
     rng = Pen(split, f"run {seed}", vocabulary()).rng
@@ -73,7 +74,7 @@ def _ranked(gold: Article, corpus: list[Article], alike: list[Article], count: i
 
 def write_conversations(path: Path | str, drawn: Iterable[Conversation]) -> None:
     """Write conversations as JSON lines of ``documents`` (title, text) and ``turns`` (question, answer)."""
-    with _replacing(Path(path)) as file:
+    with _replacing(local_path(path)) as file:
         for conversation in drawn:
             read = [{"title": article.title, "text": article.text} for article in conversation.documents]
             turns = [{"question": fact.question, "answer": fact.answer} for fact in conversation.turns]
