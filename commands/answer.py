@@ -190,7 +190,7 @@ def evaluate(
     opened = open_checkpoint(
         checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
     )
-    part = None if answers is None else part_path(answers)
+    part = None if answers is None else part_path(local_path(answers))
     with _saying_what_is_kept(part), bar("answers") as progress:
         evaluation = evaluate_store(
             target,
@@ -210,9 +210,9 @@ def evaluate(
             keep=part,
             progress=progress,
         )
-    if answers is not None:
+    if answers is not None and part is not None:
         evaluation.save_answers(answers)
-        part_path(answers).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
     Output(as_json).show(evaluation, lambda evaluation: _scored(evaluation, reference or target))
     say_warnings(evaluation.warnings)
 

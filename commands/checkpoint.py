@@ -55,7 +55,7 @@ def new(
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint folder.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint folder.")],
     decoder_base: DecoderBase = None,
     compressor_base: CompressorBase = None,
     as_json: Json = False,
@@ -63,7 +63,7 @@ def inspect(
     """Open and check every part of a checkpoint, and describe its models, widths and digests."""
     from ..model.families import open_checkpoint
 
-    opened = open_checkpoint(folder, decoder_base=decoder_base, compressor_base=compressor_base)
+    opened = open_checkpoint(checkpoint, decoder_base=decoder_base, compressor_base=compressor_base)
     Output(as_json).show(opened.describe(), _described)
 
 

@@ -1,7 +1,8 @@
 """Options that several commands share, and flags made from the fields of configurations."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
@@ -18,7 +19,15 @@ from ..configs import Config, presets
 from ..configs.base import Flag
 from ..configs.load import Kind
 from ..configs.names import DOCUMENTS, Dtype
+from ..errors import CheckpointError, InputError, StoreError
+from ..places import input_paths, local_path
 from .console import say
+
+# Names of the parameters that name files and folders to read.
+_READ = frozenset({"corpus", "data", "questions", "run", "qrels", "ids"})
+# A checkpoint may be a name of the Hugging Face hub, and a store the address of an object store.
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 _MODELS = "Models"
 """Panel of help pages for options that say which models compute, and how."""
@@ -122,6 +131,28 @@ class _Untyped:
 
 class Command(_Untyped, TyperCommand):
     """A command of the program."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. A place to read that is not there is found before torch and the like are loaded."""
+        _require_places(ctx.params)
+        return super().invoke(ctx)
+
+
+def _require_places(params: Mapping[str, Any]) -> None:
+    for name in _READ & params.keys():
+        given = params[name] or ()
+        for place in (given,) if isinstance(given, str | Path) else given:
+            for path in input_paths(place)[1]:
+                try:
+                    path.stat()
+                except OSError as error:
+                    message = f"{place}: cannot be read ({error.strerror}). Check its path and permissions."
+                    raise InputError(message) from None
+    checkpoint, uri = params.get("checkpoint"), params.get("uri") or params.get("target")
+    if checkpoint and not _HUB_NAME.fullmatch(str(checkpoint)) and not local_path(checkpoint).exists():
+        raise CheckpointError(f"{checkpoint}: no such checkpoint folder.")
+    if uri and not _ADDRESS.match(uri) and not (store := local_path(uri)).exists():
+        raise StoreError(f"there is no store at {store.absolute()}. Check the address, or build the store first.")
 
 
 class Group(_Untyped, TyperGroup):

@@ -17,6 +17,7 @@ from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
 from ..model.loading.files import digest_weights
 from ..model.memory import Memory
+from ..places import local_path
 from ..reader.questions import Question, read_questions
 from .conditions import Condition, EvaluatedStore, ShownDocuments, conditions
 from .kept import Answers, KeptBatches
@@ -105,7 +106,7 @@ def evaluate(
         "batch_size": batch_size,
         "pisco_index": metadata.version("pisco-index"),
     }
-    kept = KeptBatches(None if keep is None else Path(keep), settings)
+    kept = KeptBatches(None if keep is None else local_path(keep), settings)
     if progress is not None:
         progress(0, len(read.asked) * len(chosen))
     decoder = Decoder.load(opened, dtype=getattr(torch, dtype), device=device, repetition_penalty=repetition_penalty)

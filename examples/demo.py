@@ -1,7 +1,7 @@
 """Build an index of invented articles and answer questions about them from stored memory alone.
 
     make demo
-    python examples/demo.py [FOLDER]      (default: demo-index/, replaced each time)
+    python -m pisco_index.examples.demo [FOLDER]      (default: demo-index/, replaced each time)
 
 Nothing is downloaded. The small checkpoint in examples/tinypedia-checkpoint was trained on Tinypedia, an encyclopedia
 of an invented world. The articles here belong to its held-out split, and training never named their people, places
@@ -22,7 +22,7 @@ from pisco_index import Compressor, Memory, Reader, load_config, open_checkpoint
 CHECKPOINT = Path(os.path.relpath(Path(__file__).parent / "tinypedia-checkpoint"))
 COMMAND = Path(sys.executable).with_name("pisco-index")
 # Files and folders of an earlier run, which the next one removes.
-CONTENTS = {"encyclopedia", "store", "compared.jsonl", "run.trec"}
+CONTENTS = {"encyclopedia", "store", "compared.jsonl", "compared.jsonl.part", "run.trec"}
 CONTENTS |= {"answers.jsonl", "answers.jsonl.settings.json", "answers.jsonl.part", ".answers.jsonl.lock"}
 ARTICLES = 60
 # Number of answers that are printed beside the truth.

@@ -82,12 +82,12 @@ def test_answer_and_eval_of_its_file(folder, run, tmp_path):
     [
         (("eval", "{}/store", "-q", "{}/nothing"), "No such file"),
         (("eval", "{}/store", "-q", "{}/corpus.jsonl"), "line 1, id 'd0': the question has no reference answer"),
-        (("eval", "{}/store", "-q", "{}/q", "--measure", "RR"), "option of a file of answers"),
-        (("eval", "{}/corpus.jsonl", "-q", "{}/q"), "option of a store"),
+        (("eval", "{}/store", "-q", "{}/corpus.jsonl", "--measure", "RR"), "option of a file of answers"),
+        (("eval", "{}/corpus.jsonl", "-q", "{}/corpus.jsonl"), "option of a store"),
         (("answer", "{}/store", "-q", "{}/nothing", "-o", "{}/a"), "No such file"),
-        (("answer", "{}/store", "-q", "{}/nothing", "-o", "{}/no/a"), "there is no folder"),
-        (("eval", "{}/store", "-q", "{}/q", "--answers", "{}/no/a"), "there is no folder"),
-        (("eval", "{}/store", "-q", "{}/q", "-n", "0"), "--documents"),
+        (("answer", "{}/store", "-q", "{}/corpus.jsonl", "-o", "{}/no/a"), "there is no folder"),
+        (("eval", "{}/store", "-q", "{}/corpus.jsonl", "--answers", "{}/no/a"), "there is no folder"),
+        (("eval", "{}/store", "-q", "{}/corpus.jsonl", "-n", "0"), "--documents"),
     ],
 )
 def test_bad_input(folder, run, arguments, message):

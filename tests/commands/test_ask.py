@@ -111,7 +111,7 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(ask, monkeypatc
         (("why?", "-n", "0"), "--hits"),
         (("",), "question is empty"),
         (("why?", "--query", "q1"), "--run"),
-        (("why?", "--doc", "d1", "--run", "nothing"), "not both"),
+        (("why?", "--doc", "d1", "--run", os.devnull), "not both"),
         (("why?", "--run", "nothing"), "cannot be read"),
     ],
 )

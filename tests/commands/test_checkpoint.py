@@ -29,7 +29,7 @@ def test_a_store_serves_the_original_and_the_converted_checkpoint(folder, run, t
     own = run("ask", store, "Where?", "-d", "d1", "-k", original, "--dtype", "float32", "--json")
     shutil.rmtree(original.parent)
     again = run("ask", store, "Where?", "-d", "d1", "-k", merged, "--dtype", "float32", "--json")
-    assert json.loads(again.stdout)["text"] == json.loads(own.stdout)["text"]
+    assert json.loads(again.stdout)["answer"] == json.loads(own.stdout)["answer"]
     verified = run("verify", store, "-k", merged, "--sample", 5, "--corpus", corpus)
     assert verified.exit_code == 0, verified.output
     with corpus.open() as lines, (tmp_path / "corpus.jsonl").open("w") as more:

@@ -74,6 +74,26 @@ def test_the_first_panel_of_a_build_is_short(run):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("build {}/nothing -k {} -o {}/store", "nothing: cannot be read (No such file or directory)."),
+        ("build {} -k {}/nothing -o {}/store", "nothing: no such checkpoint folder."),
+        ("ask {}/nothing why? -k {}", "there is no store at "),
+        ("answer {} -k {} -o {}/answers -q {}/no*thing", "no file or folder matches this pattern."),
+        ("eval {}/nothing -q {}", "there is no store at "),
+        ("train finetune {}/nothing -k {} -o {}/out", "nothing: cannot be read"),
+    ],
+)
+def test_a_place_that_is_not_there_is_found_before_models_are_loaded(run, tmp_path, monkeypatch, arguments, message):
+    # None in the place of a module makes its import fail.
+    for name in ("torch", "lance", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    result = run(*arguments.replace("{}", str(tmp_path)).split())
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_what_the_system_refuses_is_one_line(run, tmp_path):
     (tmp_path / "file").write_text("")
     result = run("train", "tinypedia", tmp_path / "file" / "folder")

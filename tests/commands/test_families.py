@@ -66,7 +66,7 @@ def test_stored_memory_from_corpus_to_answer(write, corpus, questions, tmp_path,
         assert memory.values.equal(reader.embeddings(["d1", "d2"]).values)
         assert json.loads(asked.stdout)["memory_tokens"] == len(memory.values)
         decoder = Decoder.load(open_checkpoint(checkpoint, decoder_base=str(base)), dtype=memory.values.dtype)
-        assert json.loads(asked.stdout)["text"] == decoder.answer("Where?", memory)
+        assert json.loads(asked.stdout)["answer"] == decoder.answer("Where?", memory)
     options = "--dtype", "float32", "--max-new-tokens", 4, "--codec", "int8", "--json"
     scored = run("eval", store, "-q", questions, "-k", checkpoint, *options)
     assert scored.exit_code == 0, scored.output
@@ -149,7 +149,7 @@ def test_oscar_stores_text_and_makes_memory_with_the_question(oscar, corpus, que
     ]
     answers = [json.loads(each.stdout) for each in asked]
     assert [answer["memory_tokens"] for answer in answers] == [8, 8]
-    assert answers[0]["text"] != answers[1]["text"]
+    assert answers[0]["answer"] != answers[1]["answer"]
     searched = run("ask", store, "The river?", "--hits", 1, "-k", oscar, "--dtype", "float32", "--json")
     assert len(json.loads(searched.stdout)["documents"]) == 1
     scored = run("eval", store, "-q", questions, "-k", oscar, "--dtype", "float32", "--max-new-tokens", 4, "--json")
@@ -188,7 +188,7 @@ def test_the_bases_repetition_penalty_applies_and_can_be_overridden(cocom, corpu
     assert run("build", corpus, "-k", cocom, "-o", tmp_path / "store", "--dtype", "float32").exit_code == 0
     options = "ask", tmp_path / "store", "Where?", "-d", "d3", "-k", cocom, "--dtype", "float32", "--json"
     own, plain, same = (
-        json.loads(run(*options, *penalty).stdout)["text"]
+        json.loads(run(*options, *penalty).stdout)["answer"]
         for penalty in ((), ("--repetition-penalty", 1), ("--repetition-penalty", 1.3))
     )
     assert own == same
