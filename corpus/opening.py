@@ -1,13 +1,14 @@
 """Open the files of a corpus as sources, and a source again from its ``spec``."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..configs.corpus import CorpusConfig, OnError
 from ..errors import CorpusError
 from .document import Document, Source
+from .fields import listed
 from .files import DataFile, find_files
 from .formats.columnar import ColumnarSource
 from .formats.json_objects import JsonObjectsSource
@@ -18,7 +19,6 @@ from .formats.unrecognised import UnrecognisedSource
 from .recognise import Recognised, recognise
 from .rejected import UnreadableError
 
-_LINE_FORMATS = ("jsonl", "json", "tsv")
 _SOURCES: dict[str, Any] = {
     "jsonl": JsonLinesSource,
     "json": JsonObjectsSource,
@@ -57,6 +57,7 @@ def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
     sources: list[Source] = []
     formats: dict[str, str] = {}
     seen: set[Path] = set()
+    headed: TsvSource | None = None
     for path in paths:
         for file in find_files(path):
             if file.path in seen:
@@ -68,6 +69,8 @@ def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
             sources.append(source)
             if isinstance(source, UnrecognisedSource):
                 continue
+            if isinstance(source, TsvSource):
+                headed = _require_columns(source, headed, config)
             # In a folder with one JSON object per file, some objects may stand on one line and look like JSONL.
             formats.setdefault("json" if source.spec["format"] == "jsonl" else source.spec["format"], file.name)
             if len(formats) > 1:
@@ -116,8 +119,9 @@ def open_source(spec: Mapping[str, Any]) -> Source:
 def _open(file: DataFile, config: CorpusConfig) -> Source | None:
     """Open a file; return None if there is nothing in it."""
     try:
-        found = _settle_format(recognise(file, config.on_error), config)
-        return None if found.format == "empty" else _SOURCES[found.format].begin(found, config)
+        found = recognise(file, config)
+        _require_format(found, config)
+        return None if found.format == "empty" else _begin(found, config)
     except UnreadableError:
         raise
     except CorpusError as error:
@@ -126,22 +130,53 @@ def _open(file: DataFile, config: CorpusConfig) -> Source | None:
         return UnrecognisedSource(str(file.path), file.name, str(error).removeprefix(file.name).lstrip(":, "))
 
 
-def _settle_format(found: Recognised, config: CorpusConfig) -> Recognised:
-    """Check the configured format against the recognised one, and prefer it for lines of text."""
-    if found.format == "text" and config.format not in _LINE_FORMATS:
+def _begin(found: Recognised, config: CorpusConfig) -> Source:
+    """Open a recognised file.
+
+    Raises:
+        CorpusError: if its beginning is not as the format demands. If the format is a guess, or other than the file
+            looks, the message says so.
+    """
+    try:
+        return _SOURCES[found.format].begin(found, config)
+    except UnreadableError:
+        raise
+    except CorpusError as error:
+        if config.format not in ("auto", found.guess):
+            set_by = "by a preset, a configuration file or --format"
+            hint = f"The file looks like {found.guess}, but its format is set to {found.format} ({set_by})."
+        elif found.format != "tsv" and found.lines and "\t" in found.lines[0]:
+            hint = f"The file was taken for {found.format} by its first bytes. If it is a table, set --format tsv."
+        else:
+            raise
+        raise CorpusError(f"{error} {hint}") from None
+
+
+def _require_columns(source: TsvSource, headed: TsvSource | None, config: CorpusConfig) -> TsvSource | None:
+    """Check that a table without a header does not continue one with a header of other columns, cut into files.
+
+    Returns:
+        The last table with a header.
+    """
+    if source.header:
+        return source
+    if headed and config.columns is None and (headed.indices, headed.shape) != (source.indices, source.shape):
+        raise CorpusError(
+            f"{source.name}: the table has no header, but {headed.name} has one with other columns than"
+            f" {listed(source.columns)}. If it continues that table, set columns to {listed(headed.columns)}."
+        )
+    return headed
+
+
+def _require_format(found: Recognised, config: CorpusConfig) -> None:
+    """Check that a file can have the configured format."""
+    if found.format == "text":
         raise CorpusError(
             f"{found.file.name}: the file is plain text that begins {found.first_line[:40]!r}, neither JSON nor"
             " tab-separated. A corpus has records with ids: write it as JSONL with the fields id and text."
         )
-    if config.format in ("auto", found.format) or found.format == "empty":
-        return found
-    # JSONL and TSV are distinguished by the first line, which may be a broken record.
-    if config.on_error == "skip" and {config.format, found.format} <= {"jsonl", "tsv"}:
-        return replace(found, format=config.format)
-    # A file of one JSON object may have one line, and lines that look like prose may be a table of one column.
-    if found.format == "text" or (config.format, found.format) == ("json", "jsonl"):
-        return replace(found, format=config.format)
-    raise CorpusError(
-        f"{found.file.name}: the format of the file is {found.format}, but it is set to {config.format} (by a preset, a"
-        " configuration file or --format). Choose the preset that fits, or --format auto."
-    )
+    if config.format not in ("auto", found.format) and found.format != "empty":
+        raise CorpusError(
+            f"{found.file.name}: the format of the file is {found.format}, but it is set to {config.format} (by a"
+            " preset, a configuration file or --format). Choose the preset that fits, or --format auto."
+        )
