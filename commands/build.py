@@ -134,6 +134,7 @@ def _built(report: "BuildReport") -> Iterator[Piece]:
 def _estimated(estimate: "Estimate") -> Iterator[Piece]:
     yield from rows(
         {
+            "corpus": "; ".join(estimate.corpus),
             "records": f"{estimate.records:,} in {count(estimate.shards, 'shard')}",
             "documents": f"{estimate.documents:,}",
             "passages": f"{estimate.passages:,}",

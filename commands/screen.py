@@ -22,6 +22,8 @@ LINE_SECONDS = 10.0
 # Largest number of workers with a line each below the bar. With more workers, their number per activity is shown
 # instead, to fit the screen.
 SHOWN_WORKERS = 8
+# Lines that say what the files of a corpus were taken for.
+SHOWN_FILES = 10
 
 # Largest number of skipped files and folders of the corpus that are named.
 SHOWN_LEFT_OUT = 10
@@ -109,6 +111,13 @@ class _Screen(Tally):
 
     def _say(self, text: str, style: str = "") -> None:
         say(text, style, self._console)
+
+    def recognised(self, files: Sequence[str]) -> None:
+        """Print what the files were taken for: the first lines, and the number of the others."""
+        for line in files[:SHOWN_FILES]:
+            self._say(f"read {line}")
+        if len(files) > SHOWN_FILES:
+            self._say(f"read {len(files) - SHOWN_FILES:,} more kinds of files; see: pisco-index info")
 
     @property
     def _rates(self) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from .base import Config, FileOnly
-from .names import CorpusFormat
+from .names import CorpusFormat, TextEncoding
 
 OnError = Literal["fail", "skip"]
 """Treatment of records that cannot be used: the first one is an error, or each is left out and counted."""
@@ -21,16 +21,22 @@ class CorpusConfig(Config):
     format: CorpusFormat = Field(
         "auto", description="File format; auto recognises it from the first bytes, whatever the file is called."
     )
+    encoding: FileOnly[TextEncoding] = Field(
+        "auto", description="Encoding of text; auto: UTF-16 if a file begins with its byte order mark, otherwise UTF-8."
+    )
     id_field: str | None = Field(None, description="Field or column that holds the document id.")
     text_field: str | None = Field(None, description="Field or column that holds the text.")
     title_field: str | None = Field(None, description="Field or column that holds the title; records may lack it.")
     columns: FileOnly[tuple[str, ...] | None] = Field(
-        None, description="Column names of a TSV file without a header, e.g. [id, url, text]."
+        None, description="Column names of a TSV file, in place of those in its header, e.g. [id, url, text]."
+    )
+    header: FileOnly[bool | None] = Field(
+        None, description="True if the first row of a TSV file names its columns; unset, it is recognised."
     )
     quoting: FileOnly[Literal["auto", "csv", "none"]] = Field(
         "auto",
-        description="TSV quoting: csv as in DPR's psgs_w100.tsv, none as in MS MARCO; auto is csv if there is a "
-        "header, otherwise none.",
+        description="TSV quotes: csv if they enclose cells, as in DPR's psgs_w100.tsv; none if they are text, as in "
+        "MS MARCO; auto decides by the first rows with a cell that begins with a quote.",
     )
     namespaces: FileOnly[tuple[int, ...]] = Field(
         (0,), description="MediaWiki namespaces to keep; 0 holds the articles."

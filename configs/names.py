@@ -20,6 +20,9 @@ Dtype = Literal["bfloat16", "float32"]
 CorpusFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "tsv", "mediawiki"]
 """Formats of corpus files; ``auto`` recognises the format from the first bytes."""
 
+TextEncoding = Literal["auto", "utf-8", "utf-16-le", "utf-16-be", "cp1252", "latin-1"]
+"""Encodings of text files; ``auto`` is UTF-16 if a file begins with its byte order mark, otherwise UTF-8."""
+
 Keep = Literal["title", "text"]
 """Fields of a document that a store can keep with its memory."""
 

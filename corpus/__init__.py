@@ -8,7 +8,7 @@ from .document import Document, Record, Source
 from .left_out import LeftOut
 from .opening import Corpus, find_documents, open_corpus, open_source
 from .rejected import REPEATED, OnRejected, RejectedRecord
-from .spec import is_cut, reading_options, relocate, with_repeated
+from .spec import is_cut, reading_options, relocate, taken_for, with_repeated
 
 __all__ = [
     "REPEATED",
@@ -25,5 +25,6 @@ __all__ = [
     "open_source",
     "reading_options",
     "relocate",
+    "taken_for",
     "with_repeated",
 ]

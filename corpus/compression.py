@@ -4,6 +4,7 @@ This is the one module outside ``store/`` that imports zstandard, because corpor
 """
 
 import bz2
+import re
 import zlib
 from collections.abc import Generator
 from typing import Any, Literal
@@ -20,6 +21,8 @@ DECOMPRESSION_ERRORS = (zlib.error, OSError, EOFError, zstandard.ZstdError)
 MAX_BLOCK_BYTES = 1 << 20
 """Largest block of text that is handed on, so that memory stays bounded whatever a file decompresses to."""
 
+_BZ2_BEGINNING = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
+
 # Bytes that zstd is given at once: it may return 32,000 times as many, where gzip returns a thousand times as many.
 _ZSTD_PIECE = 1 << 10
 
@@ -29,6 +32,9 @@ def magic_compression(head: bytes) -> Compression:
     # pzstd and seekable archives begin with a skippable zstd frame, which has one of 16 magic numbers of its own.
     if len(head) >= 4 and 0x50 <= head[0] <= 0x5F and head[1:4] == b"\x2a\x4d\x18":
         return "zstd"
+    # The magic number of bzip2 is text. Behind it stands that of a block, or of the end of an empty file.
+    if head.startswith(MAGIC["bz2"]) and not _BZ2_BEGINNING.match(head):
+        return "none"
     return next((name for name, magic in MAGIC.items() if head.startswith(magic)), "none")
 
 

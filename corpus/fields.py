@@ -1,6 +1,7 @@
 """The fields of a record that hold its id, its text and its title."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,23 @@ from ..errors import CorpusError, some
 
 # In order of preference, because some corpora have several: MS MARCO v2 has pid and docid, KILT has _id and
 # wikipedia_id.
-ID_FIELDS = ("_id", "id", "pid", "docid", "doc_id", "document_id", "passage_id", "wikipedia_id")
-TEXT_FIELDS = ("text", "contents", "content", "passage", "segment", "body")
+ID_FIELDS = (
+    *("_id", "id", "pid", "docid", "doc_id", "document_id", "passage_id", "wikipedia_id"),
+    *("docno", "identifier", "uuid", "guid"),
+)
+TEXT_FIELDS = (
+    *("text", "contents", "content", "passage", "segment", "body"),
+    *("abstract", "description", "sentence", "paragraph", "document"),
+)
 TITLE_FIELDS = ("title", "wikipedia_title")
+
+# Further names of columns: a row of such words is probably a header.
+_COLUMNS = (
+    *("key", "uid", "number", "no", "nr", "index", "name", "url", "uri", "label", "category", "type", "class", "date"),
+    *("year", "author", "language", "source", "summary", "section", "question", "query", "answer", "comment", "review"),
+    *("message", "article", "utterance", "string", "line", "topic", "score", "docname", "filename", "qid"),
+)
+_PUNCTUATION = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,8 @@ class Fields:
 def choose_fields(found: Sequence[str], config: CorpusConfig, place: str) -> Fields:
     """Return the configured fields; recognise those that are not configured by their names.
 
+    If the id or the text is not found, names are compared again without regard to capitals, blanks and punctuation.
+
     Args:
         found: names of the fields that the records have.
         config: configuration of the corpus.
@@ -50,11 +67,18 @@ def choose_fields(found: Sequence[str], config: CorpusConfig, place: str) -> Fie
     Raises:
         CorpusError: if there is no field for the id or the text. The message lists the fields that were found.
     """
-    return Fields(
-        id=_choose(found, config.id_field, ID_FIELDS, "id", place),
-        text=_choose(found, config.text_field, TEXT_FIELDS, "text", place),
-        title=config.title_field or _first_of(TITLE_FIELDS, found),
-    )
+    roles = ("id", config.id_field, ID_FIELDS), ("text", config.text_field, TEXT_FIELDS)
+    is_exact = all(_find(found, configured, known, str) is not None for _, configured, known in roles)
+    key = str if is_exact else plain_name
+    chosen = []
+    for role, configured, known in roles:
+        if (name := _find(found, configured, known, key)) is None:
+            missing = f"no field for the {role} is recognised"
+            if configured is not None:
+                missing = f"no field {configured!r} for the {role}"
+            raise CorpusError(f"{place}: {missing}; found {listed(found)}. Set {role}_field to one of them.")
+        chosen.append(name)
+    return Fields(*chosen, title=config.title_field or _find(found, None, TITLE_FIELDS, key))
 
 
 def require_title_column(columns: Sequence[str], config: CorpusConfig, place: str) -> None:
@@ -70,9 +94,25 @@ def require_title_column(columns: Sequence[str], config: CorpusConfig, place: st
         )
 
 
-def looks_like_header(cells: Sequence[str]) -> bool:
-    """Return True if the cells of a first row name an id and a text."""
-    return _first_of(ID_FIELDS, cells) is not None and _first_of(TEXT_FIELDS, cells) is not None
+def names_id(cells: Sequence[str], config: CorpusConfig) -> bool:
+    """Return True if a cell of a row names an id: the configured field, or a known one."""
+    return _find(cells, config.id_field, ID_FIELDS, plain_name) is not None
+
+
+def names_text(cells: Sequence[str], config: CorpusConfig) -> bool:
+    """Return True if a cell of a row names a text: the configured field, or a known one."""
+    return _find(cells, config.text_field, TEXT_FIELDS, plain_name) is not None
+
+
+def plain_name(name: str) -> str:
+    """Return a name as names are compared: without capitals, blanks and punctuation."""
+    return _PUNCTUATION.sub("", name.casefold())
+
+
+PLAIN_IDS, PLAIN_TEXTS, PLAIN_COLUMNS = (
+    frozenset(map(plain_name, names)) for names in (ID_FIELDS, TEXT_FIELDS, (*TITLE_FIELDS, *_COLUMNS))
+)
+"""Plain names of ids, of texts, and of the other columns that tables often have."""
 
 
 def listed(names: Iterable[str]) -> str:
@@ -80,19 +120,9 @@ def listed(names: Iterable[str]) -> str:
     return some([name[:40] for name in names], most=20) or "none"
 
 
-def _choose(found: Sequence[str], configured: str | None, known: Sequence[str], role: str, place: str) -> str:
-    if configured is not None and configured in found:
-        return configured
-    recognised = _first_of(known, found)
-    if configured is None and recognised is not None:
-        return recognised
-    missing = (
-        f"no field {configured!r} for the {role}"
-        if configured is not None
-        else f"no field for the {role} is recognised"
-    )
-    raise CorpusError(f"{place}: {missing}; found {listed(found)}. Set {role}_field to one of them.")
-
-
-def _first_of(known: Sequence[str], found: Sequence[str]) -> str | None:
-    return next((name for name in known if name in found), None)
+def _find(found: Sequence[str], configured: str | None, known: Sequence[str], key: Callable[[str], str]) -> str | None:
+    """Return the configured field, or the first known one that is found; None if there is none."""
+    if configured is not None:
+        return configured if configured in found else None
+    held = {key(name): name for name in reversed(found)}
+    return next((held[key(name)] for name in known if key(name) in held), None)

@@ -10,15 +10,27 @@ from .streams import ByteStream
 MAX_RECORD_BYTES = 64 << 20
 """Largest record. A record is in memory as a whole, and without a limit one missing line feed could take all of it."""
 
-_UTF8_BOM = codecs.BOM_UTF8
-
 
 def lines(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, int, bytes | None]]:
     """Yield (number, offset, line) for the lines that begin before ``stop``, without their line feeds.
 
-    Numbers count from 1 where reading begins. A byte order mark at the beginning of the file is not part of its first
-    line. A line of more than 64 MiB is skipped, and None is yielded in its place. The stream is left at ``stop``.
+    Only a line feed ends a line. Numbers count from 1 where reading begins. Byte order marks at the beginning of a line
+    are not part of it: files that begin with one may have been joined. A line of more than 64 MiB is skipped, and None
+    is yielded in its place. The stream is left at ``stop``.
     """
+    return ((number, offset, line and without_mark(line)) for number, offset, line in raw_lines(stream, stop))
+
+
+def without_mark(line: bytes) -> bytes:
+    """Return a line without the byte order marks that it begins with."""
+    begin = 0
+    while line.startswith(codecs.BOM_UTF8, begin):
+        begin += len(codecs.BOM_UTF8)
+    return line[begin:] if begin else line
+
+
+def raw_lines(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield the lines that ``lines`` yields, with their byte order marks."""
     if stop is not None and stream.offset >= stop:
         return
     number = 1
@@ -31,7 +43,7 @@ def lines(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, int, byte
             if stop is not None and offset >= stop:
                 stream.unread(b"\n".join([*whole[index:], rest]))
                 return
-            yield number, offset, line if offset else line.removeprefix(_UTF8_BOM)
+            yield number, offset, line
             offset, number = offset + len(line) + 1, number + 1
         if stop is not None and offset >= stop:
             stream.unread(rest)

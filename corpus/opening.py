@@ -1,13 +1,14 @@
 """Open the files of a corpus as sources, and a source again from its ``spec``."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..configs.corpus import CorpusConfig, OnError
 from ..errors import CorpusError
 from .document import Document, Source
+from .fields import listed
 from .files import DataFile, find_files
 from .formats.columnar import ColumnarSource
 from .formats.json_objects import JsonObjectsSource
@@ -19,7 +20,6 @@ from .left_out import LeftOut, is_event
 from .recognise import Recognised, recognise
 from .rejected import UnreadableError
 
-_LINE_FORMATS = ("jsonl", "json", "tsv")
 _SOURCES: dict[str, Any] = {
     "jsonl": JsonLinesSource,
     "json": JsonObjectsSource,
@@ -61,6 +61,7 @@ def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
     formats: dict[str, str] = {}
     left_out: list[LeftOut] = []
     seen: dict[tuple[Any, ...], DataFile] = {}
+    headed: TsvSource | None = None
     for path in paths:
         for file in find_files(path, left_out.append):
             first = seen.setdefault(file.identity, file)
@@ -74,6 +75,8 @@ def open_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
             sources.append(source)
             if isinstance(source, UnrecognisedSource):
                 continue
+            if isinstance(source, TsvSource):
+                headed = _require_columns(source, headed, config)
             # In a folder with one JSON object per file, some objects may stand on one line and look like JSONL.
             formats.setdefault("json" if source.spec["format"] == "jsonl" else source.spec["format"], file.name)
             if len(formats) > 1:
@@ -134,12 +137,13 @@ def _seen_twice(file: DataFile, first: DataFile) -> LeftOut:
 def _open(file: DataFile, config: CorpusConfig) -> Source | LeftOut:
     """Open a file; leave it out if there is nothing in it, or the events of a build."""
     try:
-        found = _settle_format(recognise(file, config.on_error), config)
+        found = recognise(file, config)
+        _require_format(found, config)
         if found.format == "empty":
             return LeftOut(file.name, "empty")
         if not file.is_named and is_event(found.first_line):
             return LeftOut(file.name, "events of a build")
-        return _SOURCES[found.format].begin(found, config)
+        return _begin(found, config)
     except UnreadableError:
         raise
     except CorpusError as error:
@@ -148,22 +152,53 @@ def _open(file: DataFile, config: CorpusConfig) -> Source | LeftOut:
         return UnrecognisedSource(str(file.path), file.name, str(error).removeprefix(file.name).lstrip(":, "))
 
 
-def _settle_format(found: Recognised, config: CorpusConfig) -> Recognised:
-    """Check the configured format against the recognised one, and prefer it for lines of text."""
-    if found.format == "text" and config.format not in _LINE_FORMATS:
+def _begin(found: Recognised, config: CorpusConfig) -> Source:
+    """Open a recognised file.
+
+    Raises:
+        CorpusError: if its beginning is not as the format demands. If the format is a guess, or other than the file
+            looks, the message says so.
+    """
+    try:
+        return _SOURCES[found.format].begin(found, config)
+    except UnreadableError:
+        raise
+    except CorpusError as error:
+        if config.format not in ("auto", found.guess):
+            set_by = "by a preset, a configuration file or --format"
+            hint = f"The file looks like {found.guess}, but its format is set to {found.format} ({set_by})."
+        elif found.format != "tsv" and found.lines and "\t" in found.lines[0]:
+            hint = f"The file was taken for {found.format} by its first bytes. If it is a table, set --format tsv."
+        else:
+            raise
+        raise CorpusError(f"{error} {hint}") from None
+
+
+def _require_columns(source: TsvSource, headed: TsvSource | None, config: CorpusConfig) -> TsvSource | None:
+    """Check that a table without a header does not continue one with a header of other columns, cut into files.
+
+    Returns:
+        The last table with a header.
+    """
+    if source.header:
+        return source
+    if headed and config.columns is None and (headed.indices, headed.shape) != (source.indices, source.shape):
+        raise CorpusError(
+            f"{source.name}: the table has no header, but {headed.name} has one with other columns than"
+            f" {listed(source.columns)}. If it continues that table, set columns to {listed(headed.columns)}."
+        )
+    return headed
+
+
+def _require_format(found: Recognised, config: CorpusConfig) -> None:
+    """Check that a file can have the configured format."""
+    if found.format == "text":
         raise CorpusError(
             f"{found.file.name}: the file is plain text that begins {found.first_line[:40]!r}, neither JSON nor"
             " tab-separated. A corpus has records with ids: write it as JSONL with the fields id and text."
         )
-    if config.format in ("auto", found.format) or found.format == "empty":
-        return found
-    # JSONL and TSV are distinguished by the first line, which may be a broken record.
-    if config.on_error == "skip" and {config.format, found.format} <= {"jsonl", "tsv"}:
-        return replace(found, format=config.format)
-    # A file of one JSON object may have one line, and lines that look like prose may be a table of one column.
-    if found.format == "text" or (config.format, found.format) == ("json", "jsonl"):
-        return replace(found, format=config.format)
-    raise CorpusError(
-        f"{found.file.name}: the format of the file is {found.format}, but it is set to {config.format} (by a preset, a"
-        " configuration file or --format). Choose the preset that fits, or --format auto."
-    )
+    if config.format not in ("auto", found.format) and found.format != "empty":
+        raise CorpusError(
+            f"{found.file.name}: the format of the file is {found.format}, but it is set to {config.format} (by a"
+            " preset, a configuration file or --format). Choose the preset that fits, or --format auto."
+        )

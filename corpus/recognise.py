@@ -3,19 +3,25 @@
 import codecs
 import re
 from dataclasses import dataclass
+from itertools import islice
 
-from ..configs.corpus import OnError
+from ..configs.corpus import CorpusConfig, OnError
 from ..errors import CorpusError
 from .compression import magic_compression
 from .files import DataFile
+from .framing import without_mark
 from .rejected import UnreadableError, unreadable
 from .streams import ByteStream, Encoding, TextFile
 
 # Bytes of text that formats are recognised by: enough for the first line of most records.
 _HEAD_BYTES = 64 << 10
+# First lines that are kept: enough to tell a header from the rows below it.
+_FIRST_LINES = 32
+
+TEXT_FORMATS = ("jsonl", "json", "tsv", "mediawiki")
+"""Formats of text, any of which a file of text is read as if it is configured."""
 
 _BINARY: tuple[tuple[bytes, str], ...] = (
-    (b"%PDF", "a PDF. Extract its text first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive. Unpack it first"),
     (b"Rar!", "a RAR archive. Unpack it first"),
     (b"\xfd7zXZ\0", "xz-compressed data. Recompress it with zstd, gzip or bzip2"),
@@ -30,8 +36,13 @@ _BINARY: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image, not a corpus"),
     (b"\xff\xd8\xff", "a JPEG image, not a corpus"),
     (b"GIF8", "a GIF image, not a corpus"),
+)
+_TEXT = (
+    (b"%PDF-", "a PDF. Extract its text first"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself. Run git lfs pull"),
 )
+_BINARY += _TEXT
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +51,18 @@ class Recognised:
 
     Attributes:
         file: file that was read.
-        format: format as in ``CorpusConfig``; "empty" for a text file without content; "text" for plain lines.
+        format: format as in ``CorpusConfig``, the configured one if the file can have it; "empty" for a text file
+            without content; "text" for plain lines.
         text_file: compression and encoding of a text file; None for Parquet and Arrow.
-        first_line: first line of a text file.
+        lines: first lines of a text file that are not blank, without their ends and byte order marks.
+        guess: format that the first bytes look like.
     """
 
     file: DataFile
     format: str
     text_file: TextFile | None = None
-    first_line: str = ""
+    lines: tuple[str, ...] = ()
+    guess: str = ""
 
     @property
     def text(self) -> TextFile:
@@ -56,13 +70,19 @@ class Recognised:
         assert self.text_file is not None
         return self.text_file
 
+    @property
+    def first_line(self) -> str:
+        """First line of a text file that is not blank, without white space around it."""
+        return self.lines[0].strip() if self.lines else ""
 
-def recognise(file: DataFile, on_error: OnError = "fail") -> Recognised:
-    """Return the format, compression and encoding of a file.
+
+def recognise(file: DataFile, config: CorpusConfig = CorpusConfig()) -> Recognised:  # noqa: B008
+    """Return the format, compression and encoding of a file. A configured format of text is believed.
 
     Args:
         file: file to read.
-        on_error: "skip" accepts a file whose beginning is damaged after its first bytes.
+        config: format and encoding, if they are set. If errors are skipped, a file may be damaged after its first
+            bytes.
 
     Raises:
         CorpusError: if the file is not a corpus. The message says what it is.
@@ -73,25 +93,34 @@ def recognise(file: DataFile, on_error: OnError = "fail") -> Recognised:
             raw = opened.read(512)
     except OSError as error:
         raise unreadable(name, error) from None
-    if raw.startswith(b"PAR1"):
+    is_text = _is_text(raw)
+    if raw.startswith(b"PAR1") and not is_text:
         return Recognised(file, "parquet")
-    if raw.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+    if raw.startswith((b"ARROW1", b"\xff\xff\xff\xff")) and not is_text:
         return Recognised(file, "arrow")
     suffix = file.path.suffix.lower()
     if not raw and suffix in (".parquet", ".arrow", ".feather"):
         raise CorpusError(f"{name}: the file is empty, but {suffix[1:]} begins with a signature. Download it again.")
     text = TextFile(path, name, magic_compression(raw))
-    head = _head(text, on_error)
-    _refuse_binary(head, name, text)
-    encoding = _encoding(head, name)
+    head = _head(text, config.on_error)
+    if not config.encoding.startswith("utf-16"):
+        _refuse_binary(head, name, text, config.format)
+    encoding = _encoding(head, name) if config.encoding == "auto" else config.encoding
     if encoding != "utf-8":
         text = TextFile(path, name, text.compression, encoding)
-        head = _head(text, on_error)
-    is_whole = len(head) < _HEAD_BYTES
-    head = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if not head and is_whole:
+        head = _head(text, config.on_error)
+    whole = len(head) < _HEAD_BYTES
+    head = without_mark(head)
+    content = head.lstrip()
+    if not content and whole:
         return Recognised(file, "empty")
-    return Recognised(file, _text_format(head, name), text, _first_line(head))
+    guess = _text_format(content)
+    chosen = config.format if config.format in TEXT_FORMATS else guess
+    if chosen == "html":
+        raise CorpusError(f"{name}: the file is HTML, perhaps the error page of a download. Download it again.")
+    if chosen in ("tsv", "text"):
+        _refuse_carriage_returns(head, name, whole)
+    return Recognised(file, chosen, text, _first_lines(head, whole), guess)
 
 
 def _head(text: TextFile, on_error: OnError) -> bytes:
@@ -101,29 +130,55 @@ def _head(text: TextFile, on_error: OnError) -> bytes:
         while len(head) < _HEAD_BYTES and (block := stream.read()):
             head += block
     except CorpusError as error:
-        if not head or on_error == "fail" or isinstance(error, UnreadableError):
+        if not without_mark(head).strip() or on_error == "fail" or isinstance(error, UnreadableError):
             raise
     finally:
         stream.close()
     return head[:_HEAD_BYTES]
 
 
-def _first_line(head: bytes) -> str:
-    return head.partition(b"\n")[0].removesuffix(b"\r").decode(errors="replace")
+def _is_text(head: bytes) -> bool:
+    return not _CONTROL.search(head)
 
 
-def _text_format(head: bytes, name: str) -> str:
+def _first_lines(head: bytes, whole: bool) -> tuple[str, ...]:
+    found = head.split(b"\n")
+    if not whole and len(found) > 1:
+        found.pop()
+    kept = (line for line in map(without_mark, found) if line.strip())
+    return tuple(line.removesuffix(b"\r").decode(errors="replace") for line in islice(kept, _FIRST_LINES))
+
+
+def _text_format(head: bytes) -> str:
     line = head.partition(b"\n")[0].rstrip()
-    if head.startswith(b"["):
+    # An id may begin with a bracket too. Then a tab is in the line, and no record or list behind the bracket.
+    is_table = b"\t" in line
+    if head.startswith(b"[") and not (is_table and not re.match(rb'\[\s*(?:[\[{\]"]|\Z)', head)):
         return "json"
-    if head.startswith(b"{"):
+    if head.startswith(b"{") and not (is_table and not re.match(rb'\{\s*(?:["}]|\Z)', head)):
         # The first line of an object over several lines ends in its middle. JSONL closes the object in its line.
         return "json" if line.endswith((b"{", b",", b"[")) else "jsonl"
-    if re.match(rb"<!doctype html|<html|<head|<body", head, re.IGNORECASE):
-        raise CorpusError(f"{name}: the file is HTML, perhaps the error page of a download. Download it again.")
-    if head.startswith((b"<?xml", b"<mediawiki", b"<!--", b"<!DOCTYPE")) or re.match(rb"<[A-Za-z][\w:.-]*[\s>/]", head):
+    if re.match(rb"<!doctype html|<(?:html|head|body)[\s>]", head, re.IGNORECASE):
+        return "html"
+    if head.startswith((b"<?xml", b"<mediawiki", b"<page>", b"<!--", b"<!DOCTYPE")):
         return "mediawiki"
-    return "tsv" if b"\t" in line else "text"
+    if re.match(rb"<[A-Za-z][\w:.-]*(?:\s|/?>)", head) and not re.match(rb"<[^<>\t]*>\t[^<]*$", line):
+        return "mediawiki"
+    return "tsv" if is_table else "text"
+
+
+def _refuse_carriage_returns(head: bytes, name: str, whole: bool) -> None:
+    if b"\n" in head or b"\r" not in head:
+        return
+    found = head.split(b"\r")
+    tabs = {line.count(b"\t") for line in (found if whole else found[:-1]) if line.strip()}
+    rows = sum(bool(line.strip()) for line in found)
+    # In a table of one row, a text may have carriage returns.
+    if rows > 1 and (tabs == {0} or (len(tabs) == 1 and 0 not in tabs)):
+        raise CorpusError(
+            f"{name}: the lines of the file end in carriage returns (\\r) alone, as old Mac programs write them. End"
+            " them in line feeds, e.g. with: tr '\\r' '\\n'."
+        )
 
 
 def _encoding(head: bytes, name: str) -> Encoding:
@@ -134,18 +189,23 @@ def _encoding(head: bytes, name: str) -> Encoding:
     if head.startswith(codecs.BOM_UTF16_BE):
         return "utf-16-be"
     if re.match(rb"(?:\0[ -~]){2}|(?:[ -~]\0){2}", head):
-        raise CorpusError(f"{name}: the text is UTF-16 without a byte order mark. Convert it to UTF-8.")
+        raise CorpusError(
+            f"{name}: the text is UTF-16 without a byte order mark. Convert it to UTF-8, or set encoding."
+        )
     return "utf-8"
 
 
-def _refuse_binary(head: bytes, name: str, text: TextFile) -> None:
-    found = next((description for magic, description in _BINARY if head.startswith(magic)), None)
+def _refuse_binary(head: bytes, name: str, text: TextFile, wanted: str) -> None:
+    # Some magic numbers are words: in a file of text, they may begin the first id.
+    is_text = _is_text(head[:512])
+    magics = _BINARY if not is_text else () if wanted in TEXT_FORMATS else _TEXT
+    found = next((description for magic, description in magics if head.startswith(magic)), None)
     inner = magic_compression(head)
-    if head[257:262] == b"ustar":
+    if head[257:262] == b"ustar" and not is_text:
         found = "a tar archive. Unpack it and name its folder"
     elif head.startswith(b"PK\x03\x04"):
         found = _zip_kind(head)
-    elif head.startswith((b"PAR1", b"ARROW1")):
+    elif head.startswith((b"PAR1", b"ARROW1")) and not is_text:
         found = "a Parquet or Arrow file. Decompress it; its columns are compressed inside"
     elif head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         found = "a Python pickle, not a corpus"

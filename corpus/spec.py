@@ -13,7 +13,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Keys that do not change which documents a file gives: its address, ids that it repeats, the wording of an error.
-_NOT_OPTIONS = frozenset({"file", "path", "name", "repeated", "error"})
+# Nor does it matter that an option was recognised, or how surely.
+_NOT_OPTIONS = frozenset({"file", "path", "name", "repeated", "error", "guessed", "certain"})
+
+_FORMATS = {
+    "jsonl": "JSON lines",
+    "json": "JSON objects",
+    "tsv": "tab-separated",
+    "mediawiki": "MediaWiki export",
+    "parquet": "Parquet",
+    "arrow": "Arrow",
+    "unrecognised": "not a corpus, rejected",
+}
 
 
 def is_cut(spec: Mapping[str, Any]) -> bool:
@@ -35,4 +46,26 @@ def with_repeated(spec: Mapping[str, Any], positions: Iterable[int]) -> dict[str
 
 def reading_options(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that determine which documents the source gives."""
-    return {"on_error": "fail"} | {key: value for key, value in spec.items() if key not in _NOT_OPTIONS}
+    encoding = {"encoding": spec["file"]["encoding"]} if "file" in spec else {}
+    return {"on_error": "fail"} | encoding | {key: value for key, value in spec.items() if key not in _NOT_OPTIONS}
+
+
+def taken_for(specs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what the files of a corpus were taken for: a line for each file, or for several that are alike."""
+    groups: dict[str, list[str]] = {}
+    for spec in specs:
+        groups.setdefault(_layout(spec), []).append((spec.get("file") or spec)["name"])
+    return [
+        f"{names[0] if len(names) == 1 else f'{len(names):,} files from {names[0]} on'}: {layout}"
+        for layout, names in groups.items()
+    ]
+
+
+def _layout(spec: Mapping[str, Any]) -> str:
+    file, fields = spec.get("file", {}), spec.get("fields", {})
+    parts = [_FORMATS.get(spec["format"], spec["format"])]
+    if "columns" in spec:
+        quotes = {True: "csv quotes", False: "quotes are text", None: "no quoted cells"}[spec.get("quoted")]
+        parts += ["header" if spec["header"] else "no header", quotes]
+    parts += [word for word in (file.get("encoding"), file.get("compression")) if word not in (None, "utf-8", "none")]
+    return ", ".join([*parts, *(f"{role}={name or '(no name)'}" for role, name in fields.items() if name is not None)])

@@ -19,7 +19,7 @@ from .compression import DECOMPRESSION_ERRORS, MAX_BLOCK_BYTES, Compression, inf
 from .cursors import cursor_at, file_identity
 from .rejected import UnreadableError, unreadable
 
-Encoding = Literal["utf-8", "utf-16-le", "utf-16-be"]
+Encoding = Literal["utf-8", "utf-16-le", "utf-16-be", "cp1252", "latin-1"]
 
 POINT_SPACING = 4 << 20
 """Bytes of text between two entries of a member table, so that the table of a 100 GB dump has some 25,000."""

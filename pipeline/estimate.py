@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..configs import BuildConfig, RunConfig
-from ..corpus import is_cut, open_corpus
+from ..corpus import is_cut, open_corpus, taken_for
 from ..model.compressor import Compressor
 from ..model.device import choose_device
 from ..model.forward.packing import Passages
@@ -59,6 +59,7 @@ class Estimate:
         codec: predicted size and error of the codec. The error is None if the sample is too small to fit the codec.
         rejected: number of records that cannot be used, by reason.
         changes: changes of an update; None for a new store or a resumed build.
+        corpus: line for each file of the corpus, or several alike, that says what it was taken for.
     """
 
     records: int
@@ -76,6 +77,7 @@ class Estimate:
     codec: Prediction
     rejected: Mapping[str, int]
     changes: Changes | None = None
+    corpus: tuple[str, ...] = ()
 
 
 def dry_run(
@@ -145,6 +147,7 @@ def estimate(plan: Plan, job: Job) -> Estimate:
         codec=probe.codec,
         rejected=plan.rejected,
         changes=plan.changes,
+        corpus=tuple(taken_for(plan.sources)),
     )
 
 
@@ -168,6 +171,7 @@ def _estimate_texts(plan: Plan, job: Job) -> Estimate:
         codec=Prediction(job.config.store.codec, 0, 0.0, None, lossy=False, kl=None, fallbacks=0.0),
         rejected=plan.rejected,
         changes=plan.changes,
+        corpus=tuple(taken_for(plan.sources)),
     )
 
 

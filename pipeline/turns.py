@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors.torch import save as save_tensors
 
-from ..corpus import Corpus
+from ..corpus import Corpus, taken_for
 from ..errors import CorpusError, PlanMismatchError
 from ..store import (
     CONNECTOR_ASSET,
@@ -150,7 +150,9 @@ def next_turn(job: Job, corpus: Corpus, progress: BuildProgress) -> Turn:
     if not Store.exists(job.uri):
         progress.planning(len(corpus.sources))
         shard_documents = job.config.run.shard_documents
-        return Create(plan_corpus(corpus, shard_documents=shard_documents, on_records=progress.planned_records))
+        plan = plan_corpus(corpus, shard_documents=shard_documents, on_records=progress.planned_records)
+        progress.recognised(taken_for(plan.sources))
+        return Create(plan)
     store = Store.open(job.uri)
     job.require_same_settings(store)
     former = current_plan(store)
@@ -181,6 +183,7 @@ def _plan_update(job: Job, corpus: Corpus, store: Store, former: Plan, progress:
         comparison=Comparison(contents, job.config.compression, keeps_title, job.prune),
         on_records=progress.planned_records,
     )
+    progress.recognised(taken_for(plan.sources))
     gone = contents.unseen
     if job.prune and plan.rejected and gone.size:
         raise CorpusError(

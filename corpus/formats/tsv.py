@@ -1,22 +1,50 @@
 """Tab-separated tables: with header and quotes like DPR's ``psgs_w100.tsv``, or without like MS MARCO's collection."""
 
-import csv
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from ...configs.corpus import CorpusConfig
 from ...errors import CorpusError
-from ..document import Document, check_doc_id
-from ..fields import Fields, choose_fields, listed, looks_like_header, require_title_column
-from ..framing import MAX_RECORD_BYTES, decode_line, lines, too_long
+from ..document import Document, Record, check_doc_id
+from ..fields import (
+    PLAIN_COLUMNS,
+    PLAIN_IDS,
+    PLAIN_TEXTS,
+    Fields,
+    choose_fields,
+    listed,
+    names_id,
+    plain_name,
+    require_title_column,
+)
+from ..framing import MAX_RECORD_BYTES, decode_line, raw_lines, too_long, without_mark
 from ..recognise import Recognised
-from ..rejected import RecordError, Rejecter, Tolerance
+from ..rejected import OnRejected, RecordError, Rejecter, Tolerance
 from ..split import max_id_bytes
 from ..streams import TextFile, stream_at
 from .text_source import TextSource
+from .tsv_layout import (
+    Quoting,
+    QuotingError,
+    RowShape,
+    looks_quoted,
+    opens_quote,
+    recognise_layout,
+    recognise_quoting,
+    split_row,
+)
 
 _Line = tuple[int, int, bytes | None]
+
+REPEATED_HEADER = "repeated header"
+"""Reason for dropping a row that repeats the header, as in files that were joined."""
+
+# Lines, and bytes, from which the meaning of quotes is recognised.
+_SAMPLE_LINES = 1000
+_SAMPLE_BYTES = 1 << 20
+# Names of which a row in the place of the id may be a header.
+_NAMES = PLAIN_IDS | PLAIN_TEXTS | PLAIN_COLUMNS
 
 
 class TsvSource(TextSource):
@@ -25,7 +53,9 @@ class TsvSource(TextSource):
     Attributes:
         columns: names of the columns, from the header or the configuration.
         header: True if the first row is a header.
-        quoted: True if quotes enclose fields, as csv writers use them; False if they are part of the text.
+        quoting: meaning of quotes; None until reading meets a cell that begins with one, if it is not configured.
+        guessed: layout that is recognised and not configured, "header" and "quoting": a row that contradicts it is
+            rejected. None in plans of earlier versions, which trust it.
     """
 
     format: ClassVar[str] = "tsv"
@@ -39,14 +69,19 @@ class TsvSource(TextSource):
         *,
         columns: Sequence[str],
         header: bool,
-        quoted: bool,
+        quoting: Quoting | None,
+        guessed: Sequence[str] | None,
     ):
         super().__init__(file, fields, passage_words, tolerance)
         self.columns = tuple(columns)
         self.header = header
-        self.quoted = quoted
+        self.quoting = quoting
+        self.guessed = guessed
         title = self.columns.index(fields.title) if fields.title in self.columns else None
-        self._indices = self.columns.index(fields.id), self.columns.index(fields.text), title
+        self.indices = self.columns.index(fields.id), self.columns.index(fields.text), title
+        self.shape = RowShape(len(self.columns), self.indices[0])
+        own = (self.columns[index] for index in self.indices if index is not None)
+        self._names = _NAMES | set(map(plain_name, own)) if guessed is not None else frozenset[str]()
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
@@ -58,13 +93,17 @@ class TsvSource(TextSource):
             Tolerance.from_spec(spec),
             columns=spec["columns"],
             header=spec["header"],
-            quoted=spec["quoted"],
+            quoting=Quoting(spec["quoted"], spec.get("certain", True)) if "quoted" in spec else None,
+            guessed=spec.get("guessed"),
         )
 
     @property
     def spec(self) -> dict[str, Any]:
         """JSON-able description from which another process opens this source."""
-        return super().spec | {"columns": list(self.columns), "header": self.header, "quoted": self.quoted}
+        spec = super().spec | {"columns": list(self.columns), "header": self.header}
+        if self.quoting is not None:
+            spec |= {"quoted": self.quoting.quoted, "certain": self.quoting.certain}
+        return spec if self.guessed is None else spec | {"guessed": list(self.guessed)}
 
     @classmethod
     def begin(cls, found: Recognised, config: CorpusConfig) -> Self:
@@ -75,39 +114,51 @@ class TsvSource(TextSource):
         """
         text = found.text
         place = f"{text.name}, line 1"
-        cells = [cell.strip('"') for cell in found.first_line.split("\t")]
-        header = config.columns is None and (
-            looks_like_header(cells) or (config.id_field in cells and config.text_field in cells)
+        layout = recognise_layout(found.lines, config, place)
+        if config.id_field is None and layout.columns[0] == "" and not names_id(layout.columns, config):
+            # The rows have names, and the column of these has none.
+            config = config.model_copy(update={"id_field": ""})
+        fields = choose_fields(layout.columns, config, place)
+        require_title_column(layout.columns, config, place)
+        quoted = layout.quoted if config.quoting == "auto" else config.quoting == "csv"
+        settings = {"header": config.header, "quoting": None if config.quoting == "auto" else config.quoting}
+        return cls(
+            text,
+            fields,
+            config.passage_words,
+            Tolerance(config.on_error),
+            columns=layout.columns,
+            header=layout.header,
+            quoting=None if quoted is None else Quoting(quoted, True),
+            guessed=[name for name, value in settings.items() if value is None],
         )
-        if header:
-            columns: Sequence[str] = cells
-        elif config.columns is not None:
-            columns = config.columns
-        elif len(cells) == 2:
-            columns = ("id", "text")
-        else:
-            raise CorpusError(
-                f"{place}: the table has {len(cells)} columns but no header that names an id and a text; found"
-                f" {listed(cell[:20] for cell in cells[:6])}. Set columns, e.g. [id, text, title]."
-            )
-        fields = choose_fields(columns, config, place)
-        require_title_column(columns, config, place)
-        quoted = header if config.quoting == "auto" else config.quoting == "csv"
-        tolerance = Tolerance(config.on_error)
-        return cls(text, fields, config.passage_words, tolerance, columns=columns, header=header, quoted=quoted)
+
+    def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:
+        """Validate the whole file and yield its records in order."""
+        rejecter = Rejecter(self.name, self.tolerance, on_rejected)
+        for position, number, _, document in rejecter.until_damage(self._read(0, None, rejecter, dropped)):
+            yield Record(position, document.doc_id, len(document.text), number)
 
     def _records(self, start: int, stop: int | None, rejecter: Rejecter) -> Iterator[tuple[int, int, str, Document]]:
+        return self._read(start, stop, rejecter, Counter())
+
+    def _read(
+        self, start: int, stop: int | None, rejecter: Rejecter, dropped: Counter[str]
+    ) -> Iterator[tuple[int, int, str, Document]]:
         def place(number: int, position: int) -> str:
             return self.place(start, number, position)
 
         with stream_at(self.file, start) as stream:
-            found = lines(stream, stop)
-            rows = _Rows(_without_header(found) if self.header and start == 0 else found, self.quoted, place)
+            found = raw_lines(stream, stop)
+            rows = _Rows(_without_header(found) if self.header and start == 0 else found, self, place)
             while True:
                 try:
                     cells = rows.next()
                     if cells is None:
                         return
+                    if self._repeats_header(cells, rows.place):
+                        dropped[REPEATED_HEADER] += 1
+                        continue
                     self._check_width(cells, rows.place)
                 except RecordError as error:
                     rejecter.reject(error, rows.position)
@@ -120,6 +171,31 @@ class TsvSource(TextSource):
                     continue
                 yield rows.position, rows.number, rows.place, document
 
+    def _repeats_header(self, cells: Sequence[str], place: str) -> bool:
+        """Return True if a row is the header once more.
+
+        Raises:
+            RecordError: if the row looks like a header of the same columns, and may be a document.
+            CorpusError: if it looks like a header of other columns, so that the rows below it cannot be read.
+        """
+        index = min(self.indices[0], len(cells) - 1)
+        if plain_name(cells[index][:40]) not in self._names and len(cells) == self.shape.width:
+            return False
+        names, columns = [plain_name(cell) for cell in cells], [plain_name(name) for name in self.columns]
+        if self.header and names in (columns, columns[1:] if columns[0] == "" else columns):
+            return True
+        held = self._names & set(names)
+        if self.guessed is None or not (held & PLAIN_IDS and held & PLAIN_TEXTS) or "header" not in self.guessed:
+            return False
+        looks = f"the row {listed(cells[:6])} looks like a header"
+        if len(names) == len(columns) and names[self.indices[0]] in PLAIN_IDS and names[self.indices[1]] in PLAIN_TEXTS:
+            problem = f"{looks}. Remove it; or set header: {str(self.header).lower()} if it is a document."
+            raise RecordError(place, problem, "row of names")
+        raise CorpusError(
+            f"{place}: {looks} of other columns than {listed(self.columns)}. Split the file before it, so that each"
+            " part has its own columns."
+        )
+
     def _check_width(self, cells: Sequence[str], place: str) -> None:
         width = len(self.columns)
         if len(cells) != width:
@@ -130,12 +206,12 @@ class TsvSource(TextSource):
             raise RecordError(place, problem, "wrong columns")
 
     def _document(self, cells: Sequence[str], place: str) -> Document:
-        id_index, text_index, title_index = self._indices
+        id_index, text_index, title_index = self.indices
         doc_id = check_doc_id(cells[id_index], place, max_id_bytes(self.passage_words))
         metadata = {
             name: cell
             for index, (name, cell) in enumerate(zip(self.columns, cells, strict=True))
-            if index not in self._indices
+            if index not in self.indices
         }
         title = cells[title_index] if title_index is not None else None
         return Document(doc_id, cells[text_index], title or None, metadata)
@@ -146,24 +222,26 @@ def _without_header(found: Iterator[_Line]) -> Iterator[_Line]:
     for line in found:
         if is_after:
             yield line
-        is_after = is_after or line[2] is None or bool(line[2].strip())
+        is_after = is_after or line[2] is None or bool(without_mark(line[2]).strip())
 
 
-class _Rows:
-    """The rows of a table. A row is one line, or several if a quoted field has line feeds.
+class _Rows(Iterator[str]):
+    """The rows of a table. A row is one line, or several if a quoted cell has line feeds.
 
-    It is the iterator from which the csv reader takes lines, and remembers the lines of the current row.
+    It iterates over lines, and remembers those of the current row.
     """
 
-    def __init__(self, found: Iterator[_Line], quoted: bool, place: Callable[[int, int], str]):
+    def __init__(self, found: Iterator[_Line], source: TsvSource, place: Callable[[int, int], str]):
         self._found = found
+        self._source = source
         self._place = place
-        self._again: deque[_Line] = deque()
+        self._ahead: deque[_Line] = deque()
+        self._damage: CorpusError | None = None
         self._row: list[_Line] = []
         self._row_bytes = 0
-        # Articles are longer than the csv module's default limit. The limit is global, and raising it harms no one.
-        csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))
-        self._reader = csv.reader(self, delimiter="\t", strict=True) if quoted else None
+        # Features of the rows before the first one with a quote, from which the meaning of quotes is recognised.
+        self._is_first = True
+        self._commas = False
 
     @property
     def number(self) -> int:
@@ -184,41 +262,94 @@ class _Rows:
         """Return the cells of the next row that is not blank; None at the end.
 
         Raises:
-            RecordError: if the row is not UTF-8 or too long, or its quoting is broken.
+            RecordError: if the row is not UTF-8 or too long, or its quotes are broken or may have another meaning.
         """
         while True:
             self._row, self._row_bytes = [], 0
-            if self._reader is None:
-                line = next(self, None)
-                cells = None if line is None else line[:-1].removesuffix("\r").split("\t")
-                is_blank = line is not None and not line.strip()
-            else:
-                cells = self._read_quoted()
-                is_blank = cells is not None and len(cells) < 2 and not "".join(cells).strip()
-            if not is_blank:
-                return cells
+            line = next(self, None)
+            if line is None:
+                return None
+            line = line.lstrip("\ufeff")
+            if not line.strip():
+                continue
+            if opens_quote(line) and self._is_quoted(line):
+                return self._quoted_cells(line)
+            if self._source.quoting is None:
+                self._is_first = False
+                self._commas = self._commas or "," in line
+            return line.removesuffix("\r").split("\t")
 
     def resume_after_first_line(self) -> None:
         """Read the second and further lines of the current row again, since they may be rows of their own."""
-        self._again.extendleft(reversed(self._row[1:]))
+        self._ahead.extendleft(reversed(self._row[1:]))
 
-    def _read_quoted(self) -> list[str] | None:
-        assert self._reader is not None
-        try:
-            return next(self._reader, None)
-        except csv.Error as error:
-            raise self._broken_quoting(f"the row that begins here has broken quoting ({error}).") from None
+    def _is_quoted(self, line: str) -> bool:
+        """Return True if the cells of a line are quoted.
 
-    def _broken_quoting(self, problem: str) -> RecordError:
-        return RecordError(
-            self.place, f"{problem} If quotes are part of the text, set quoting: none.", "broken quoting"
+        Raises:
+            RecordError: if quotes were taken for text, but this line contradicts that.
+        """
+        quoting = self._source.quoting
+        if quoting is None:
+            quoting = self._source.quoting = self._recognise_quoting(line)
+        if not quoting.quoted and not quoting.certain and looks_quoted(line):
+            raise self._broken_quoting("the quotes of this row enclose cells, but those of earlier rows are text.")
+        return quoting.quoted
+
+    def _recognise_quoting(self, line: str) -> Quoting:
+        sample, size = [line], 0
+        for _, _, raw in self._look_ahead():
+            if raw is None or size > _SAMPLE_BYTES:
+                break
+            size += len(raw)
+            if (text := without_mark(raw).decode(errors="replace")).strip():
+                sample.append(text)
+        is_cut = len(self._ahead) >= _SAMPLE_LINES or size > _SAMPLE_BYTES
+        return recognise_quoting(
+            sample, self._source.shape, is_cut=is_cut, is_first=self._is_first, commas=self._commas
         )
 
-    def __iter__(self) -> Iterator[str]:
-        return self
+    def _look_ahead(self) -> Iterator[_Line]:
+        """Yield lines behind the current one, which are read again."""
+        yield from tuple(self._ahead)
+        try:
+            while len(self._ahead) < _SAMPLE_LINES and (line := next(self._found, None)):
+                self._ahead.append(line)
+                yield line
+        except CorpusError as error:
+            self._damage = error
+
+    def _quoted_cells(self, line: str) -> list[str]:
+        lines = [line]
+
+        def following() -> Iterator[str]:
+            for each in self:
+                lines.append(each)
+                yield each
+
+        try:
+            cells = split_row(line, following())
+        except QuotingError as error:
+            raise self._broken_quoting(f"the row that begins here has broken quoting ({error}).") from None
+        guessed = self._source.guessed or ()
+        if "quoting" in guessed and len(lines) > 1 and self._source.shape.may_be_rows(lines):
+            raise self._broken_quoting(
+                f"a quote encloses the following {len(lines) - 1} line feeds, but lines in between look like rows. If"
+                " they are not, set quoting: csv."
+            )
+        return cells
+
+    def _broken_quoting(self, problem: str) -> RecordError:
+        advice = "If quotes are part of the text, set quoting: none."
+        return RecordError(self.place, f"{problem} {advice}", "broken quoting")
 
     def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._found)
+        if self._ahead:
+            line = self._ahead.popleft()
+        elif self._damage is not None:
+            raise self._damage
+        else:
+            line = next(self._found)
         self._row.append(line)
         if line[2] is None:
             raise too_long(self.place)
@@ -227,4 +358,4 @@ class _Rows:
             raise self._broken_quoting(
                 f"the row that begins here has a quote that is not closed within {MAX_RECORD_BYTES >> 20} MiB."
             )
-        return f"{decode_line(line[2], self.place)}\n"
+        return decode_line(line[2], self.place)

@@ -49,6 +49,9 @@ class BuildProgress:
     def planned_records(self, count: int) -> None:
         """``count`` records have been read so far."""
 
+    def recognised(self, files: Sequence[str]) -> None:
+        """The corpus is planned. Each line says what a file, or several alike, were taken for."""
+
     def loading(self, device: str, compiled: bool | None) -> None:
         """Workers load the compressor.
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...corpus import taken_for
 from ...store import Store, StoreInfo, describe, done_shards
 from ..planning.plan import Changes
 from ..planning.stored import current_plan
@@ -21,6 +22,7 @@ class BuildStatus:
         dropped: number of records left out on purpose, by reason.
         rejected: number of records that cannot be used, by reason.
         changes: changes that the plan makes, if it is an update's.
+        corpus: line for each file of the corpus, or several alike, that says what it was taken for.
     """
 
     store: StoreInfo
@@ -30,6 +32,7 @@ class BuildStatus:
     dropped: dict[str, int]
     rejected: dict[str, int]
     changes: Changes | None = None
+    corpus: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -45,6 +48,7 @@ class BuildStatus:
             "dropped": self.dropped,
             "rejected": self.rejected,
             "changes": asdict(self.changes) if self.changes else None,
+            "corpus": list(self.corpus),
         }
 
 
@@ -64,4 +68,5 @@ def build_status(uri: str | Path) -> BuildStatus:
         dropped=dict(plan.dropped),
         rejected=dict(plan.rejected),
         changes=plan.changes,
+        corpus=tuple(taken_for(plan.sources)),
     )

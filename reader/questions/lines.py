@@ -1,12 +1,12 @@
 """Text files of questions, runs and judgements: compressed or not, in UTF-8 or in UTF-16 with a byte order mark."""
 
-import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
 
 from ...corpus.files import DataFile
+from ...corpus.framing import without_mark
 from ...corpus.recognise import recognise
 from ...corpus.streams import ByteStream
 from ...errors import CorpusError, QuestionsError
@@ -16,7 +16,8 @@ from ...places import input_path
 class TextLines:
     """The lines of a text file, read as they are iterated over; ``corpus`` recognises and decompresses the file.
 
-    Iterating yields each line that is not blank, with its number from 1 and without its end.
+    Iterating yields each line that is not blank, with its number from 1 and without its end. Only a line feed ends a
+    line, perhaps with a carriage return before it. Byte order marks at the beginning of a line are dropped.
 
     Args:
         path: the file.
@@ -59,15 +60,14 @@ class TextLines:
         return self._hash.hexdigest()
 
     def text(self) -> str:
-        """Return the whole text, without its byte order mark."""
+        """Return the whole text, without byte order marks."""
         return "\n".join(line for _, line in self._all())
 
     def _all(self) -> Iterator[tuple[int, str]]:
         self._hash.reset()
-        # str.splitlines would also cut at characters that may stand inside a question, such as U+2028.
         for number, line in enumerate(self._cut(), start=1):
             try:
-                yield number, (line if number > 1 else line.removeprefix(codecs.BOM_UTF8)).decode()
+                yield number, without_mark(line).decode()
             except UnicodeDecodeError as error:
                 place = f"{self._path}, line {number}"
                 raise QuestionsError(f"{place}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None

@@ -205,7 +205,7 @@ def spoiled_json(n, how):
 
 def spoiled_line(n, how):
     return {
-        "columns": f"d{n}\ta\tb",
+        "columns": f"d{n}\ta\tb\tc",
         "one column": f"d{n}",
         "empty id": "\tx",
         "long id": "x" * 600 + "\tx",
@@ -266,6 +266,7 @@ def test_spoiled_records_are_rejected_and_no_others(tmp_path, kind, data, cuts, 
     path = tmp_path / "corpus.bin"
     path.write_bytes(COMPRESS[compression](spoiled_file(kind, hows).encode(errors="surrogateescape")))
     config = {"format": WRITERS[kind][0], "columns": ["id", "text"] if kind == "tsv" else None}
+    config |= {"quoting": "csv"} if kind == "quoted tsv" else {}
     documents, rejected = read(path, cuts, on_error="skip", **config)
     sound = [n for n, how in enumerate(hows) if how is None]
     prefix, suffix = ("", "#0") if kind == "export" else ("d", "")

@@ -9,6 +9,7 @@ import pytest
 from pisco_index import read_questions
 from pisco_index.errors import QuestionsError
 from pisco_index.reader.questions import Question, find_documents
+from pisco_index.reader.questions.runs import RunFile
 from pisco_index.reader.retriever import FakeRetriever
 
 GOOD = {"id": "q1", "question": "Who?", "answers": ["Ada", "Lovelace"], "doc_ids": ["b", "a"]}
@@ -39,6 +40,21 @@ def test_answers_may_be_absent_where_they_are_not_needed(file):
 def test_integers_are_ids_and_windows_files_are_read(file):
     path = file("\ufeff" + json.dumps(GOOD | {"id": 7}) + "\r")
     assert read_questions(path).asked[0].id == "7"
+
+
+def test_only_line_feeds_end_lines_and_marks_at_their_beginning_are_dropped(tmp_path):
+    path = tmp_path / "questions.tsv"
+    path.write_bytes("\ufeffid\tquestion\n\ufeff1\tWho\u2028is\x0bthis?\r\n2\tWhy\u0085\ufeffnot\fme?\n".encode())
+    asked = read_questions(path, answered=False, documented=False).asked
+    assert [(each.id, each.text) for each in asked] == [
+        ("1", "Who\u2028is\x0bthis?"),
+        ("2", "Why\u0085\ufeffnot\x0cme?"),
+    ]
+    path.write_bytes("\ufeffq1 Q0 d\u20281 1 2.0 t\n\ufeffq2 Q0 d2 1 2.0 t\n".encode())
+    assert [RunFile(path).retrieve({q: ""}, hits=1)[q][0].doc_id for q in ("q1", "q2")] == ["d\u20281", "d2"]
+    path.write_bytes(b"1\tWho?\r2\tWhy?\r")
+    with pytest.raises(QuestionsError, match="end in carriage returns"):
+        read_questions(path, answered=False, documented=False)
 
 
 def without(field):
@@ -171,7 +187,7 @@ def test_forms_of_data_sets(tmp_path, content, form, expected, encode):
         ("{x} Who?", "line 1: not JSON"),
         ("\u00a0", "the file holds no questions"),
         ("<topics/>", "the file is XML. Write it as JSON lines or as text with tabs"),
-        ("PAR1", "the file is a Parquet file"),
+        ("PAR1\x15\x04", "the file is a Parquet file"),
     ],
 )
 def test_what_is_wrong_in_other_forms_is_named(tmp_path, content, message):
