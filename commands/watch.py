@@ -91,6 +91,7 @@ def _held(status: "BuildStatus") -> Iterator[Piece]:
             + (f"; missing {some(status.shards_missing)}" if missing else ""),
             **({"last update": by_change(status.changes)} if status.changes else {}),
             "failures": f"{count(store.failed_documents, 'document')}, {count(store.rejected_records, 'record')}",
+            **({"kept out": count(store.kept_out, "document")} if store.kept_out else {}),
             "dropped": by_reason(status.dropped),
             "rejected": by_reason(status.rejected),
             "fingerprint": store.fingerprint,
