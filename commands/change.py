@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..configs.names import CodecName
+from ..configs.names import CodecName, MissingIds
 from ..errors import some
 from .console import Output, Piece, bar, count, describe_prediction, fallbacks, rows, size
 from .options import Json, Uri
@@ -26,11 +26,18 @@ def delete(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Skip ids that the store does not hold, instead of failing.")
     ] = False,
+    keep_out: Annotated[
+        bool, typer.Option("--keep-out", help="Let no later build store these documents, whatever its corpus holds.")
+    ] = False,
+    let_in: Annotated[
+        bool, typer.Option("--let-in", help="Delete nothing; undo --keep-out, so that the next build stores them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Delete documents from a store by id: all of them, or none.
 
-    Example: pisco-index delete index/ doc-1 doc-2
+    A later build of a corpus that holds them stores them again, unless they are kept out.
+    Example: pisco-index delete index/ doc-1 doc-2 --keep-out
     """
     from .. import store
     from ..corpus.ids import read_ids
@@ -38,17 +45,28 @@ def delete(
     wanted = [*(doc_ids or ()), *(read_ids(ids) if ids else ())]
     if not wanted:
         raise typer.BadParameter("give ids, or --ids FILE")
+    if keep_out and let_in:
+        raise typer.BadParameter("--keep-out and --let-in exclude each other")
+    missing: MissingIds = "skip" if skip_missing else "error"
+    if let_in:
+        changed = store.let_in(uri, wanted, missing=missing)
+        said = f"{uri}: {count(len(changed), 'document')} kept out no longer. The next build of a corpus stores them."
+        Output(as_json).show({"let_in": changed}, lambda _: [said])
+        return
 
     def describe(deletion: "Deletion") -> Iterator[Piece]:
-        missing = f", {len(deletion.missing):,} not found: {some(deletion.missing)}" if deletion.missing else ""
-        yield f"{uri}: {count(deletion.deleted, 'document')} deleted{missing}"
+        absent = f", {len(deletion.missing):,} not found: {some(deletion.missing)}" if deletion.missing else ""
+        kept = f", {deletion.kept_out:,} kept out of later builds (undo: --let-in)" if keep_out else ""
+        yield f"{uri}: {count(deletion.deleted, 'document')} deleted{absent}{kept}"
+        if deletion.deleted and not keep_out:
+            yield "The next build of a corpus that holds them stores them again. To prevent that: --keep-out"
         if deletion.deleted and store.counts_many_deleted(store.resolve_uri(uri)):
             yield (
                 "More than a twentieth of the documents in the search index are deleted, and still count in the "
                 f"scores of others. Make it anew: pisco-index index {uri}"
             )
 
-    Output(as_json).show(store.delete(uri, wanted, missing="skip" if skip_missing else "error"), describe)
+    Output(as_json).show(store.delete(uri, wanted, missing=missing, keep_out=keep_out), describe)
 
 
 def compact(

@@ -92,6 +92,7 @@ def _held(status: "BuildStatus") -> Iterator[Piece]:
             **({"last update": by_change(status.changes)} if status.changes else {}),
             "failures": f"{count(store.failed_documents, 'document')}, {count(store.rejected_records, 'record')}",
             "corpus": "; ".join(status.corpus),
+            **({"kept out": count(store.kept_out, "document")} if store.kept_out else {}),
             "dropped": by_reason(status.dropped),
             "rejected": by_reason(status.rejected),
             "fingerprint": store.fingerprint,

@@ -19,6 +19,7 @@ from ..store import (
     done_shards,
     is_altered,
     is_calibrated,
+    kept_out,
 )
 from .calibrate import calibrate
 from .job import Job
@@ -175,12 +176,15 @@ def is_behind(job: Job, store: Store, plan: Plan) -> bool:
 
 def _plan_update(job: Job, corpus: Corpus, store: Store, former: Plan, progress: BuildProgress) -> Update:
     contents = Contents.of(store)
+    unwanted = kept_out(store.uri)
+    # Rows of a plan that was finished after its documents were deleted for good.
+    unwanted_rows = contents.rows_of(unwanted)
     keeps_title = "title" in store.meta.optional_columns
     plan = plan_corpus(
         corpus,
         shard_documents=job.config.run.shard_documents,
         first=former.next,
-        comparison=Comparison(contents, job.config.compression, keeps_title, job.prune),
+        comparison=Comparison(contents, job.config.compression, keeps_title, job.prune, unwanted),
         on_records=progress.planned_records,
     )
     progress.recognised(taken_for(plan.sources))
@@ -191,4 +195,4 @@ def _plan_update(job: Job, corpus: Corpus, store: Store, former: Plan, progress:
             f"{sum(plan.rejected.values()):,} records of the corpus that cannot be used: a broken record does not say "
             "which document it is. Fix the corpus, or leave out --prune."
         )
-    return Update(plan, store, gone if job.prune else np.empty(0, np.uint64))
+    return Update(plan, store, np.concatenate([unwanted_rows, gone]) if job.prune else unwanted_rows)

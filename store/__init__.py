@@ -34,8 +34,9 @@ from .upkeep.check_assets import check_assets, empty_shards_of
 from .upkeep.check_index import check_index
 from .upkeep.check_rows import check_rows
 from .upkeep.compact import compact, remove_orphans
-from .upkeep.delete import delete
+from .upkeep.delete import delete, let_in
 from .upkeep.findings import RESTORE, Expectations, Findings, Problem
+from .upkeep.kept_out import kept_out
 from .upkeep.recode import RecodeReport, recode
 from .upkeep.repair import damage_to_drop, drop_damage
 
@@ -97,8 +98,10 @@ __all__ = [
     "is_altered",
     "is_calibrated",
     "keep_index",
+    "kept_out",
     "kept_texts",
     "last_commits",
+    "let_in",
     "local_folder",
     "lock_holder",
     "memory_rows",

@@ -33,6 +33,9 @@ FALLBACK_PREFIX = "fallback/"
 INDEX_PREFIX = "index/"
 """Prefix of a name that ends with the UUID of a segment of the search index: the checksums of its files."""
 
+KEPT_OUT_PREFIX = "kept-out/"
+"""Prefix of the names of notes about the documents that builds do not store. The rest of a name has no meaning."""
+
 NOTE_PREFIXES = (EMPTY_SHARD_PREFIX, FALLBACK_PREFIX, INDEX_PREFIX)
 """Prefixes of the names that commits and indexing add. Two drivers may add the same name, with the same value."""
 
@@ -60,7 +63,7 @@ def read_asset(uri: str, dataset: lance.LanceDataset, name: str) -> bytes:
     with lance_errors(f"cannot read the assets of the store at {uri}"):
         names = asset_names(dataset)
         if name not in names:
-            held = [n for n in names if not n.startswith(NOTE_PREFIXES)]
+            held = [n for n in names if not n.startswith((*NOTE_PREFIXES, KEPT_OUT_PREFIX))]
             raise StoreError(f"the store at {uri} has no asset {name!r}; it has {', '.join(held)}.")
         return dataset.take([names.index(name)], columns=["value"]).column(0)[0].as_py()
 

@@ -1,11 +1,12 @@
 """Compare the documents in a store with those of a corpus."""
 
+from collections.abc import Collection
 from enum import IntEnum
 from typing import Self
 
 import numpy as np
 
-from .hashes import document_hashes
+from .hashes import document_hashes, id_hashes
 from .store import Store
 from .table.failures import check_process
 from .table.rows import read_addressed
@@ -77,18 +78,34 @@ class Contents:
         Returns:
             The ``Status`` of each document, ``(k,)`` int8.
         """
+        place = self._look_up(ids)
+        found = place >= 0
         status = np.full(len(ids), Status.NEW, np.int8)
+        status[found] = np.where(self._texts[place[found]] == texts[found], Status.SAME, Status.CHANGED)
+        return status
+
+    def rows_of(self, doc_ids: Collection[str]) -> np.ndarray:
+        """Look documents up by their ids, and remember that they were looked up.
+
+        Returns:
+            The addresses of the rows of those that the store holds, ``(m,)`` uint64.
+        """
+        place = self._look_up(id_hashes(doc_ids))
+        return self._rows[place[place >= 0]]
+
+    def _look_up(self, ids: np.ndarray) -> np.ndarray:
+        """Return the place of each document among the hashes, ``(k,)``; -1 for one that the store does not hold."""
+        places = np.full(len(ids), -1)
         place = np.searchsorted(self._first, ids[:, 0])
         open_ = np.arange(len(ids))
         while True:
             open_ = open_[place[open_] < len(self)]
             open_ = open_[self._first[place[open_]] == ids[open_, 0]]
             if not open_.size:
-                return status
+                return places
             hit = self._second[place[open_]] == ids[open_, 1]
-            found, at = open_[hit], place[open_[hit]]
-            status[found] = np.where(self._texts[at] == texts[found], Status.SAME, Status.CHANGED)
-            self._seen[at] = True
+            places[open_[hit]] = place[open_[hit]]
+            self._seen[place[open_[hit]]] = True
             # Only the first half of the hash is equal, which is rare. The next entry may have both halves.
             open_ = open_[~hit]
             place[open_] += 1

@@ -1,6 +1,6 @@
 """Hash documents, to notice later which of them have changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import xxhash
@@ -9,6 +9,11 @@ import xxhash
 def text_hash(text: str) -> bytes:
     """Return the 16 bytes by which ``memory`` remembers a document's text: XXH3-128 of its UTF-8."""
     return xxhash.xxh3_128_digest(text.encode())
+
+
+def id_hashes(doc_ids: Iterable[str]) -> np.ndarray:
+    """Return the hashes of k ids, ``(k, 2)`` uint64."""
+    return np.frombuffer(b"".join([xxhash.xxh3_128_digest(i.encode()) for i in doc_ids]), np.uint64).reshape(-1, 2)
 
 
 def document_hashes(
@@ -24,7 +29,7 @@ def document_hashes(
     Returns:
         Hashes of the ids, ``(k, 2)`` uint64, and hashes of text and title, ``(k,)`` uint64.
     """
-    ids = np.frombuffer(b"".join([xxhash.xxh3_128_digest(i.encode()) for i in doc_ids]), np.uint64).reshape(-1, 2)
+    ids = id_hashes(doc_ids)
     if titles is None:
         return ids, np.frombuffer(b"".join(text_hashes), np.uint64)[::2]
     pairs = zip(text_hashes, titles, strict=True)

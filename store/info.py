@@ -16,6 +16,7 @@ from .table.addresses import ASSETS, REJECTED, TABLES, local_folder
 from .table.datasets import open_table
 from .table.failures import check_process, lance_errors
 from .table.rows import read_rows
+from .upkeep.kept_out import kept_out
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class StoreInfo:
         rejected_records: number of records of the corpus that gave no document.
         failures: the first failed documents and rejected records.
         shards_done: number of finished shards.
+        kept_out: number of documents that builds do not store, because they were deleted for good.
         fragments: number of fragments of ``memory``.
         tokens_total: number of tokens of all documents.
         tokens_fed: number of tokens that the compressor has read.
@@ -82,6 +84,7 @@ class StoreInfo:
     rejected_records: int
     failures: tuple[Failure, ...]
     shards_done: int
+    kept_out: int
     fragments: int
     tokens_total: int
     tokens_fed: int
@@ -156,6 +159,7 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             rejected_records=rejected.count_rows(),
             failures=_first_failures(table, failed, rejected, failures),
             shards_done=len(done_shards(store)),
+            kept_out=len(kept_out(store.uri)),
             fragments=len(table.get_fragments()),
             tokens_total=tokens_total,
             tokens_fed=tokens_fed,

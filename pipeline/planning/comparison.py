@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 
 from ...configs import CompressionConfig
 from ...corpus import Document, Record, RejectedRecord, Source, is_cut
@@ -10,6 +11,9 @@ from ...errors import CorpusError
 from ...store import Contents, Status, document_hashes, text_hash
 from .plan import Changes
 from .shards import ShardBuilder
+
+KEPT_OUT = "kept out"
+"""Reason for leaving out a document that was deleted for good."""
 
 # Records that are compared with the store at a time.
 _BATCH = 2048
@@ -24,12 +28,14 @@ class Comparison:
         compression: settings that determine which text of a document is compressed.
         keeps_title: True if the store keeps titles, so that a new title is a change even if it is not compressed.
         prune: True if the update deletes the documents that the corpus lacks.
+        kept_out: ids of documents that the store must not hold.
     """
 
     contents: Contents
     compression: CompressionConfig
     keeps_title: bool
     prune: bool
+    kept_out: frozenset[str] = frozenset()
 
 
 class ChangedDocuments:
@@ -44,6 +50,7 @@ class ChangedDocuments:
         self._shards = shards
         self._comparison = comparison
         self._counts: Counter[int] = Counter()
+        self._kept_out = 0
         self._batch: list[tuple[Record, list[Document]] | RejectedRecord] = []
         self._reader: _RecordReader | None = None
 
@@ -85,6 +92,11 @@ class ChangedDocuments:
             pruned=gone if self._comparison.prune else 0,
         )
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Number of documents that are left out because the store keeps them out, by this reason."""
+        return {KEPT_OUT: self._kept_out} if self._kept_out else {}
+
     def _queue(self, item: tuple[Record, list[Document]] | RejectedRecord) -> None:
         self._batch.append(item)
         if len(self._batch) == _BATCH:
@@ -113,8 +125,13 @@ class ChangedDocuments:
         titles = [document.title for document in documents] if keeps_title else None
         hashes = document_hashes([document.doc_id for document in documents], texts, titles)
         status = self._comparison.contents.compare(*hashes).tolist()
-        self._counts.update(status)
-        return [each != Status.SAME for each in status]
+        if not (kept_out := self._comparison.kept_out):
+            self._counts.update(status)
+            return [each != Status.SAME for each in status]
+        may_stand = [document.doc_id not in kept_out for document in documents]
+        self._counts.update(compress(status, may_stand))
+        self._kept_out += may_stand.count(False)
+        return [each != Status.SAME and stands for each, stands in zip(status, may_stand, strict=True)]
 
 
 class _RecordReader:

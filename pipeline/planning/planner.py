@@ -61,6 +61,7 @@ class EveryDocument:
     """
 
     changes = None
+    dropped: Mapping[str, int] = {}
 
     def __init__(self, shards: ShardBuilder):
         self._shards = shards
@@ -108,7 +109,7 @@ def _plan_with(
         files=(),
         sources=ids.specs(corpus.sources),
         shards=shards.finish(),
-        dropped=dict(dropped),
+        dropped={**dropped, **choice.dropped},
         rejected=dict(shards.rejections),
         changes=choice.changes,
     )

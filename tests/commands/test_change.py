@@ -19,7 +19,14 @@ def test_documents_are_deleted_and_the_store_is_compacted(folder, run, tmp_path)
     assert f"Make it anew: pisco-index index {store}" in shown.stdout
     run("index", store)
     assert "anew" not in run("delete", store, "d99", "--skip-missing").stdout
-    assert json.loads(run("delete", store, "d5", "--json").stdout) == {"deleted": 1, "missing": []}
+    assert json.loads(run("delete", store, "d5", "--json").stdout) == {"deleted": 1, "missing": [], "kept_out": 0}
+    assert "stores them again. To prevent that: --keep-out" in run("delete", store, "d6").stdout
+    kept = run("delete", store, "d7", "--keep-out")
+    assert "1 document deleted, 1 kept out of later builds (undo: --let-in)" in kept.stdout
+    assert "kept out  " in run("info", store).stdout
+    assert "1 document kept out no longer" in run("delete", store, "d7", "--let-in").stdout
+    assert "'d7'" in run("delete", store, "d7", "--let-in").output
+    assert "exclude each other" in run("delete", store, "d7", "--let-in", "--keep-out").output
     without_ids = run("delete", store)
     assert without_ids.exit_code == 2
     assert "give ids, or --ids FILE" in without_ids.stderr
@@ -35,7 +42,7 @@ def test_documents_are_deleted_and_the_store_is_compacted(folder, run, tmp_path)
     compaction = json.loads(run("compact", store, "--older-than", 0, "--json").stdout)
     assert (compaction["fragments"], compaction["versions"]) == (1, 1)
     with Reader(store) as reader:
-        assert set(reader.ids()) == {f"d{n}" for n in range(12)} - {"d1", "d2", "d5"}
+        assert set(reader.ids()) == {f"d{n}" for n in range(12)} - {"d1", "d2", "d5", "d6", "d7"}
 
 
 def test_recode(folder, run, build, tmp_path):
