@@ -8,11 +8,12 @@ from ..configs.corpus import OnError
 from ..errors import CorpusError
 from .compression import magic_compression
 from .files import DataFile
+from .formats.json.layout import SEPARATOR, layout_of
 from .rejected import UnreadableError, unreadable
 from .streams import ByteStream, Encoding, TextFile
 
-# Bytes of text that formats are recognised by: enough for the first line of most records.
-_HEAD_BYTES = 64 << 10
+HEAD_BYTES = 64 << 10
+"""Bytes of text that formats are recognised by: enough for the first line of most records."""
 
 _BINARY: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF. Extract its text first"),
@@ -87,7 +88,7 @@ def recognise(file: DataFile, on_error: OnError = "fail") -> Recognised:
     if encoding != "utf-8":
         text = TextFile(path, name, text.compression, encoding)
         head = _head(text, on_error)
-    is_whole = len(head) < _HEAD_BYTES
+    is_whole = len(head) < HEAD_BYTES
     head = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if not head and is_whole:
         return Recognised(file, "empty")
@@ -98,14 +99,14 @@ def _head(text: TextFile, on_error: OnError) -> bytes:
     stream = ByteStream(text)
     head = b""
     try:
-        while len(head) < _HEAD_BYTES and (block := stream.read()):
+        while len(head) < HEAD_BYTES and (block := stream.read()):
             head += block
     except CorpusError as error:
         if not head or on_error == "fail" or isinstance(error, UnreadableError):
             raise
     finally:
         stream.close()
-    return head[:_HEAD_BYTES]
+    return head[:HEAD_BYTES]
 
 
 def _first_line(head: bytes) -> str:
@@ -114,11 +115,8 @@ def _first_line(head: bytes) -> str:
 
 def _text_format(head: bytes, name: str) -> str:
     line = head.partition(b"\n")[0].rstrip()
-    if head.startswith(b"["):
-        return "json"
-    if head.startswith(b"{"):
-        # The first line of an object over several lines ends in its middle. JSONL closes the object in its line.
-        return "json" if line.endswith((b"{", b",", b"[")) else "jsonl"
+    if head.startswith((b"[", b"{", SEPARATOR)):
+        return "jsonl" if layout_of(head) == "lines" else "json"
     if re.match(rb"<!doctype html|<html|<head|<body", head, re.IGNORECASE):
         raise CorpusError(f"{name}: the file is HTML, perhaps the error page of a download. Download it again.")
     if head.startswith((b"<?xml", b"<mediawiki", b"<!--", b"<!DOCTYPE")) or re.match(rb"<[A-Za-z][\w:.-]*[\s>/]", head):
