@@ -10,7 +10,8 @@ from .rejected import OnRejected, RecordError
 MAX_ID_BYTES = 512
 """Longest document id, in bytes of UTF-8. The store has the same limit."""
 
-_BAD_ID = "unusable id"
+BAD_ID = "unusable id"
+"""Reason for rejecting a record whose id is missing, of a wrong type, empty or too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +95,21 @@ class Source(Protocol):
         ...
 
 
-def check_doc_id(doc_id: object, place: str, longest: int = MAX_ID_BYTES) -> str:
-    """Return the id as a string.
+def check_doc_id(doc_id: str, place: str, longest: int = MAX_ID_BYTES) -> str:
+    """Return the id.
 
     Args:
-        doc_id: value of the record's id field.
+        doc_id: id of the record.
         place: file and line, for messages.
         longest: largest number of UTF-8 bytes; smaller if documents get a longer id than their record.
 
     Raises:
-        RecordError: if the id is empty, too long, or neither a string nor an integer.
+        RecordError: if the id is empty or too long.
     """
-    if isinstance(doc_id, int) and not isinstance(doc_id, bool):
-        return str(doc_id)
-    if not isinstance(doc_id, str):
-        raise RecordError(
-            place, f"the id must be a string or an integer, not {type(doc_id).__name__}. Write it as a string.", _BAD_ID
-        )
     if not doc_id.strip():
-        raise RecordError(place, "the id is empty. Give every document its own id.", _BAD_ID)
+        raise RecordError(place, "the id is empty. Give every document its own id.", BAD_ID)
     size = len(doc_id.encode("utf-8", errors="surrogatepass"))
     if size > longest:
         problem = f"the id {doc_id[:40]!r}… has {size} bytes, but at most {longest} are allowed. Use a shorter id."
-        raise RecordError(place, problem, _BAD_ID)
+        raise RecordError(place, problem, BAD_ID)
     return doc_id

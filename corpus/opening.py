@@ -11,8 +11,8 @@ from .document import Document, Source
 from .fields import listed
 from .files import DataFile, find_files
 from .formats.columnar import ColumnarSource
-from .formats.json_objects import JsonObjectsSource
-from .formats.jsonl import JsonLinesSource
+from .formats.json.lines import JsonLinesSource
+from .formats.json.objects import JsonObjectsSource
 from .formats.mediawiki import MediaWikiSource
 from .formats.tsv import TsvSource
 from .formats.unrecognised import UnrecognisedSource

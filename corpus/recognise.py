@@ -9,12 +9,13 @@ from ..configs.corpus import CorpusConfig, OnError
 from ..errors import CorpusError
 from .compression import magic_compression
 from .files import DataFile
+from .formats.json.layout import SEPARATOR, layout_of
 from .framing import without_mark
 from .rejected import UnreadableError, unreadable
 from .streams import ByteStream, Encoding, TextFile
 
-# Bytes of text that formats are recognised by: enough for the first line of most records.
-_HEAD_BYTES = 64 << 10
+HEAD_BYTES = 64 << 10
+"""Bytes of text that formats are recognised by: enough for the first line of most records."""
 # First lines that are kept: enough to tell a header from the rows below it.
 _FIRST_LINES = 32
 
@@ -109,7 +110,7 @@ def recognise(file: DataFile, config: CorpusConfig = CorpusConfig()) -> Recognis
     if encoding != "utf-8":
         text = TextFile(path, name, text.compression, encoding)
         head = _head(text, config.on_error)
-    whole = len(head) < _HEAD_BYTES
+    whole = len(head) < HEAD_BYTES
     head = without_mark(head)
     content = head.lstrip()
     if not content and whole:
@@ -127,14 +128,14 @@ def _head(text: TextFile, on_error: OnError) -> bytes:
     stream = ByteStream(text)
     head = b""
     try:
-        while len(head) < _HEAD_BYTES and (block := stream.read()):
+        while len(head) < HEAD_BYTES and (block := stream.read()):
             head += block
     except CorpusError as error:
         if not without_mark(head).strip() or on_error == "fail" or isinstance(error, UnreadableError):
             raise
     finally:
         stream.close()
-    return head[:_HEAD_BYTES]
+    return head[:HEAD_BYTES]
 
 
 def _is_text(head: bytes) -> bool:
@@ -153,11 +154,10 @@ def _text_format(head: bytes) -> str:
     line = head.partition(b"\n")[0].rstrip()
     # An id may begin with a bracket too. Then a tab is in the line, and no record or list behind the bracket.
     is_table = b"\t" in line
-    if head.startswith(b"[") and not (is_table and not re.match(rb'\[\s*(?:[\[{\]"]|\Z)', head)):
-        return "json"
-    if head.startswith(b"{") and not (is_table and not re.match(rb'\{\s*(?:["}]|\Z)', head)):
-        # The first line of an object over several lines ends in its middle. JSONL closes the object in its line.
-        return "json" if line.endswith((b"{", b",", b"[")) else "jsonl"
+    is_list = head.startswith(b"[") and not (is_table and not re.match(rb'\[\s*(?:[\[{\]"]|\Z)', head))
+    is_object = head.startswith(b"{") and not (is_table and not re.match(rb'\{\s*(?:["}]|\Z)', head))
+    if is_list or is_object or head.startswith(SEPARATOR):
+        return "jsonl" if layout_of(head) == "lines" else "json"
     if re.match(rb"<!doctype html|<(?:html|head|body)[\s>]", head, re.IGNORECASE):
         return "html"
     if head.startswith((b"<?xml", b"<mediawiki", b"<page>", b"<!--", b"<!DOCTYPE")):

@@ -8,14 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...configs.corpus import CorpusConfig
-from ...errors import CorpusError
 from ..cursors import cursor_at, file_identity
 from ..document import Document, Record, check_doc_id
-from ..fields import Fields, choose_fields, require_title_column
+from ..fields import Fields, require_title_column
 from ..framing import MAX_RECORD_BYTES, too_long
 from ..recognise import Recognised
 from ..rejected import OnRejected, RecordError, Rejecter, Tolerance
 from ..split import max_id_bytes, split_document
+from .columns import Role, check_column, column_of, problem_of, strings_of
+from .nested import choose_nested_fields
 from .tables import CURSORS, MAX_ROWS
 
 
@@ -49,11 +50,12 @@ class ColumnarSource:
         cursor = CURSORS[found.format](path, name, None)
         schema, columns = cursor.schema, cursor.column_names
         cursor.close()
-        fields = choose_fields(columns, config, name)
+        fields = choose_nested_fields(columns, config, name)
         require_title_column(columns, config, name)
-        for role, column in (("id", fields.id), ("text", fields.text), ("title", fields.title)):
-            if column is not None:
-                _check_type(schema.field(column), role, name)
+        check_column(schema, fields.id, "id", name)
+        check_column(schema, fields.text, "text", name)
+        if fields.title is not None:
+            check_column(schema, fields.title, "title", name)
         return cls(path, name, found.format, fields, config.passage_words, Tolerance(config.on_error))
 
     @classmethod
@@ -113,7 +115,7 @@ class ColumnarSource:
             yield row, columns
 
     def _batches(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield (first row, batch of at most 2,048 rows with the columns in the given order)."""
+        """Yield (first row, batch of at most 2,048 rows with the given columns)."""
         key = (*file_identity(self.path, self.name), columns)
         with cursor_at(key, lambda: CURSORS[self.format](self.path, self.name, columns), start) as cursor:
             while stop is None or cursor.row < stop:
@@ -121,7 +123,7 @@ class ColumnarSource:
                 batch = cursor.read(MAX_ROWS if stop is None else min(MAX_ROWS, stop - row))
                 if batch is None:
                     return
-                yield row, batch.select(list(columns))
+                yield row, batch
 
     def _checked(self, row: int, batch: pa.RecordBatch) -> list[pa.Array]:
         """Return the columns of a batch as strings.
@@ -129,28 +131,29 @@ class ColumnarSource:
         Raises:
             RecordError: if a row has a null, invalid UTF-8, an unusable id, or too long a text.
         """
-        ids = self._strings(batch.column(0), self.fields.id, row)
+        ids = self._strings(batch, self.fields.id, "id", row)
         longest = max_id_bytes(self.passage_words)
         if not _all_usable(ids, longest):
             for number, doc_id in enumerate(ids.to_pylist(), row + 1):
                 check_doc_id(doc_id, f"{self.name}, row {number}", longest)
-        columns = [ids, self._strings(batch.column(1), self.fields.text, row)]
+        columns = [ids, self._strings(batch, self.fields.text, "text", row)]
         if self.fields.title is not None:
-            columns.append(self._strings(batch.column(2), self.fields.title, row, nullable=True))
+            columns.append(self._strings(batch, self.fields.title, "title", row))
         return columns
 
-    def _strings(self, column: pa.Array, field: str, row: int, nullable: bool = False) -> pa.Array:
+    def _strings(self, batch: pa.RecordBatch, field: str, role: Role, row: int) -> pa.Array:
         """Return a column as strings, after checking its offsets, UTF-8, nulls and lengths."""
+        column = column_of(batch, field)
         try:
             # The column is validated before anything trusts its offsets. Validation also checks the UTF-8 of strings,
             # which neither readers of files nor a cast between string types do.
             column.validate(full=True)
-            strings = column.cast(pa.large_string())
+            strings = strings_of(column, role)
         except pa.ArrowException:
-            number = row + 1 + _first_invalid(column)
-            problem = f"{field!r} is not valid UTF-8. Write the file again from clean text."
-            raise RecordError(f"{self.name}, row {number}", problem, "invalid UTF-8") from None
-        if strings.null_count and not nullable:
+            problem, reason = problem_of(column)
+            place = f"{self.name}, row {row + 1 + _first_invalid(column, role)}"
+            raise RecordError(place, f"{field!r} {problem}", reason) from None
+        if strings.null_count and role != "title":
             missing = pc.index(strings.is_null(), True).as_py()
             problem = f"{field!r} is null. Give the row a value or remove it."
             raise RecordError(f"{self.name}, row {row + missing + 1}", problem, "missing value")
@@ -171,29 +174,12 @@ def _all_usable(ids: pa.Array, longest: int) -> bool:
     return pc.index(trimmed, 0).as_py() < 0 and lengths["max"] <= longest
 
 
-def _first_invalid(column: pa.Array) -> int:
+def _first_invalid(column: pa.Array, role: Role) -> int:
     for index in range(len(column)):
         try:
             value = column.slice(index, 1)
             value.validate(full=True)
-            value.cast(pa.large_string())
+            strings_of(value, role)
         except pa.ArrowException:
             return index
     return 0
-
-
-def _check_type(column: pa.Field, role: str, name: str) -> None:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    stringlike = (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    )
-    if not stringlike and not (role == "id" and pa.types.is_integer(kind)):
-        wanted = "strings or integers" if role == "id" else "strings"
-        raise CorpusError(
-            f"{name}: the {role} column {column.name!r} holds {column.type}, not {wanted}. Set {role}_field to another"
-            " column."
-        )

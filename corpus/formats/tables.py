@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ...errors import CorpusError
 from ..rejected import UnreadableError, unreadable
+from .columns import column_names
 
 MAX_ROWS = 2048
 """Largest number of rows of a batch."""
@@ -39,8 +40,8 @@ class TableCursor:
 
     @property
     def column_names(self) -> list[str]:
-        """Names of all columns of the table."""
-        return _guarded(lambda: self.schema.names, self.name)
+        """Names of all columns of the table, and of the fields inside of them."""
+        return _guarded(lambda: column_names(self.schema), self.name)
 
     @abstractmethod
     def _begin(self, position: int) -> None:
@@ -133,7 +134,9 @@ class _ArrowCursor(TableCursor):
         return _guarded(lambda: opener(self._map, options=options), self.name)
 
     def _begin(self, position: int) -> None:  # noqa: ARG002  skipping rows costs little in a mapped file
-        included = [self.schema.get_field_index(name) for name in self._columns or ()]
+        names = self.schema.names if self._columns else []
+        roots = (name if name in names else name.partition(".")[0] for name in self._columns or ())
+        included = sorted({names.index(name) for name in roots})
         reader = self._open(pa.ipc.IpcReadOptions(included_fields=included))
         self.row = 0
         if isinstance(reader, pa.ipc.RecordBatchFileReader):

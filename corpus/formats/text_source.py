@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Self
 
 from ..document import Document, Record
 from ..fields import Fields
-from ..rejected import OnRejected, Rejecter, Tolerance
+from ..rejected import OnRejected, RecordError, Rejecter, Tolerance
 from ..split import split_document
 from ..streams import TextFile
+from .enterprise import cleaned, holds_wikitext
 
 
 class FileSource:
@@ -77,8 +78,17 @@ class TextSource(FileSource, ABC):
         """Yield the documents of the records from position ``start`` up to, but not including, ``stop``."""
         rejecter = Rejecter(self.name, self.tolerance, on_rejected)
         for position, _, place, document in rejecter.until_damage(self._records(start, stop, rejecter)):
-            if not rejecter.rejects_repeated(position, document.doc_id, place):
-                yield from split_document(document, self.passage_words)
+            if rejecter.rejects_repeated(position, document.doc_id, place):
+                continue
+            if holds_wikitext(self.fields):
+                try:
+                    document = cleaned(document, place)
+                except RecordError as error:
+                    rejecter.reject(error, position)
+                    continue
+                if not document.text:
+                    continue
+            yield from split_document(document, self.passage_words)
 
     def place(self, start: int, number: int, position: int) -> str:
         """Return the place of a line for messages: its number if reading began with line 1, else its offset."""

@@ -67,7 +67,7 @@ GOOD = '{"id": "a", "text": "t"}\n'
     ("data", "message"),
     [
         (GOOD + '{"id": "b", "text" "t"}', r"c\.jsonl, line 2, column 20: broken JSON \(.*\)"),
-        (GOOD + '{"id": "b", "text": "\\ud800"}', r"c\.jsonl, line 2, column \d+: broken JSON .*surrogate"),
+        (GOOD + '{"id": "b", "text": "\\ud800"}', r"c\.jsonl, line 2: 'text' has half of a surrogate pair, '\\ud800'"),
         (
             (GOOD + '{"id": "b", "text": "').encode() + b'\xff"}',
             r"c\.jsonl, line 2: invalid UTF-8, byte 0xff at byte 22",
@@ -76,10 +76,10 @@ GOOD = '{"id": "a", "text": "t"}\n'
         (GOOD + '{"id": "b", "body": "t"}', r"c\.jsonl, line 2: no field 'text'; found 'id', 'body'"),
         (GOOD + '{"text": "t"}', r"c\.jsonl, line 2: no field 'id'; found 'text'"),
         (GOOD + '{"id": "b", "text": null}', r"c\.jsonl, line 2: 'text' must be a string .* not null"),
-        (GOOD + '{"id": "b", "text": 3}', r"c\.jsonl, line 2: 'text' must be a string .* not number"),
-        (GOOD + '{"id": "b", "text": "t", "title": {}}', r"c\.jsonl, line 2: 'title' must be a string, not object"),
+        (GOOD + '{"id": "b", "text": 3}', r"c\.jsonl, line 2: 'text' must be a string .* not the number 3"),
+        (GOOD + '{"id": "b", "text": "t", "title": []}', r"c\.jsonl, line 2: 'title' must be a string or a number"),
         (GOOD + '{"id": " ", "text": "t"}', r"c\.jsonl, line 2: the id is empty"),
-        (GOOD + '{"id": 1.5, "text": "t"}', r"c\.jsonl, line 2: the id must be .* not float"),
+        (GOOD + '{"id": 1.5, "text": "t"}', r"c\.jsonl, line 2: the id 'id' must be .* not the number 1\.5"),
         (GOOD + '{"id": "%s", "text": "t"}' % ("x" * 513), r"c\.jsonl, line 2: the id .* has 513 bytes, but at most"),
         ('{"key": "a", "text": "t"}', r"c\.jsonl, line 1: no field for the id .*; found 'key', 'text'\. Set id_field"),
         (
@@ -95,7 +95,6 @@ def test_a_broken_line_is_refused_with_its_place(write, refusal, data, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ('[{"id": "a", "text": "t"}\n{"id": "b", "text": "t"}]', "near line 1: nothing stands where a comma"),
         ('[{"id": "a", "text": "t"},\n {"id": "b", "text": "t"', "line 2: the object that begins here is never closed"),
         ('[{"id": "a", "text": "t"}', "near line 1: nothing stands where a comma"),
         ('[{"id": "a", "text": "t"}] tail', "near line 1: ']tail' stands where"),

@@ -1,0 +1,1 @@
+"""JSON: one object per line, objects one after another, in an array, or under their ids in an object."""
