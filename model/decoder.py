@@ -1,7 +1,7 @@
 """The decoder: answers questions from memory in place of the documents' text."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -32,6 +32,7 @@ class Decoder:
         connector: the checkpoint's connector, applied to memory of stage ``"hidden"``; None if it has none.
         prompt: the family's prompt; default: that of family "pisco".
         memory_digest: digest that memory must carry; default: the connector's.
+        owns_memory: function that returns True for other digests that memory may carry, those of older stores.
         generation: stop tokens and repetition penalty; default: the model's end tokens, and no penalty.
 
     Attributes:
@@ -48,6 +49,7 @@ class Decoder:
         prompt: Prompt | None = None,
         *,
         memory_digest: str | None = None,
+        owns_memory: Callable[[str], bool] = lambda _: False,
         generation: GenerationDefaults | None = None,
     ):
         self.model = model
@@ -59,6 +61,7 @@ class Decoder:
         if memory_digest is None:
             memory_digest = "" if connector is None else connector.digest
         self.memory_digest = memory_digest
+        self._owns_memory = owns_memory
         memory_tokens = sorted(set(self._prompt.memory_tokens))
         self._memory_token_ids = frozenset(tokenizer.convert_tokens_to_ids(token) for token in memory_tokens)
         self.token_budget = default_token_budget(self.device)
@@ -97,6 +100,7 @@ class Decoder:
             copy.deepcopy(checkpoint.connector),
             checkpoint.prompt,
             memory_digest=checkpoint.memory_digest,
+            owns_memory=checkpoint.owns_memory,
             generation=checkpoint.generation,
         )
         if repetition_penalty is not None:
@@ -213,7 +217,7 @@ class Decoder:
         return self.connector.connect(replace(memories[0], values=values, lengths=(len(values),), doc_ids=())).values
 
     def _require_slots(self, ids: Sequence[int], memory: Memory) -> None:
-        if memory.connector != self.memory_digest:
+        if memory.connector != self.memory_digest and not self._owns_memory(memory.connector):
             raise FingerprintMismatchError(
                 f"The memory belongs to the connector {memory.connector}, the decoder's checkpoint has "
                 f"{self.memory_digest}. Load the checkpoint that the store was built with."

@@ -299,7 +299,8 @@ def _check_checkpoint(findings: Findings, checkpoint: Checkpoint, compression: C
     if findings.meta is None:
         return
     at_question = not findings.meta.holds_memory
-    theirs = Fingerprint(memory_components(checkpoint, compression, at_question=at_question))
-    for difference in findings.meta.fingerprint.differences(theirs):
+    ours = findings.meta.fingerprint
+    theirs = memory_components(checkpoint, compression, at_question=at_question, stored=ours.components)
+    for difference in ours.differences(Fingerprint(theirs)):
         what = f"the store and the checkpoint {checkpoint.path} differ in {difference}."
         findings.add(Problem("assets", what, "Name the checkpoint that the store was built with."))

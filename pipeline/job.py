@@ -1,6 +1,6 @@
 """A job: the inputs of a build, opened and checked for consistency."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -56,12 +56,12 @@ class Job:
     @property
     def meta(self) -> StoreMeta:
         """Description of the store that this job creates."""
-        checkpoint, compression = self.checkpoint, self.config.compression
+        checkpoint = self.checkpoint
         described = {"path": str(checkpoint.path), "rate": checkpoint.rate, "decoder": checkpoint.decoder_base}
         if checkpoint.connector is None:
             described["connector"] = False
         return StoreMeta(
-            fingerprint=Fingerprint(memory_components(checkpoint, compression, at_question=self.at_question)),
+            fingerprint=Fingerprint(self._components()),
             stage=self.stage,
             dim=self.dim,
             codec=self.config.store.codec,
@@ -69,6 +69,10 @@ class Job:
             package_version=version("pisco-index"),
             optional_columns=self.config.store.keep,
         )
+
+    def _components(self, stored: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the components of this job's fingerprint, in a store's form if one is given."""
+        return memory_components(self.checkpoint, self.config.compression, at_question=self.at_question, stored=stored)
 
     @property
     def is_searchable(self) -> bool:
@@ -84,7 +88,8 @@ class Job:
             FingerprintMismatchError: its memory was made by another checkpoint or with another compression.
             StoreError: its stage, codec or kept fields differ.
         """
-        store.meta.fingerprint.require_equal(self.meta.fingerprint, "this build")
+        stored = store.meta.fingerprint
+        stored.require_equal(Fingerprint(self._components(stored.components)), "this build")
         asked = {"stage": self.stage, "codec": self.config.store.codec, "keep": sorted(self.config.store.keep)}
         stored = {"stage": store.meta.stage, "codec": store.meta.codec, "keep": sorted(store.meta.optional_columns)}
         changed = [f"{key} {stored[key]!r}, not {asked[key]!r}" for key in asked if asked[key] != stored[key]]

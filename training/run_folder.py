@@ -11,6 +11,7 @@ from typing import Any
 from ..configs import PretrainingConfig, TrainingConfig
 from ..errors import ConfigError, TrainingError
 from ..model.families.pisco import PiscoCheckpoint
+from ..model.identity import identity_as_stored
 from ..model.loading.bases import local_folder
 from ..model.trainable import TrainableModel
 from ..places import input_paths, local_path
@@ -73,6 +74,7 @@ class RunFolder:
             raise TrainingError(f"{self.out}: holds something that no training made; name a new folder (out).")
         begun = json.loads(self._settings_file.read_text("utf-8"))
         now = self._settings()
+        now["checkpoint"] = identity_as_stored(self.checkpoint, begun.get("checkpoint", {}))
         if changed := [key for key in now if key in begun and begun[key] != now[key]]:
             raise TrainingError(
                 f"{self.states}: the training was begun with other settings, the first: {changed[0]} was "

@@ -40,7 +40,16 @@ class Checkpoint(Protocol):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Digests of everything in the checkpoint that determines memory, by name; part of a store's fingerprint."""
+        """Everything in the checkpoint that determines memory, by name; part of a store's fingerprint.
+
+        Names in ``_config`` have settings as JSON, which may be written in several ways. All others are compared as
+        they are.
+        """
+        ...
+
+    @property
+    def file_identity(self) -> Mapping[str, str]:
+        """``identity`` as older stores hold it: digests of files instead of their content."""
         ...
 
     @property
@@ -56,6 +65,10 @@ class Checkpoint(Protocol):
     @property
     def memory_digest(self) -> str:
         """Digest that memory carries and that the decoder compares: the connector's if there is one."""
+        ...
+
+    def owns_memory(self, digest: str) -> bool:
+        """Return True if memory with this digest was made by this checkpoint: now, or for an older store."""
         ...
 
     @property

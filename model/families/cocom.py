@@ -23,11 +23,12 @@ from transformers import AutoModel
 from ...configs import CompressionConfig
 from ...errors import CheckpointError
 from ..framed_passages import FramedPassageTokenizer, passage_limit, written_frame
+from ..loading.content import described_config, digest_model, digest_tensor_files, digest_tokenizer
 from ..loading.files import digest_files, digest_weights
-from ..loading.inspection import weight_files
 from ..loading.lora import Adapter, require_adapter_fits, take_adapter
 from ..loading.models import load_model
 from ..loading.tensors import load_tensor_groups, load_tensors, tensor_shapes
+from ..loading.weight_files import require_single, weight_files
 from ..loading.weights import WeightFiles
 from ..passages import TokenizedDocument
 from ..prompt import CocomPrompt, chat_text, message
@@ -105,6 +106,8 @@ class CocomCheckpoint(OnBaseCheckpoint):
 
     def _require_layout(self) -> None:
         require_files(self.path, (ADAPTERS, TABLES), self.family)
+        for name in (ADAPTERS, TABLES):
+            require_single(self.path / name)
 
     def _read_config(self) -> CocomConfig:
         return read_family_config(self.path, CocomConfig)
@@ -294,9 +297,16 @@ class CocomCheckpoint(OnBaseCheckpoint):
 
     def _digests(self) -> dict[str, str]:
         return {
+            "adapters": digest_tensor_files([self.path / ADAPTERS]),
+            "tables": digest_tensor_files([self.path / TABLES]),
+            **digest_base("base", self.decoder_folder, self.decoder_tokenizer),
+        }
+
+    def _file_digests(self) -> dict[str, str]:
+        return {
             "adapters": digest_files([self.path / ADAPTERS]),
             "tables": digest_files([self.path / TABLES]),
-            "base": digest_base(self.decoder_folder),
+            "base": digest_base_files(self.decoder_folder),
         }
 
     # Descriptions
@@ -326,8 +336,25 @@ def query_heading(question: str) -> str:
     return f"\nQuery:\n{question}Document:\n"
 
 
-def digest_base(folder: Path, *, is_used: bool = True) -> str:
-    """Return a digest of a base model's configuration and tokenizer, and of its weights if they are used."""
+def digest_base(name: str, folder: Path, tokenizer: Any, *settings: object, is_used: bool = True) -> dict[str, str]:
+    """Return a base model's settings, and digests of its tokenizer and, if they are used, of its weights.
+
+    Args:
+        name: name of the base among the digests.
+        folder: folder of the model.
+        tokenizer: its tokenizer, with the tokens that the checkpoint adds.
+        settings: settings of the tokenizer that change memory.
+        is_used: True if the weights are used.
+    """
+    digests = {
+        f"{name}_config": described_config(folder),
+        f"{name}_tokenizer": digest_tokenizer(tokenizer, *settings),
+    }
+    return digests | ({name: digest_model(WeightFiles(folder), whole=False)} if is_used else {})
+
+
+def digest_base_files(folder: Path, *, is_used: bool = True) -> str:
+    """Return a digest of a base model's files: of its configuration, tokenizer and, if they are used, weights."""
     tokenizer = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
     digest = digest_files([folder / "config.json", *tokenizer])
     return f"{digest}:{digest_weights(weight_files(folder, str(folder)))}" if is_used else digest

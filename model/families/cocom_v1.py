@@ -24,13 +24,14 @@ from ...errors import CheckpointError
 from ..forward.grouped import GroupedEncoder
 from ..framed_passages import FramedPassageTokenizer, default_frame, passage_limit, written_frame
 from ..loading.bases import base_folder
+from ..loading.content import digest_model
 from ..loading.files import digest_weights
 from ..loading.lora import Adapter, require_adapter_fits, take_adapter
 from ..loading.models import empty_model, load_model_config, load_tokenizer, model_of_state
 from ..loading.weights import WeightFiles
 from ..passages import GROUPED
 from ..prompt import CocomV1Prompt
-from .cocom import digest_base
+from .cocom import digest_base, digest_base_files
 from .on_base import FamilyConfig, OnBaseCheckpoint, read_family_config
 
 ENCODE_TOKEN, MEMORY_TOKEN, SEPARATOR = "<ENC>", "<MEM>", "<SEP>"
@@ -310,11 +311,24 @@ class CocomV1Checkpoint(OnBaseCheckpoint):
 
     def _digests(self) -> dict[str, str]:
         digests = {
-            "weights": digest_weights(self._weights.paths),
-            "base": digest_base(self.decoder_folder, is_used=False),
+            "weights": digest_model(self._weights, whole=False),
+            **digest_base("base", self.decoder_folder, self.decoder_tokenizer, is_used=False),
         }
         if self.is_light:
-            digests["compressor_base"] = digest_base(self.compressor_folder, is_used=False)
+            tokenizer = self.compressor_tokenizer
+            # The states of its padding enter the last vector.
+            digests |= digest_base(
+                "compressor_base", self.compressor_folder, tokenizer, tokenizer.pad_token_id, is_used=False
+            )
+        return digests
+
+    def _file_digests(self) -> dict[str, str]:
+        digests = {
+            "weights": digest_weights(self._weights.paths),
+            "base": digest_base_files(self.decoder_folder, is_used=False),
+        }
+        if self.is_light:
+            digests["compressor_base"] = digest_base_files(self.compressor_folder, is_used=False)
         return digests
 
     # Descriptions

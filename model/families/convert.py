@@ -25,7 +25,7 @@ from ..loading.tensors import require_finite
 from ..memory import Memory
 from . import open_checkpoint
 from .checkpoint import Checkpoint
-from .merged import COMPRESSOR, CONNECTOR, DECODER, MergedCheckpoint, digest_merged_files
+from .merged import COMPRESSOR, CONNECTOR, DECODER, MergedCheckpoint, digest_merged, merged_configs
 from .on_base import OnBaseCheckpoint
 
 # Input that is given to the original and to the converted checkpoint. The question is short enough for every length.
@@ -188,7 +188,12 @@ def _write_config(checkpoint: Any, draft: Path) -> None:
     values = read_json(checkpoint.path / "config.json")
     # It names code of the original's folder.
     values.pop("auto_map", None)
-    values["merged"] = {"digests": checkpoint._digests(), "files": digest_merged_files(draft)}
+    values["merged"] = {
+        "digests": checkpoint._digests(),
+        "files": digest_merged(draft),
+        "file_digests": checkpoint._file_digests(),
+        "configs": merged_configs(draft),
+    }
     (draft / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 

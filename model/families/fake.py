@@ -65,9 +65,18 @@ class FakeCheckpoint:
         }
 
     @property
+    def file_identity(self) -> dict[str, str]:
+        """The same: there are no files."""
+        return self.identity
+
+    @property
     def memory_digest(self) -> str:
         """The connector's digest."""
         return self.connector.digest
+
+    def owns_memory(self, digest: str) -> bool:
+        """Return True for the connector's digest."""
+        return digest == self.connector.digest
 
     def memory_dim(self, stage: Stage) -> int:
         """Return the width of memory at a stage."""

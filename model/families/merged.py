@@ -10,6 +10,7 @@
 Everything else is the family's: passages, prompt, and the identity of memory, which is that of the original checkpoint.
 """
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import torch
 from transformers import AutoModel
 
 from ...errors import CheckpointError
+from ..loading.content import described_config, digest_tensors, digest_tokenizer, same_config
 from ..loading.files import digest_weights
 from ..loading.lora import Adapter
-from ..loading.models import load_model, load_model_config
+from ..loading.models import load_model, load_model_config, load_tokenizer
 from ..loading.vocabulary import load_extended_tokenizer
 from ..loading.weights import WeightFiles
 from .cocom import HEAD, CocomCheckpoint
@@ -28,23 +30,26 @@ from .cocom_v1 import CocomV1Checkpoint
 from .on_base import OnBaseCheckpoint, require_files
 from .oscar import OscarCheckpoint
 
-DECODER, COMPRESSOR, CONNECTOR = "decoder", "compressor", "connector"
+DECODER, COMPRESSOR, CONNECTOR, CONFIG = "decoder", "compressor", "connector", "config.json"
 
 
 class MergedCheckpoint(OnBaseCheckpoint):
     """The part of a family that reads a merged folder. Names of base models are kept for the record, and not used."""
 
     def _require_layout(self) -> None:
-        require_files(self.path, (f"{DECODER}/config.json",), f"merged {self.family}")
+        require_files(self.path, (f"{DECODER}/{CONFIG}",), f"merged {self.family}")
 
     @cached_property
     def _is_checked(self) -> bool:
-        if self.config.merged.files != digest_merged_files(self.path):
+        _ = self.decoder_tokenizer, self.compressor_tokenizer, self.connector, self.generation
+        record = self.config.merged
+        found = digest_merged(self.path) if record.configs else digest_merged_files(self.path)
+        configs = {name: described_config(self.path / name) for name in record.configs}
+        if record.files != found or not all(same_config(record.configs[name], configs[name]) for name in configs):
             raise CheckpointError(
                 f"{self.path}: its files are not those that the conversion wrote. Fetch them again, or convert the "
                 "original checkpoint again."
             )
-        _ = self.decoder_tokenizer, self.compressor_tokenizer, self.connector, self.generation
         return True
 
     def check(self) -> None:
@@ -57,6 +62,9 @@ class MergedCheckpoint(OnBaseCheckpoint):
 
     def _digests(self) -> dict[str, str]:
         return dict(self.config.merged.digests)
+
+    def _file_digests(self) -> dict[str, str]:
+        return dict(self.config.merged.file_digests or self.config.merged.digests)
 
     @cached_property
     def decoder_folder(self) -> Path:
@@ -142,7 +150,24 @@ class MergedCocomV1(MergedCheckpoint, CocomV1Checkpoint):
         return WeightFiles(self.path / CONNECTOR).read("")
 
 
+def merged_configs(path: Path) -> dict[str, str]:
+    """Return the settings of the models of a merged checkpoint, by folder."""
+    return {name: described_config(path / name) for name in (COMPRESSOR, DECODER) if (path / name / CONFIG).is_file()}
+
+
+def digest_merged(path: Path) -> str:
+    """Return a digest of the weights and tokenizers of a merged checkpoint."""
+    digest = hashlib.blake2b(digest_size=16)
+    for folder in [path / name for name in (COMPRESSOR, CONNECTOR, DECODER) if (path / name).is_dir()]:
+        # A light "cocom-v1" has the tokenizer of its encoder, and an "oscar" may have a folder of a tokenizer only.
+        if any(folder.glob("*.safetensors")):
+            digest.update(digest_tensors(WeightFiles(folder).mapped(), whole=False).encode())
+        if (folder / "tokenizer_config.json").is_file():
+            digest.update(digest_tokenizer(load_tokenizer(folder)).encode())
+    return digest.hexdigest()
+
+
 def digest_merged_files(path: Path) -> str:
-    """Return a digest of all files of a merged checkpoint but its ``config.json``."""
+    """Return a digest of all files of a merged checkpoint but its ``config.json``, as older conversions record it."""
     folders = [path / name for name in (COMPRESSOR, CONNECTOR, DECODER) if (path / name).is_dir()]
     return digest_weights([file for folder in folders for file in sorted(folder.iterdir())])

@@ -36,14 +36,18 @@ class MergedRecord(BaseModel):
     """Record that ``checkpoint convert`` leaves in ``config.json``.
 
     Attributes:
-        digests: digests of everything in the original checkpoint that determines memory.
-        files: digest of the files that the conversion wrote.
+        digests: the original checkpoint's part of ``identity``. Older conversions have that of ``file_identity``.
+        files: digest of the models that the conversion wrote. Older conversions have a digest of all their files.
+        file_digests: the original checkpoint's part of ``file_identity``; empty in older conversions.
+        configs: settings of the models that the conversion wrote, by folder; empty in older conversions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digests: dict[str, str]
     files: str
+    file_digests: dict[str, str] = {}
+    configs: dict[str, str] = {}
 
 
 class FamilyConfig(BaseModel):
@@ -138,7 +142,11 @@ class OnBaseCheckpoint(ABC):
 
     @abstractmethod
     def _digests(self) -> dict[str, str]:
-        """Return digests of everything that determines memory."""
+        """Return digests of everything that determines memory, and the settings of its models."""
+
+    @abstractmethod
+    def _file_digests(self) -> dict[str, str]:
+        """Return the digests of files that older stores have in place of ``_digests``."""
 
     @abstractmethod
     def _adapter(self, role: str) -> Adapter:
@@ -161,20 +169,32 @@ class OnBaseCheckpoint(ABC):
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Digests of everything that determines memory, the rate, and the rule of its length."""
+        """Digests of everything that determines memory, its models' settings, the rate, and the rule of its length."""
         self.check()
-        own = {"family": self.family, **self._digests(), "rate": str(self.rate), **self.n_mem_rule}
+        return self._identity(self._digests())
+
+    @cached_property
+    def file_identity(self) -> dict[str, str]:
+        """``identity`` with the digests of files that older stores hold."""
+        self.check()
+        return self._identity(self._file_digests())
+
+    def _identity(self, digests: dict[str, str]) -> dict[str, str]:
+        own = {"family": self.family, **digests, "rate": str(self.rate), **self.n_mem_rule}
         if self.connector is not None:
             return own | {"connector": self.connector.digest}
-        digest = hashlib.blake2b(digest_size=16)
-        for name, value in sorted(own.items()):
-            digest.update(f"{name}={value};".encode())
-        return own | {"connector": digest.hexdigest()}
+        # The same settings may be written in several ways.
+        fixed = "".join(f"{name}={own[name]};" for name in sorted(own) if not name.endswith("_config"))
+        return own | {"connector": hashlib.blake2b(fixed.encode(), digest_size=16).hexdigest()}
 
     @property
     def memory_digest(self) -> str:
         """Digest that memory carries: the connector's, or one of the identity if there is no connector."""
         return self.identity["connector"]
+
+    def owns_memory(self, digest: str) -> bool:
+        """Return True if memory with this digest was made by this checkpoint: now, or for an older store."""
+        return digest == self.memory_digest or digest == self.file_identity["connector"]
 
     @property
     def connector(self) -> Connector | None:
@@ -375,6 +395,5 @@ def require_files(path: Path, names: Sequence[str], family: str) -> None:
     """
     if missing := [name for name in names if not (path / name).is_file()]:
         found = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
-        raise CheckpointError(
-            f"{path}: not a complete {family} checkpoint, missing {', '.join(missing)}. Found: {found}."
-        )
+        what = f"not a complete {family} checkpoint, missing {', '.join(missing)}"
+        raise CheckpointError(f"{path}: {what}. Found: {found}.")

@@ -27,6 +27,7 @@ from ...errors import CheckpointError
 from ..connector import Connector
 from ..framed_passages import FramedPassageTokenizer, default_frame, pair_frame, passage_limit
 from ..loading.bases import base_folder
+from ..loading.content import digest_tensor_files
 from ..loading.files import digest_files
 from ..loading.lora import merge_adapter, require_adapter_fits, take_adapter
 from ..loading.models import empty_model, load_model, load_model_config, model_of_state
@@ -34,7 +35,15 @@ from ..loading.tensors import load_tensors, tensor_shapes
 from ..loading.trimming import keep_layers, kept_layers, round_rotary, trimmed_config
 from ..loading.vocabulary import SpecialTokens, load_extended_tokenizer
 from ..passages import TokenizedDocument
-from .cocom import FRAME_TOKENS, QUERY_FRAME_TOKENS, TRIMMED, CocomCheckpoint, digest_base, query_heading
+from .cocom import (
+    FRAME_TOKENS,
+    QUERY_FRAME_TOKENS,
+    TRIMMED,
+    CocomCheckpoint,
+    digest_base,
+    digest_base_files,
+    query_heading,
+)
 
 FOLDER = "compressor"
 MLP = "mlp.pth"
@@ -333,11 +342,18 @@ class OscarCheckpoint(CocomCheckpoint):
         return model
 
     def _digests(self) -> dict[str, str]:
-        files = sorted(path for path in self._folder.iterdir() if path.suffix == ".pth")
-        return {
-            "compressor": digest_files(files),
-            "compressor_base": digest_base(self.compressor_folder, is_used=self.config.lora_compressor),
-        }
+        tokenizer, is_used = self.compressor_tokenizer, self.config.lora_compressor
+        # The side on which a trimmed compressor's passages are padded decides where its memory tokens stand.
+        base = digest_base("compressor_base", self.compressor_folder, tokenizer, self.memory_position, is_used=is_used)
+        return {"compressor": digest_tensor_files(self._files), **base}
+
+    def _file_digests(self) -> dict[str, str]:
+        base = digest_base_files(self.compressor_folder, is_used=self.config.lora_compressor)
+        return {"compressor": digest_files(self._files), "compressor_base": base}
+
+    @property
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self._folder.iterdir() if path.suffix == ".pth")
 
     # Descriptions
 

@@ -28,13 +28,17 @@ from ...errors import CheckpointError, ConfigError, PromptError
 from ..connector import Connector
 from ..loading.adapters import merge_decoder_state
 from ..loading.bases import find_decoder_base, local_folder
+from ..loading.content import described_config, digest_model, digest_tokenizer
 from ..loading.files import digest_files, read_json, require_own_files
 from ..loading.models import count_parameters, load_model, load_model_config, load_tokenizer, require_rows
 from ..loading.tensors import load_tensors
+from ..loading.weight_files import require_single
+from ..loading.weights import WeightFiles
 from ..passages import AUTOENCODING_TOKEN, MEMORY_TOKEN, PassageTokenizer, TokenizedDocument, clean_text
 from ..prompt import PiscoPrompt
 
-FILES = ("config.json", "connector.pt", "decoder_state.pt")
+CONNECTOR, DECODER_STATE = "connector.pt", "decoder_state.pt"
+FILES = ("config.json", CONNECTOR, DECODER_STATE)
 FOLDERS = ("compressor", "compressor_tokenizer", "decoder_tokenizer")
 # The files of a tokenizer that change its ids. tokenizer_config.json names the class, and some classes add a BOS if it
 # says so.
@@ -94,7 +98,19 @@ class PiscoCheckpoint:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Digests of the compressor, the connector and the tokenizer, and the rate."""
+        """Digests of the compressor, the connector and the tokenizer, the compressor's settings, and the rate."""
+        folder = self.path / "compressor"
+        return {
+            "compressor": digest_model(WeightFiles(folder)),
+            "compressor_config": described_config(folder),
+            "compressor_tokenizer": digest_tokenizer(self.compressor_tokenizer),
+            "connector": self.connector.digest,
+            "rate": str(self.rate),
+        }
+
+    @cached_property
+    def file_identity(self) -> dict[str, str]:
+        """Digests of the files of the compressor and the tokenizer, as older stores hold them."""
         compressor, tokenizer = self.path / "compressor", self.path / "compressor_tokenizer"
         weights = sorted(compressor.glob("*.safetensors")) or sorted(compressor.glob("pytorch_model*.bin"))
         vocabulary = [path for name in TOKENIZER_FILES if (path := tokenizer / name).is_file()]
@@ -111,6 +127,10 @@ class PiscoCheckpoint:
     def memory_digest(self) -> str:
         """The connector's digest."""
         return self.connector.digest
+
+    def owns_memory(self, digest: str) -> bool:
+        """Return True if memory with this digest goes through the connector."""
+        return digest == self.connector.digest
 
     @property
     def default_stage(self) -> Stage:
@@ -192,7 +212,7 @@ class PiscoCheckpoint:
     @cached_property
     def connector(self) -> Connector:
         """The connector in fp32, checked against the compressor's width."""
-        path = self.path / "connector.pt"
+        path = self.path / CONNECTOR
         connector = Connector.from_state(load_tensors(path), str(path))
         expected = (self.compressor_config.hidden_size, self.config.compressor_mlp_hidden_dim)
         if (connector.in_dim, connector.mlp_dim) != expected:
@@ -247,7 +267,7 @@ class PiscoCheckpoint:
     @property
     def decoder_state_path(self) -> Path:
         """File with the decoder's embeddings and LoRA pairs."""
-        return self.path / "decoder_state.pt"
+        return self.path / DECODER_STATE
 
     @cached_property
     def decoder_context(self) -> int:
@@ -314,6 +334,8 @@ class PiscoCheckpoint:
                 f"Found: {', '.join(sorted(p.name for p in self.path.iterdir())[:10]) or 'nothing'}."
             )
         require_own_files(self.path, FILES + FOLDERS)
+        for name in (CONNECTOR, DECODER_STATE):
+            require_single(self.path / name)
 
     def _read_config(self) -> CheckpointConfig:
         path = self.path / "config.json"

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from ...errors import CheckpointError
 from .files import checkpoint_errors, read_json
 from .tensors import tensor_shapes
+from .weight_files import weight_files
 
 # Numbers whose names contain these words count modules or list entries, so that even small ones cost memory.
 _COUNTS = ("layer", "expert", "block", "depth", "stage", "label")
@@ -111,34 +112,3 @@ def _count_weights(folder: Path, name: str) -> tuple[int, int]:
                     raise CheckpointError(f"{path}: {key} holds {dtype}; expected floating-point numbers.")
                 tensors, numbers = tensors + 1, numbers + count
     return tensors, numbers
-
-
-def weight_files(folder: Path, name: str) -> list[Path]:
-    """Return the files of a model's weights: safetensors, else ``pytorch_model.bin``, whole or in shards.
-
-    Raises:
-        CheckpointError: there are none, or an index names a file that is not beside it.
-    """
-    for single in (folder / "model.safetensors", folder / "pytorch_model.bin"):
-        index = single.with_name(f"{single.name}.index.json")
-        if single.is_file():
-            return [single]
-        if index.is_file():
-            return _shards(index, single.suffix)
-    raise CheckpointError(
-        f"{name}: cannot be loaded: there is no model.safetensors or pytorch_model.bin in it, whole or in shards."
-    )
-
-
-def _shards(index: Path, suffix: str) -> list[Path]:
-    values = read_json(index)
-    shards = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(shards, dict) or not isinstance(values.get("metadata", {}), dict):
-        raise CheckpointError(f"{index}: names no files.")
-    for shard in shards.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(suffix):
-            raise CheckpointError(f"{index}: names {shard!r}, which is no file beside it.")
-    paths = [index.with_name(shard) for shard in sorted(set(shards.values()))]
-    if missing := [path.name for path in paths if not path.is_file()]:
-        raise CheckpointError(f"{index}: names {missing[0]}, which is not there. Fetch it again.")
-    return paths

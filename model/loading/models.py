@@ -13,8 +13,9 @@ from transformers.utils import logging as transformers_logging
 from ...errors import CheckpointError
 from .bases import local_folder
 from .files import checkpoint_errors
-from .inspection import read_model_config, require_weights, weight_files
+from .inspection import read_model_config, require_weights
 from .tensors import load_model_tensors, require_finite
+from .weight_files import weight_files
 
 
 def load_model(

@@ -73,16 +73,25 @@ def tensor_shapes(path: Path) -> dict[str, torch.Size]:
     """Return the shape of each tensor in a file without reading its values; names in groups are joined by ``: ``.
 
     Raises:
+        CheckpointError: as for ``mapped_tensors``.
+    """
+    return {name: tensor.shape for name, tensor in mapped_tensors(path).items()}
+
+
+def mapped_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in a file, whose values are read when they are used; names in groups are joined by ``: ``.
+
+    Raises:
         CheckpointError: the file is damaged or holds anything but tensors and dictionaries of tensors.
     """
-    shapes: dict[str, torch.Size] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, value in _read(path, mapped=True).items():
         group = {f"{name}: {key}": tensor for key, tensor in value.items()} if isinstance(value, Mapping) else None
         for key, tensor in ({name: value} if group is None else group).items():
             if not isinstance(tensor, torch.Tensor):
                 raise CheckpointError(f"{path}: {key!r} is no tensor; expected nothing else.")
-            shapes[str(key)] = tensor.shape
-    return shapes
+            tensors[str(key)] = tensor
+    return tensors
 
 
 def is_bookkeeping(name: str, tensor: torch.Tensor) -> bool:

@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from ...errors import CheckpointError
 from .files import checkpoint_errors, read_json
-from .inspection import weight_files
 from .tensors import load_model_tensors, require_finite, tensor_shapes
+from .weight_files import mapped_weights, weight_files
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -70,6 +70,14 @@ class WeightFiles:
                         state[name] = file.get_tensor(name)
                         require_finite(path, name, state[name])
         return state
+
+    def mapped(self) -> dict[str, torch.Tensor]:
+        """Return all tensors by name. Their values are read from the disk when they are used.
+
+        Raises:
+            CheckpointError: a file is damaged.
+        """
+        return {name: tensor for path in self.paths for name, tensor in mapped_weights(path).items()}
 
 
 def _whole_name(path: Path) -> str:

@@ -24,4 +24,4 @@ def test_the_checkpoint_of_a_store_is_accepted(hidden_store, checkpoint):
 def test_another_checkpoint_is_refused_with_what_differs(hidden_store, checkpoint, change, message):
     identity = dict(open_checkpoint(checkpoint).identity) | change
     with Reader(hidden_store) as reader, pytest.raises(FingerprintMismatchError, match=message):
-        require_checkpoint(reader, SimpleNamespace(path="folder", identity=identity))
+        require_checkpoint(reader, SimpleNamespace(path="folder", identity=identity, file_identity=identity))

@@ -14,6 +14,7 @@ from pisco_index import Compressor, Decoder, open_checkpoint
 from pisco_index.configs import CompressionConfig
 from pisco_index.errors import CheckpointError, ConfigError, FingerprintMismatchError, PromptError
 from pisco_index.model.families.cocom import ADAPTERS, TABLES
+from pisco_index.model.identity import identity_as_stored
 from pisco_index.model.passages import memory_bounds_of
 
 from ...released import CHAT_WITHOUT_SYSTEM, edit_pth, linears, save_shards, write_cocom
@@ -263,6 +264,26 @@ class TestIdentity:
         save_file(state, path, {"format": "pt"})
         after = open_checkpoint(folder).identity
         assert {name for name in before if before[name] != after[name]} == {"base", "connector"}
+
+    def test_memory_of_an_older_store_is_its_own(self, folder, checkpoint):
+        """Stores of versions that hashed files carry the digest of these."""
+        older = checkpoint.file_identity
+        assert older.keys() == checkpoint.identity.keys() - {"base_config", "base_tokenizer"}
+        assert identity_as_stored(checkpoint, older) == older
+        assert older["connector"] != checkpoint.memory_digest
+        assert checkpoint.owns_memory(older["connector"])
+        assert not checkpoint.owns_memory("another")
+
+    def test_a_base_that_was_saved_again_is_the_same(self, folder):
+        before = open_checkpoint(folder).identity
+        base = folder.parent / "base_decoder"
+        state = load_file(base / "model.safetensors")
+        (base / "model.safetensors").unlink()
+        save_shards(base, state, 2)
+        (base / "config.json").write_text(
+            json.dumps(json.loads((base / "config.json").read_text()) | {"transformers_version": "4.40.0"})
+        )
+        assert open_checkpoint(folder).identity == before
 
     def test_stages(self, checkpoint):
         assert checkpoint.connector is None

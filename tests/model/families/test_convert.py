@@ -1,5 +1,6 @@
 """A converted checkpoint computes what its original does, without base models, and memory keeps its identity."""
 
+import json
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from pisco_index.configs import CompressionConfig
 from pisco_index.errors import CheckpointError
 from pisco_index.model.families import convert
 from pisco_index.model.families.convert import convert_checkpoint
+from pisco_index.model.families.merged import digest_merged_files
 
 from ...released import write_cocom, write_cocom_v1, write_oscar
 from .test_oracle_released import FOR_QUESTIONS, ORACLE, STORED
@@ -112,6 +114,30 @@ def test_a_changed_file_is_an_error(merged, tmp_path):
     shutil.rmtree(path / "decoder")
     with pytest.raises(CheckpointError, match="not a complete merged cocom checkpoint, missing decoder/config"):
         open_checkpoint(path)
+
+
+def test_an_older_conversion_records_digests_of_files(merged, cocom, tmp_path):
+    path = shutil.copytree(merged.path, tmp_path / "copy")
+    assert open_checkpoint(path).file_identity == cocom.file_identity
+    values = json.loads((path / "config.json").read_text())
+    values["merged"] = {"digests": values["merged"]["file_digests"], "files": digest_merged_files(path)}
+    (path / "config.json").write_text(json.dumps(values))
+    older = open_checkpoint(path)
+    assert older.identity == older.file_identity == cocom.file_identity
+    (path / "decoder" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError):
+        _ = open_checkpoint(path).identity
+
+
+def test_changed_settings_are_an_error(merged, tmp_path):
+    path = shutil.copytree(merged.path, tmp_path / "copy")
+    config = path / "decoder" / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"transformers_version": "4.50.0"}))
+    assert open_checkpoint(path).identity == open_checkpoint(merged.path).identity
+    config.write_text(json.dumps(values | {"rms_norm_eps": 0.5}))
+    with pytest.raises(CheckpointError, match="not those that the conversion wrote"):
+        _ = open_checkpoint(path).identity
 
 
 def test_what_is_not_converted(merged, cocom, fake, tmp_path):

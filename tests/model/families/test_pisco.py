@@ -11,6 +11,10 @@ from safetensors.torch import load_file, save_file
 from pisco_index import new_checkpoint, open_checkpoint
 from pisco_index.configs import CompressionConfig
 from pisco_index.errors import CheckpointError, ConfigError
+from pisco_index.model.identity import identity_as_stored
+from pisco_index.model.loading.files import digest_files
+
+from ...released import save_shards
 
 
 def edit_json(path, **values):
@@ -134,7 +138,10 @@ DAMAGE = {
         ),
         ("compressor", "norm.weight"),
     ),
-    "compressor cut short": (lambda f: cut(f / "compressor" / "model.safetensors"), ("compressor", "cannot be loaded")),
+    "compressor cut short": (
+        lambda f: cut(f / "compressor" / "model.safetensors"),
+        ("compressor/model.safetensors", "damaged or truncated"),
+    ),
     "compressor without weights": (
         lambda f: (f / "compressor" / "model.safetensors").unlink(),
         ("compressor", "cannot be loaded"),
@@ -220,21 +227,105 @@ def test_pickles_are_refused(folder, tmp_path, load_everything, file):
     assert (tmp_path / "run").exists()
 
 
+def edit_tokens(path, change):
+    values = json.loads(path.read_text())
+    change(values["model"]["vocab"])
+    path.write_text(json.dumps(values))
+
+
+def edit_merges(path, change):
+    values = json.loads(path.read_text())
+    values["model"]["merges"] = change(values["model"]["merges"])
+    path.write_text(json.dumps(values))
+
+
+def swap(values, one, other):
+    values[one], values[other] = values[other], values[one]
+
+
 CHANGES = {
     "compressor": [
         lambda f: edit_weights(f / "compressor" / "model.safetensors", lambda s: s["model.norm.weight"].add_(1)),
+    ],
+    "compressor_config": [
         lambda f: edit_json(f / "compressor" / "config.json", rms_norm_eps=1e-3),
     ],
     "connector": [lambda f: edit_tensors(f / "connector.pt", lambda s: s["2.bias"].add_(1))],
     "compressor_tokenizer": [
-        lambda f: edit_json(f / "compressor_tokenizer" / "tokenizer.json", truncation=None, version="1.1"),
-        lambda f: edit_json(f / "compressor_tokenizer" / "tokenizer_config.json", add_bos_token=True),
+        lambda f: edit_json(f / "compressor_tokenizer" / "tokenizer.json", normalizer={"type": "Lowercase"}),
+        lambda f: edit_tokens(f / "compressor_tokenizer" / "tokenizer.json", lambda vocab: swap(vocab, "t", "e")),
+        lambda f: edit_merges(f / "compressor_tokenizer" / "tokenizer.json", lambda merges: merges[:-1]),
     ],
     "rate": [lambda f: edit_json(f / "config.json", compr_rate=8)],
 }
 
 
+def save_in_shards(folder, *, pickled=False, change=lambda state: state):
+    state = change(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    save_shards(folder, state, 2, pickled=pickled)
+
+
+def rewrite_tokenizer(path):
+    values = json.loads(path.read_text())
+    # Older versions write a merge as one string, and leave out what is false.
+    values["model"]["merges"] = [" ".join(pair) for pair in values["model"]["merges"]]
+    values["model"] = {key: value for key, value in values["model"].items() if value is not False}
+    path.write_text(json.dumps(dict(reversed(values.items()))))
+
+
+def write_older_config(path):
+    values = json.loads(path.read_text())
+    rope = values.pop("rope_parameters")
+    values = {key: value for key, value in values.items() if key not in ("layer_types", "dtype", "attention_bias")}
+    older = {"torch_dtype": "float32", "rope_theta": rope["rope_theta"], "rope_scaling": None, "use_cache": False}
+    path.write_text(json.dumps(values | older | {"transformers_version": "4.51.0", "trained_by": "me"}))
+
+
+def without_head(state):
+    return {name.removeprefix("model."): each for name, each in state.items() if not name.startswith("lm_head")}
+
+
+SAVED_AGAIN = {
+    "in shards": lambda f: save_in_shards(f / "compressor"),
+    "as pickles": lambda f: save_in_shards(f / "compressor", pickled=True),
+    "in another dtype": lambda f: save_in_shards(
+        f / "compressor", change=lambda s: {k: v.float() for k, v in s.items()}
+    ),
+    "without a head": lambda f: save_in_shards(f / "compressor", change=without_head),
+    "with metadata": lambda f: save_file(
+        load_file(f / "compressor" / "model.safetensors"), f / "compressor" / "model.safetensors", {"step": "9"}
+    ),
+    "by an older transformers": lambda f: write_older_config(f / "compressor" / "config.json"),
+    "a tokenizer by an older version": lambda f: rewrite_tokenizer(f / "compressor_tokenizer" / "tokenizer.json"),
+    "settings of a tokenizer": lambda f: edit_json(
+        f / "compressor_tokenizer" / "tokenizer_config.json", padding_side="right", model_max_length=77
+    ),
+    "other files": lambda f: [(f / "compressor" / name).write_text("{}") for name in ("README.md", "trainer.json")],
+}
+
+
 class TestIdentity:
+    @pytest.mark.parametrize("case", SAVED_AGAIN)
+    def test_it_is_the_same_after_saving_again(self, folder, case):
+        before = open_checkpoint(folder).identity
+        SAVED_AGAIN[case](folder)
+        after = open_checkpoint(folder)
+        assert identity_as_stored(after, before) == before
+        after.load_compressor(dtype=torch.float32)
+
+    def test_an_older_store_has_digests_of_files(self, folder):
+        """Stores of versions that hashed files are updated with the checkpoint that they were built with."""
+        checkpoint = open_checkpoint(folder)
+        stored = dict(checkpoint.file_identity)
+        assert stored.keys() == {"compressor", "connector", "compressor_tokenizer", "rate"}
+        weights, names = folder / "compressor", ("config.json", "model.safetensors")
+        assert stored["compressor"] == digest_files([weights / name for name in names])
+        assert identity_as_stored(checkpoint, stored) == stored
+        edit_weights(weights / "model.safetensors", lambda s: s["model.norm.weight"].add_(1))
+        changed = identity_as_stored(open_checkpoint(folder), stored)
+        assert {name for name in stored if changed[name] != stored[name]} == {"compressor"}
+
     @pytest.mark.parametrize(("part", "change"), [(part, change) for part, all_ in CHANGES.items() for change in all_])
     def test_it_changes_with_everything_that_determines_memory(self, folder, part, change):
         before = open_checkpoint(folder).identity
