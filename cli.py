@@ -1,7 +1,10 @@
 """The command ``pisco-index``: the list of its commands, and the exit codes of its errors."""
 
+import errno
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import typer
@@ -10,6 +13,7 @@ from typer.core import TyperGroup
 from .commands import answer, ask, build, change, check, checkpoint, index, presets, read, train, watch
 from .commands.console import err, say, say_error
 from .errors import BuildHungError, BuildInterruptedError, InputError, PiscoIndexError
+from .noise import without_panics
 
 _Commands = Mapping[str, Callable[..., None]]
 
@@ -30,6 +34,8 @@ COMMANDS: dict[str, _Commands] = {
         "eval": answer.evaluate,
     },
     "Read": {
+        "ids": read.ids,
+        "show": read.show,
         "get": read.get,
         "export": read.export,
     },
@@ -76,7 +82,8 @@ class _Group(TyperGroup):
                 os._exit(error.exit_code)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            if error.errno is None:
+            # Click ends a command quietly when the reader of its output, such as `head`, has gone.
+            if error.errno in (None, errno.EPIPE):
                 raise
             place = f"{error.filename}: " if error.filename else ""
             say_error(f"{place}{error.strerror}.")
@@ -110,7 +117,9 @@ def main() -> None:
     # OpenMP threads spin while they wait for each other, by default for so long that one other busy process on the
     # machine makes a build several times slower. It has to be set before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    app()
+    # Builds and trainings start processes of their own, whose messages are not held up.
+    with nullcontext() if sys.argv[1:2] in (["build"], ["train"]) else without_panics():
+        app()
 
 
 if __name__ == "__main__":

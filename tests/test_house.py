@@ -18,7 +18,7 @@ import pisco_index
 ROOT = Path(__file__).parents[1]
 ROOMS = ("commands", "configs", "corpus", "evaluation", "model", "pipeline", "reader", "store", "training")
 
-BASE = {"configs", "errors", "interrupt", "redaction"}
+BASE = {"configs", "errors", "interrupt", "noise", "redaction"}
 GROUND = {"model", "store", "corpus"} | BASE
 WORK = {"pipeline", "reader"} | GROUND
 MAY_IMPORT = {
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "errors": {"redaction"},
     "configs": {"errors"},
     "interrupt": {"errors"},
+    "noise": set(),
     "corpus": BASE,
     "model": BASE,
     "store": BASE,

@@ -36,7 +36,10 @@ def resolve_uri(uri: str | Path) -> str:
     if "://" in text:
         _require_object_store(text)
         return text.rstrip("/")
-    return str(Path(text).expanduser().absolute())
+    try:
+        return str(Path(text).expanduser().absolute())
+    except RuntimeError as error:
+        raise StoreError(f"{text}: {error} Write the whole path instead of ~.") from error
 
 
 def _require_object_store(uri: str) -> None:
