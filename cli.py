@@ -2,7 +2,9 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import typer
@@ -11,6 +13,7 @@ from .commands import answer, ask, build, change, check, checkpoint, index, pres
 from .commands.console import err, open_streams, say, say_error
 from .commands.options import Command, Group, no_command
 from .errors import BuildHungError, BuildInterruptedError, InputError, PiscoIndexError
+from .noise import without_panics
 
 _Commands = Mapping[str, Callable[..., None]]
 
@@ -31,6 +34,8 @@ COMMANDS: dict[str, _Commands] = {
         "eval": answer.evaluate,
     },
     "Read": {
+        "ids": read.ids,
+        "show": read.show,
         "get": read.get,
         "export": read.export,
     },
@@ -114,7 +119,9 @@ def main() -> None:
     # machine makes a build several times slower. It has to be set before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     open_streams()
-    app()
+    # Builds and trainings start processes of their own, whose messages are not held up.
+    with nullcontext() if sys.argv[1:2] in (["build"], ["train"]) else without_panics():
+        app()
 
 
 if __name__ == "__main__":

@@ -62,17 +62,18 @@ def repair(
     from ..pipeline import integrity
 
     def describe(report: "RepairReport") -> Iterator[Piece]:
-        yield from (f"unreadable: {file}" for file in report.files)
+        yield from (f"damaged: {file}" for file in report.files)
         done, again = "nothing is damaged", ""
         if report.problem_count:
             verb = "would drop" if dry_run else "dropped"
-            done = f"{verb} {count(len(report.files), 'unreadable file')} and {count(report.rows, 'damaged row')}"
+            done = f"{verb} {count(len(report.files), 'damaged file')} and {count(report.rows, 'damaged row')}"
             if report.rows or report.files:
                 again = "" if dry_run else ". Run its build command to write them again"
             if report.is_index_damaged:
                 done += ", and would make the search index anew" if dry_run else ", and made the search index anew"
         freed = "" if report.bytes_freed is None else f"; {size(report.bytes_freed)} freed"
-        yield f"{report.uri}: {done}{freed}{again}."
+        recorded = f"; recorded the checksums of {count(report.recorded, 'file')}" if report.recorded else ""
+        yield f"{report.uri}: {done}{freed}{recorded}{again}."
 
     with bar("rows") as progress:
         report = integrity.repair(uri, dry_run=dry_run, progress=progress)
@@ -80,6 +81,8 @@ def repair(
 
 
 def _verified(report: "VerifyReport") -> Iterator[Piece]:
+    for part in report.unchecked:
+        yield Text(printable(f"not checked: {part}."), style="yellow")
     for problem in report.problems:
         yield Text(printable(str(problem)), style="red")
     if (more := report.problem_count - len(report.problems)) > 0:
@@ -91,7 +94,9 @@ def _verified(report: "VerifyReport") -> Iterator[Piece]:
     if report.largest_error is not None:
         again = count(report.sampled, "document")
         sampled = f"; {again} compressed again, largest relative error {report.largest_error:.2g}"
-    found = "sound" if report.is_sound else count(report.problem_count, "problem")
+    found = count(report.problem_count, "problem")
+    if report.is_sound:
+        found = "no problem found" if report.unchecked else "sound"
     yield (
         f"{report.uri}: {found}. {count(report.documents, 'document')}, {size(report.payload_bytes)} of memory, "
         f"{report.shards_done:,} of {planned} shards done{sampled}; {report.seconds:,.1f} s, "

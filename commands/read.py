@@ -1,5 +1,6 @@
-"""The commands that read a store: ``get``, ``export`` and ``retrieve``."""
+"""The commands that read a store: ``ids``, ``show``, ``get``, ``export`` and ``retrieve``."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from ..configs.names import ExportDtype, ExportFormat, Stage
 from ..errors import some
-from .console import Output, Piece, bar, count, printable, size
+from .console import Output, Piece, bar, count, out, printable, rows, size
 from .options import Json, Uri
 
 if TYPE_CHECKING:
@@ -18,9 +19,66 @@ if TYPE_CHECKING:
     from ..reader.retrieve import RetrievalReport
 
 
+DocumentIds = Annotated[list[str], typer.Argument(metavar="ID", help="Document ids.")]
+
+
+def ids(
+    uri: Uri,
+    prefix: Annotated[str, typer.Option(help="List only the ids that begin with this.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the ids of all documents, one per line, in the order in which they are stored.
+
+    Example: pisco-index ids index/ --prefix 12# | head
+    """
+    from ..store import Store
+
+    found = (doc_id for doc_id in Store.open(uri).ids() if doc_id.startswith(prefix))
+    # Written directly: a store may hold millions of ids, and the console takes too long for each.
+    if as_json:
+        out.file.write("[")
+        out.file.writelines(f"{',' if number else ''}\n{json.dumps(each)}" for number, each in enumerate(found))
+        out.file.write("\n]\n")
+    else:
+        out.file.writelines(f"{printable(each)}\n" for each in found)
+
+
+def show(uri: Uri, doc_ids: DocumentIds, as_json: Json = False) -> None:
+    """Show what a store holds of documents: title, text, tokens, memory and codec.
+
+    Example: pisco-index show index/ doc-1 doc-2
+    """
+    from ..store import Store, describe_documents
+
+    Output(as_json).show(describe_documents(Store.open(uri), doc_ids), _shown)
+
+
+def _shown(documents: list[dict[str, Any]]) -> Iterator[Piece]:
+    for number, each in enumerate(documents):
+        stored = "none"
+        if each["codec"]:
+            vectors = count(each["n_mem"], "vector") if each["n_mem"] else "no vectors"
+            stored = f"{vectors}, {size(each['payload_bytes'])} in codec {each['codec']}"
+        values = {
+            "id": each["doc_id"],
+            "title": each.get("title"),
+            "tokens": f"{each['tokens_total']:,} ({each['tokens_fed']:,} fed to the compressor)",
+            "memory": stored,
+            "error": each["error"],
+            "shard": f"{each['shard']:,}",
+            "text hash": each["text_hash"],
+        }
+        if number:
+            yield ""
+        yield from rows({name: printable(value) for name, value in values.items() if value is not None})
+        # `contents` is the text that was compressed; `text` is that of the corpus, without its title.
+        text = each.get("text") or each.get("contents")
+        yield printable(text) if text else "The store does not keep its text."
+
+
 def get(
     uri: Uri,
-    doc_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Document ids.")],
+    doc_ids: DocumentIds,
     to: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the vectors to FILE.npz or FILE.safetensors.")
     ] = None,

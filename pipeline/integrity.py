@@ -57,6 +57,7 @@ class VerifyReport:
         problems: the first thousand problems.
         problem_count: number of all problems.
         notes: remarks that are not problems.
+        unchecked: parts of the store in which damage may go unnoticed, a sentence each; none if everything was checked.
         seconds: duration of the check.
     """
 
@@ -72,6 +73,7 @@ class VerifyReport:
     problems: tuple[Problem, ...]
     problem_count: int
     notes: tuple[str, ...]
+    unchecked: tuple[str, ...]
     seconds: float
 
     @property
@@ -104,9 +106,10 @@ class RepairReport:
         dry_run: True if nothing was changed.
         problem_count: number of problems before the repair.
         rows: number of damaged rows that were dropped.
-        files: unreadable data files that were dropped, each with its table.
+        files: damaged files that were dropped, each with its table.
         is_index_damaged: True if the search index was damaged, and was made anew.
         bytes_freed: size of the files that no version refers to any more; None for a dry run.
+        recorded: number of files whose checksums were recorded, because they had none.
     """
 
     uri: str
@@ -116,6 +119,7 @@ class RepairReport:
     files: tuple[str, ...]
     is_index_damaged: bool
     bytes_freed: int | None
+    recorded: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-able values."""
@@ -182,6 +186,7 @@ def verify(
         problems=tuple(findings.problems),
         problem_count=findings.problem_count,
         notes=tuple(findings.notes),
+        unchecked=tuple(findings.unchecked),
         seconds=seconds,
     )
 
@@ -225,6 +230,7 @@ def repair(
         files=dropped.files,
         is_index_damaged=is_index_damaged,
         bytes_freed=dropped.bytes_freed,
+        recorded=dropped.recorded,
     )
 
 

@@ -16,7 +16,7 @@ from .contents import Contents, Status
 from .fingerprint import Fingerprint
 from .hashes import document_hashes, text_hash
 from .history import last_commits
-from .info import Failure, StoreInfo, count_failures, describe
+from .info import Failure, StoreInfo, count_failures, describe, describe_documents
 from .ledger import fallbacks
 from .lock import Holder, build_lock, lock_holder
 from .meta import StoreMeta
@@ -85,6 +85,7 @@ __all__ = [
     "decode_batch",
     "delete",
     "describe",
+    "describe_documents",
     "document_hashes",
     "done_shards",
     "drop_damage",

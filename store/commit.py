@@ -5,18 +5,20 @@ fragments of the latest version, without the rows that are replaced, and the fra
 version appears meanwhile, it begins again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from ..errors import CorruptStoreError
+from ..errors import CorruptStoreError, StoreError
 from .ledger import empty_shards, record_empty, record_fallbacks
 from .plans import require_plan
 from .store import Store
 from .table.addresses import MEMORY, REJECTED, data_file_uri
+from .table.checksums import record_checksums
 from .table.datasets import fragments_of, open_data_file, open_table
 from .table.failures import lance_errors
 from .table.files import data_file_problem
@@ -61,6 +63,9 @@ def commit(store: Store, written: Sequence[WrittenShard], plan: str | None = Non
     record_fallbacks(store.uri, {n: counts for n, counts in others.items() if counts})
     new = _publish(store, MEMORY, {n: _parse(each.memory_fragments) for n, each in shards.items()}, plan)
     new |= record_empty(store.uri, {n for n, each in shards.items() if not each.memory_fragments})
+    # Now, because the files are still in the system's cache. The end of the build records those that fail here.
+    with suppress(OSError, StoreError):
+        record_checksums(store.uri, data=_data_paths(shards[n] for n in new))
     return Committed(frozenset(new), frozenset(shards.keys() - new))
 
 
@@ -131,6 +136,17 @@ def _verify(uri: str, table: str, shard: int, fragments: Sequence[FragmentMetada
                 raise CorruptStoreError(
                     f"shard {shard} cannot be committed: its data file {address} {problem}. Write the shard again."
                 )
+
+
+def _data_paths(written: Iterable[WrittenShard]) -> set[str]:
+    """Return the paths of the shards' data files in the store's folder."""
+    return {
+        data_file_uri("", table, file.path).removeprefix("/")
+        for each in written
+        for table, fragments in ((MEMORY, each.memory_fragments), (REJECTED, each.rejected_fragments))
+        for fragment in _parse(fragments)
+        for file in fragment.files
+    }
 
 
 def _parse(fragments: Sequence[str]) -> list[FragmentMetadata]:

@@ -8,6 +8,9 @@ import lance
 import numpy as np
 
 from ..configs.names import MEMORY_AT_QUESTION
+from ..errors import CorruptStoreError, StoreError
+from .codecs import codec_by_id
+from .codecs.record import read_header
 from .commit import done_shards
 from .ledger import fallbacks
 from .search.index import SearchIndex, search_index, searchable_documents
@@ -170,6 +173,39 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             searchable=searchable_documents(table),
             disk_bytes=disk_bytes(store.uri),
         )
+
+
+def describe_documents(store: Store, doc_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what a store holds of documents, except the vectors: for each id its columns by name.
+
+    In place of the payload there are ``payload_bytes`` and ``codec``, None for a failed document. ``text_hash`` is in
+    hexadecimal.
+
+    Args:
+        store: the store.
+        doc_ids: ids in any order. An id may be given twice.
+
+    Raises:
+        MissingDocumentsError: the store does not hold some of the ids.
+        CorruptStoreError: the header of a payload is damaged.
+        StoreError: the store cannot be read.
+    """
+    names = store.table.schema.names
+    rows = store.columns(doc_ids, names)
+    return [_described(store, {name: rows[doc_id][name] for name in names}) for doc_id in doc_ids]
+
+
+def _described(store: Store, row: dict[str, Any]) -> dict[str, Any]:
+    payload = row.pop("payload")
+    try:
+        codec = None if payload is None else codec_by_id(read_header(payload).codec_id).name
+    except StoreError as error:
+        raise CorruptStoreError(f"document {row['doc_id']!r} of the store at {store.uri}: {error}") from error
+    return row | {
+        "text_hash": row["text_hash"].hex(),
+        "payload_bytes": None if payload is None else len(payload),
+        "codec": codec,
+    }
 
 
 def count_failures(store: Store) -> tuple[int, int]:

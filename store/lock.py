@@ -18,6 +18,7 @@ except ImportError:  # Windows
 
 from ..errors import StoreError, StoreLockedError
 from .table.addresses import TABLES, local_folder, resolve_uri, table_uri
+from .table.checksums import record_checksums, stored_files
 
 LOCK_NAME = ".build.lock"
 HOLDER_NAME = ".build.holder"
@@ -46,7 +47,7 @@ class Holder:
 
 @contextmanager
 def build_lock(uri: str | Path) -> Iterator[None]:
-    """Hold the lock of a store; its folder is created if it does not exist.
+    """Hold the lock of a store; its folder is created if it does not exist. At the end, record new files' checksums.
 
     The operating system releases the lock when its process ends, however that ends, so no lock is ever stale. The lock
     file stays. An object store has no lock: two builds of one store waste each other's work there, but each commit is a
@@ -69,9 +70,13 @@ def build_lock(uri: str | Path) -> Iterator[None]:
         # The holder is described in a separate file, because some versions of filelock empty the lock file.
         holder = folder / HOLDER_NAME
         _describe_this_process(holder)
+        before = stored_files(str(folder))
         try:
             yield
         finally:
+            # A file without a checksum is named by `verify`. It must not make a build fail.
+            with suppress(OSError, StoreError):
+                record_checksums(str(folder), before=before)
             holder.unlink(missing_ok=True)
 
 

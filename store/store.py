@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from ..configs.names import MissingIds
-from ..errors import CorruptStoreError, FailedDocumentsError, MissingDocumentsError, StoreError, some
+from ..errors import CorruptStoreError, FailedDocumentsError, StoreError, some
 from .assets import META_ASSET, NOTE_PREFIXES, asset_names, read_asset, read_calibration
 from .codecs import codec_by_name, is_calibrated
 from .codecs.calibration import CALIBRATION_PREFIX, Calibration
 from .ledger import Ledger
+from .lookup.absent import absent_error
 from .lookup.row_reader import RowReader
 from .lookup.rows import Rows
 from .meta import StoreMeta
@@ -269,7 +270,7 @@ class Store:
         payloads = dict(zip(names, records.payloads(), strict=True))
         payloads |= {doc_id: row["payload"] for doc_id, row in taken.items()}
         if missing == "error" and (absent := [doc_id for doc_id in dict.fromkeys(doc_ids) if doc_id not in payloads]):
-            raise self._absent(absent)
+            raise absent_error(self.uri, absent, self._rows().held)
         if failed := [doc_id for doc_id, row in taken.items() if row["payload"] is None]:
             reasons = "; ".join(f"{doc_id!r}: {taken[doc_id]['error']}" for doc_id in failed[:_SHOWN])
             raise FailedDocumentsError(
@@ -313,20 +314,13 @@ class Store:
         check_process()
         found = self._rows().columns(doc_ids, names) if doc_ids else {}
         if missing == "error" and (absent := [doc_id for doc_id in dict.fromkeys(doc_ids) if doc_id not in found]):
-            raise self._absent(absent)
+            raise absent_error(self.uri, absent, self._rows().held)
         return found
 
     def _require_columns(self, names: Sequence[str]) -> None:
         if unknown := [name for name in names if name not in self.table.schema.names]:
             known = ", ".join(self.table.schema.names)
             raise StoreError(f"the store at {self.uri} has no column {unknown[0]!r}. Its columns are {known}.")
-
-    def _absent(self, doc_ids: Sequence[str]) -> MissingDocumentsError:
-        return MissingDocumentsError(
-            f"the store at {self.uri} does not hold {len(doc_ids)} of the requested documents: {some(doc_ids)}. "
-            'Check the ids, or skip them (missing="skip").',
-            doc_ids,
-        )
 
     def _rows(self) -> RowReader:
         with self._row_reader_lock:

@@ -44,6 +44,11 @@ def damage(path: Path, chance: random.Random) -> str:
     return f"{kind} at {at}"
 
 
+def is_stored(path: Path) -> bool:
+    """Return True if a file belongs to a store."""
+    return path.name[0] != "." or path.name == ".checksums"
+
+
 def print_line(record: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(record) + "\n")
     sys.stdout.flush()
@@ -81,7 +86,7 @@ def columns(store: Path) -> list[dict[str, Any]]:
 
 def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict[str, Any]]:
     """Damage a file, read and verify the store, and repair the file, ``count`` times."""
-    files = sorted(path.relative_to(source) for path in source.rglob("*.*") if path.is_file() and path.name[0] != ".")
+    files = sorted(path.relative_to(source) for path in source.rglob("*.*") if path.is_file() and is_stored(path))
     ids = sorted(Reader(source).ids())
     true_values, true_embeddings = read_all(source, ids)
     true_columns = columns(source)
@@ -92,6 +97,7 @@ def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict
         whole = (source / file).read_bytes()
         damaged = damage(scratch / file, chance)
         print_line({"begin": number, "file": str(file), "damage": damaged})
+        is_changed = not (scratch / file).exists() or (scratch / file).read_bytes() != whole
         kind, read = outcome(lambda: read_all(scratch, ids))
         if kind == "result":
             correct = torch.equal(read[0], true_values) and torch.equal(read[1], true_embeddings)
@@ -99,7 +105,7 @@ def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict
         verified, report = outcome(lambda: verify(scratch))
         problems = None
         if verified == "result":
-            verified = "sound" if report.is_sound else "problems"
+            verified = "problems" if report.problems else "unchecked" if report.unchecked else "sound"
             problems = [str(each) for each in report.problems[:3]]
         silent = []
         if kind == "correct" and verified == "sound":
@@ -109,6 +115,7 @@ def trials(source: Path, scratch: Path, first: int, count: int) -> Iterator[dict
             "trial": number,
             "file": str(file),
             "damage": damaged,
+            "is_changed": is_changed,
             "read": kind,
             "error": read,
             "verify": verified,

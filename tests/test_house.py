@@ -18,7 +18,7 @@ import pisco_index
 ROOT = Path(__file__).parents[1]
 ROOMS = ("commands", "configs", "corpus", "evaluation", "model", "pipeline", "reader", "store", "training")
 
-BASE = {"configs", "errors", "interrupt", "places", "redaction"}
+BASE = {"configs", "errors", "interrupt", "noise", "places", "redaction"}
 GROUND = {"model", "store", "corpus"} | BASE
 WORK = {"pipeline", "reader"} | GROUND
 MAY_IMPORT = {
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "places": {"errors"},
     "configs": {"errors", "places"},
     "interrupt": {"errors"},
+    "noise": set(),
     "corpus": BASE,
     "model": BASE,
     "store": BASE,

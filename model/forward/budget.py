@@ -137,6 +137,14 @@ class TokenBudget:
         self._failed = True
 
 
+def _cache_folder() -> Path:
+    try:
+        return user_cache_path("pisco-index")
+    except RuntimeError:
+        # A user whom the system does not know may have no home folder. Nothing can be read or written here.
+        return Path(os.devnull)
+
+
 class BudgetCache:
     """Token budgets found before, by device and model, in a file of the user's cache folder.
 
@@ -144,7 +152,7 @@ class BudgetCache:
     """
 
     def __init__(self, path: Path | None = None):
-        self._path = path or user_cache_path("pisco-index") / "token-budgets.json"
+        self._path = path or _cache_folder() / "token-budgets.json"
 
     def get(self, key: str) -> int | None:
         """Return the budget of a device and model, or None."""

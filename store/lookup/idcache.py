@@ -160,7 +160,9 @@ def _folders(uri: str) -> Iterator[Path]:
     # In a store from somebody else, a link could make this package write and delete files in any folder.
     if store is not None and not (store / CACHE_FOLDER).is_symlink():
         yield store / CACHE_FOLDER
-    yield user_cache_path("pisco-index") / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
+    # A user whom the system does not know, as in many containers, may have no home folder.
+    with suppress(RuntimeError):
+        yield user_cache_path("pisco-index") / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
 
 
 def _name(fragment: FragmentMetadata) -> str:

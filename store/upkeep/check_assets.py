@@ -16,7 +16,14 @@ from ..schema import ASSETS_SCHEMA
 from ..table.addresses import ASSETS, MEMORY, resolve_uri
 from ..table.datasets import open_table
 from ..table.rows import fragment_name, read_rows
-from .check_files import fragment_problem, open_or_report, require_store
+from .check_files import (
+    changed_files,
+    changed_problem,
+    fragment_problem,
+    open_or_report,
+    read_record,
+    require_store,
+)
 from .findings import RESTORE, Findings, Problem
 
 
@@ -32,6 +39,7 @@ def check_assets(uri: str | Path) -> tuple[Findings, dict[str, bytes]]:
     uri = resolve_uri(uri)
     findings = Findings(uri)
     require_store(uri)
+    read_record(findings)
     # The version of memory is fixed before the assets are read: they then hold everything that its rows refer to.
     with suppress(StoreError):
         memory = open_table(uri, MEMORY)
@@ -71,7 +79,8 @@ def _read_assets(findings: Findings, dataset: lance.LanceDataset) -> dict[str, b
             values[name] = value
 
     for fragment in dataset.get_fragments():
-        problem = fragment_problem(findings.uri, ASSETS, dataset, fragment, read)
+        changed = changed_files(findings, ASSETS, fragment)
+        problem = fragment_problem(findings.uri, ASSETS, dataset, fragment, read) or changed_problem(changed)
         if problem is not None:
             findings.add(Problem(ASSETS, problem, RESTORE, fragment_name(fragment)))
     findings.add(*(Problem(ASSETS, f"the name {name!r} occurs twice.", RESTORE) for name in sorted(repeated)))

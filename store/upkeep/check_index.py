@@ -44,7 +44,7 @@ def check_index(findings: Findings, assets: Mapping[str, bytes]) -> None:
             raise
         _damaged(findings, MEMORY, f"the search index cannot be read ({error}).")
     if unknown := [segment for segment in index.segments if segment not in notes]:
-        findings.notes.append(
+        findings.unchecked.append(
             f"the checksums of {len(unknown):,} of {len(index.segments):,} segments of the search index are not "
             f"recorded; `pisco-index index {findings.uri}` records them"
         )

@@ -17,7 +17,16 @@ from ..table.addresses import ASSETS, MEMORY, REJECTED, TABLES
 from ..table.failures import lance_errors
 from ..table.rows import fragment_name, read_rows
 from .check_batch import PayloadChecker, column_problems
-from .check_files import fragment_problem, note_orphans, open_or_report
+from .check_files import (
+    changed_files,
+    changed_problem,
+    check_other_files,
+    fragment_problem,
+    is_file_recorded,
+    note_orphans,
+    open_or_report,
+    paths_of,
+)
 from .findings import COMPLETE, REPAIR, RESTORE, Expectations, Findings, Problem
 
 # Size of a batch: large enough to hide what each call of Lance costs, small enough to stay in the processor's cache.
@@ -36,7 +45,7 @@ def check_rows(
     threads: int = THREADS,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
-    """Read and check every row of a store whose assets have been checked.
+    """Read and check every row of a store whose assets have been checked, and every other file of its tables.
 
     Memory is bounded by a few batches of rows per thread, and 8 bytes per document to find repeated ids.
 
@@ -48,6 +57,17 @@ def check_rows(
         progress: callback that is given the number of rows read and the total.
     """
     _check_rejected(findings, expected)
+    _check_memory(findings, expected, empty, threads, progress)
+    check_other_files(findings)
+
+
+def _check_memory(
+    findings: Findings,
+    expected: Expectations,
+    empty: set[int],
+    threads: int,
+    progress: Callable[[int, int], object] | None,
+) -> None:
     if findings.meta is None:
         findings.notes.append("the rows were not checked, because the store's description cannot be read")
         return
@@ -77,10 +97,12 @@ def _check_rejected(findings: Findings, expected: Expectations) -> None:
         return problem
 
     for fragment in dataset.get_fragments():
-        problem = fragment_problem(findings.uri, REJECTED, dataset, fragment, read)
+        changed = changed_files(findings, REJECTED, fragment)
+        problem = fragment_problem(findings.uri, REJECTED, dataset, fragment, read) or changed_problem(changed)
         if problem is not None:
             file = fragment_name(fragment)
             findings.damage.lost_rejected[fragment.fragment_id] = file
+            findings.damage.changed.update(paths_of(REJECTED, fragment))
             findings.add(Problem(REJECTED, problem, "`pisco-index repair` drops it: these are reports only.", file))
 
 
@@ -99,6 +121,7 @@ class _File:
         lost: reason why the file cannot be read, as a sentence without a subject; None if it can.
         problems: descriptions of the problems of single rows.
         damaged: shards of the damaged rows, by number of the row.
+        changed: problems of the fragment's files that fail their checksums, by path in the store's folder.
     """
 
     fragment: lance.LanceFragment
@@ -111,6 +134,7 @@ class _File:
     lost: str | None = None
     problems: list[Problem] = field(default_factory=list)
     damaged: dict[int, int] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
 
 
 class _MemoryCheck:
@@ -121,10 +145,10 @@ class _MemoryCheck:
         self._dataset = dataset
         self._expected = expected
         self._payloads = PayloadChecker(meta.dim, findings.calibrations)
-        optional = ("title", "text")
-        self._columns = [name for name in dataset.schema.names if name not in optional]
-        if expected.input_text is not None:
-            self._columns += [name for name in optional if name in dataset.schema.names]
+        self._all_columns = dataset.schema.names
+        # A title or text that cannot be compared with the hash is read only where no checksum shows that it is right.
+        unneeded = ("title", "text") if expected.input_text is None else ()
+        self._columns = [name for name in self._all_columns if name not in unneeded]
 
     def run(self, empty: set[int], threads: int, progress: Callable[[int, int], object] | None) -> None:
         """Check every file, then the ids and shards of all files together."""
@@ -158,9 +182,11 @@ class _MemoryCheck:
         damage.held += file.shards
         if file.lost is None:
             self._drop(file, file.damaged)
+            damage.changed.update(file.changed)
         else:
             name = fragment_name(file.fragment)
             damage.lost[file.fragment.fragment_id] = name
+            damage.changed.update(paths_of(MEMORY, file.fragment))
             damage.held_lost += file.shards
             findings.add(Problem(MEMORY, file.lost, REPAIR, name))
 
@@ -169,17 +195,23 @@ class _MemoryCheck:
             self._findings.damage.rows.setdefault(file.fragment.fragment_id, {}).update(rows)
 
     def _check_file(self, fragment: lance.LanceFragment) -> _File:
-        file = _File(fragment)
+        # Compared first, which brings the file into the system's cache.
+        file = _File(fragment, changed=changed_files(self._findings, MEMORY, fragment))
+        is_recorded = is_file_recorded(self._findings, MEMORY, fragment)
+        columns, rows = self._columns if is_recorded else self._all_columns, _batch_rows(fragment)
 
         def read(fragment: lance.LanceFragment) -> None:
             only = [fragment.fragment_id]
             # The shards are read first and separately: they are then known even if another column is damaged.
             for _, batch in read_rows(self._dataset, ["shard"], fragments=only):
                 file.shards.update(_counts(batch.column(0).to_numpy()))
-            for _, batch in read_rows(self._dataset, self._columns, fragments=only, batch_rows=_batch_rows(fragment)):
+            for _, batch in read_rows(self._dataset, columns, fragments=only, batch_rows=rows):
                 self._check_batch(file, batch)
 
         file.lost = fragment_problem(self._findings.uri, MEMORY, self._dataset, fragment, read)
+        if file.lost is None and not file.damaged:
+            # The damage lies in a value that nothing else protects, and may be in any row.
+            file.lost = changed_problem(file.changed)
         return file
 
     def _check_batch(self, file: _File, batch: pa.RecordBatch) -> None:

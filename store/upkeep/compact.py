@@ -17,6 +17,7 @@ from ..search.index import search_index
 from ..search.keep import is_damaged, keep_index, merge_index
 from ..store import Store
 from ..table.addresses import ASSETS, MEMORY, TABLES, local_folder
+from ..table.checksums import record_checksums
 from ..table.datasets import open_table
 from ..table.failures import lance_errors
 
@@ -84,6 +85,7 @@ def compact(uri: str | Path, *, older_than_hours: float = 24, no_build_runs: boo
                     _rewrite(open_table(store.uri, table))
             for table in TABLES:
                 _drop_versions(open_table(store.uri, table), timedelta(hours=older_than_hours))
+            record_checksums(store.uri)
         return Compaction(*(n for pair in zip(before, _measure(store.uri), strict=True) for n in pair))
 
 

@@ -9,10 +9,13 @@ import numpy as np
 from ..codecs.calibration import Calibration
 from ..meta import StoreMeta
 from ..search.index import SearchIndex
+from ..table.checksums import Checksums
 
 REPAIR = "Run `pisco-index repair` to drop it; the next build of the corpus writes it again."
 COMPLETE = "Run `pisco-index repair`. The next build of the corpus then compares every document with the store."
 REINDEX = "Run `pisco-index repair` to make the index anew."
+DELETE = "No document needs it any more. Run `pisco-index repair` to delete it."
+RERECORD = "Run `pisco-index repair` to check everything else, and to record the checksums anew."
 RESTORE = "Put the file back from a copy of the store, or build the store again."
 
 # Largest number of problems that a report lists; the others are only counted. A store that is damaged everywhere has
@@ -82,6 +85,9 @@ class Damage:
         held_lost: number of those rows that lie in lost files.
         lost_rejected: data files of ``rejected`` that cannot be read, by fragment.
         is_index_damaged: True if the search index must be made anew.
+        changed: files whose recorded checksums count no longer after a repair: the dropped ones, and those that fail
+            theirs because of damaged rows. Paths in the store's folder.
+        stale: damaged files that no row of the newest versions needs: paths in the store's folder.
     """
 
     lost: dict[int, str] = field(default_factory=dict)
@@ -91,6 +97,8 @@ class Damage:
     held_lost: Counter[int] = field(default_factory=Counter)
     lost_rejected: dict[int, str] = field(default_factory=dict)
     is_index_damaged: bool = False
+    changed: set[str] = field(default_factory=set)
+    stale: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -114,6 +122,10 @@ class Findings:
         unsearchable: number of rows without contents, in a store that has the column.
         index: the search index; None if the store has none, or it cannot be read.
         damage: the damage that a repair has to drop.
+        checksums: recorded checksums of the files.
+        compared: files of the newest versions that were compared with their checksums, if these are recorded: paths in
+            the store's folder.
+        unchecked: sentences about the parts of the store that nothing protects from damage.
     """
 
     uri: str
@@ -132,6 +144,9 @@ class Findings:
     unsearchable: int = 0
     index: SearchIndex | None = None
     damage: Damage = field(default_factory=Damage)
+    checksums: Checksums = field(default_factory=lambda: Checksums(None))
+    compared: set[str] = field(default_factory=set)
+    unchecked: list[str] = field(default_factory=list)
 
     def add(self, *problems: Problem) -> None:
         """Record problems: count all, and list the first ones."""

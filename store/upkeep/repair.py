@@ -1,8 +1,9 @@
 """Repair: drop the damaged rows and files of a store, and mark the store so that the next build refills it."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import lance
 import numpy as np
@@ -12,6 +13,7 @@ from ..ledger import record_empty
 from ..plans import as_altered
 from ..store import Store
 from ..table.addresses import MEMORY, REJECTED
+from ..table.checksums import forget_checksums, record_checksums
 from ..table.datasets import fragments_of
 from ..table.rows import live_rows
 from ..table.swap import Proposal, swap, swap_at, without_rows
@@ -25,13 +27,15 @@ class Dropped:
 
     Attributes:
         rows: number of damaged rows in files that stay.
-        files: names of the unreadable data files, each with its table.
+        files: names of the damaged files, each with its table.
         bytes_freed: size of the files that no version refers to any more; None before they are deleted.
+        recorded: number of files whose checksums were recorded.
     """
 
     rows: int
     files: tuple[str, ...]
     bytes_freed: int | None = None
+    recorded: int = 0
 
 
 def damage_to_drop(damage: Damage) -> Dropped:
@@ -41,6 +45,7 @@ def damage_to_drop(damage: Damage) -> Dropped:
         files=(
             *(f"{MEMORY}/{name}" for _, name in sorted(damage.lost.items())),
             *(f"{REJECTED}/{name}" for _, name in sorted(damage.lost_rejected.items())),
+            *(path.replace(".lance/", "/", 1) for path in damage.stale),
         ),
     )
 
@@ -60,6 +65,7 @@ def drop_damage(findings: Findings, planned: Collection[int]) -> Dropped:
         StoreError: ``memory`` has changed since it was checked, or a table cannot be written.
     """
     damage, uri = findings.damage, findings.uri
+    _delete_stale(uri, damage.stale)
     _drop_rejected(uri, damage.lost_rejected)
     version = findings.version
     if (damage.lost or damage.rows or damage.is_incomplete) and not findings.is_altered:
@@ -67,7 +73,26 @@ def drop_damage(findings: Findings, planned: Collection[int]) -> Dropped:
     if damage.lost or damage.rows:
         record_empty(uri, _emptied(damage, planned))
         _step(uri, version, lambda dataset: _without_damage(dataset, damage))
-    return replace(damage_to_drop(damage), bytes_freed=remove_orphans(Store.open(uri)))
+    freed = remove_orphans(Store.open(uri))
+    return replace(damage_to_drop(damage), bytes_freed=freed, recorded=_record(findings))
+
+
+def _delete_stale(uri: str, paths: Sequence[str]) -> None:
+    try:
+        for path in paths:
+            Path(uri, path).unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot delete a damaged file of the store at {uri}: {error}.") from error
+
+
+def _record(findings: Findings) -> int:
+    """Record the checksums of all files that have none, now that they were checked in all other ways."""
+    try:
+        if findings.checksums.is_damaged:
+            forget_checksums(findings.uri)
+        return record_checksums(findings.uri, changed=findings.damage.changed)
+    except OSError as error:
+        raise StoreError(f"cannot record the checksums of the store at {findings.uri}: {error}.") from error
 
 
 def _emptied(damage: Damage, planned: Collection[int]) -> set[int]:

@@ -409,6 +409,93 @@ class TestProblems:
         assert (len(report.problems), report.problem_count) == (5, 24)
 
 
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+
+
+def manifests(store: Path) -> list[Path]:
+    """The manifests of ``memory``, the newest first."""
+    return sorted((store / "memory.lance" / "_versions").glob("*.manifest"))
+
+
+class TestChecksums:
+    """Damage that contradicts nothing in the store is found by the checksums of its files."""
+
+    @pytest.mark.fault(
+        "Any byte of a store's tables is changed.",
+        "`verify` finds it.",
+    )
+    @pytest.mark.parametrize("content", [b"Title 9", b"tokens_fed"], ids=["a title", "a column's name"])
+    def test_a_value_that_nothing_else_protects(
+        self, store, undisturbed, corpus, checkpoint, config, content, monkeypatch
+    ):
+        monkeypatch.setattr(integrity, "keeps_input_text", lambda *_: False)
+        path = file_of(store, "doc-9")
+        flip(path, path.read_bytes().index(content))
+        assert only(verify(store).problems, "fails its checksum").file == f"data/{path.name}"
+        assert repair(store).files == (f"memory/data/{path.name}",)
+        assert sound(store).documents == 2 * SHARD
+        build([corpus], checkpoint, store, config)
+        require_same_rows(store, undisturbed)
+
+    @pytest.mark.parametrize("kind", ["old manifest", "transaction", "hint"])
+    def test_files_that_no_document_needs(self, store, kind):
+        # The version before has a row that the newest one lacks, so it is kept.
+        delete(store, ["doc-3"])
+        before = rows(store)
+        path = {
+            "old manifest": manifests(store)[-1],
+            "transaction": sorted((store / "memory.lance" / "_transactions").iterdir())[0],
+            "hint": store / "memory.lance" / "_versions" / "latest_version_hint.json",
+        }[kind]
+        flip(path, 5)
+        (problem,) = verify(store).problems
+        assert (problem.table, problem.file) == ("memory", f"{path.parent.name}/{path.name}")
+        assert "No document needs it" in problem.remedy
+        assert repair(store).files == (f"memory/{problem.file}",)
+        assert sound(store).documents == DOCUMENTS - 1
+        assert rows(store) == before
+
+    @pytest.mark.parametrize("change", ["flipped", "gone"])
+    def test_the_newest_manifest(self, store, change):
+        newest = manifests(store)[0]
+        if change == "gone":
+            newest.unlink()
+        else:
+            # In the time at which it was written.
+            flip(newest, newest.read_bytes().index(b"lance") - 1)
+        found = [each for each in verify(store).problems if each.file == f"_versions/{newest.name}"]
+        assert ["is missing." if change == "gone" else "fails its checksum."] == [each.what for each in found]
+        with pytest.raises(CorruptStoreError, match="cannot be repaired"):
+            repair(store)
+
+    def test_a_damaged_record(self, store):
+        flip(store / ".checksums", 0)
+        assert only(verify(store).problems, "the record of the files' checksums").table == "store"
+        assert repair(store).recorded
+        assert sound(store).unchecked == ()
+
+    def test_a_store_without_a_record(self, store):
+        """As a former version of this package made it."""
+        (store / ".checksums").unlink()
+        (unchecked,) = sound(store).unchecked
+        assert unchecked.endswith(f"`pisco-index repair {store}` records them")
+        assert "tokens_total, tokens_fed, text_hash, error, title, text" in unchecked
+        done = repair(store)
+        assert (done.problem_count, done.rows, done.files) == (0, 0, ())
+        assert f"the checksums of {done.recorded} of {done.recorded} files are not recorded" in unchecked
+        assert sound(store).unchecked == ()
+
+    def test_a_column_that_cannot_be_read_in_a_store_without_a_record(self, store, monkeypatch):
+        (store / ".checksums").unlink()
+        monkeypatch.setattr(integrity, "keeps_input_text", lambda *_: False)
+        path = file_of(store, "doc-9")
+        flip(path, path.read_bytes().index(b"Title 9") - 9)
+        assert not verify(store).is_sound
+
+
 def compact(store: Path) -> None:
     table(store).optimize.compact_files()
     assert len(table(store).get_fragments()) == 1

@@ -1,0 +1,58 @@
+"""Keep what Lance prints about damaged bytes off the terminal, where the command's own error says it better."""
+
+import os
+import re
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
+
+# Rust prints a panic in several pieces. What comes within this time belongs together, in seconds.
+_PAUSE_S = 0.02
+_PIECE = 1 << 16
+_PANIC = re.compile(
+    rb"\n?thread '[^'\n]*' (\(\d+\) )?panicked at .*?(note: run with `RUST_BACKTRACE=1`[^\n]*\n|\Z)", re.DOTALL
+)
+
+
+@contextmanager
+def without_panics() -> Iterator[None]:
+    """Drop the messages of Rust's panics from the standard error of this process, and pass on everything else.
+
+    Lance turns a panic into an exception, but Rust has printed it by then, straight to file descriptor 2. That becomes
+    a pipe here, which a thread reads; Python writes to a copy of the former one. With RUST_BACKTRACE set, nothing is
+    dropped. Only a program's own process may do this, and only one that starts no others that outlive it.
+    """
+    if "RUST_BACKTRACE" in os.environ or sys.stderr is None:
+        yield
+        return
+    # Lance's warnings about damage, which it reads this variable for when it is loaded.
+    os.environ.setdefault("LANCE_LOG", "error")
+    former, stderr = os.dup(2), sys.stderr
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    sys.stderr = os.fdopen(former, "w", 1, encoding=stderr.encoding, errors=stderr.errors, closefd=False)
+    thread = Thread(target=_pass_on, args=(reading, former), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = stderr
+        # This closes the pipe, unless another process has it too, which is not waited for.
+        os.dup2(former, 2)
+        thread.join(timeout=1)
+
+
+def _pass_on(reading: int, to: int) -> None:
+    """Copy from a pipe to a file, without panics, until the pipe is closed."""
+    while piece := os.read(reading, _PIECE):
+        while len(piece) < _PIECE and select.select([reading], [], [], _PAUSE_S)[0]:
+            if not (more := os.read(reading, _PIECE)):
+                break
+            piece += more
+        # Reading goes on if the terminal is gone: a full pipe would block whoever writes to it.
+        with suppress(OSError):
+            os.write(to, _PANIC.sub(b"", piece))
