@@ -1,5 +1,6 @@
 """Row numbers in open Parquet and Arrow files, from which batches of rows are read forward."""
 
+import os
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -87,7 +88,8 @@ class _ParquetCursor(TableCursor):
     def __init__(self, path: str, name: str, columns: tuple[str, ...] | None):
         super().__init__(name)
         # Bounded buffers instead of whole column chunks: a row group may hold gigabytes of text.
-        self._file = _guarded(lambda: pq.ParquetFile(path, buffer_size=1 << 20), name)
+        # The name is given in bytes, because it may not be UTF-8.
+        self._file = _guarded(lambda: pq.ParquetFile(pa.OSFile(os.fsencode(path)), buffer_size=1 << 20), name)
         self._columns = columns
         self.schema = _guarded(lambda: self._file.schema_arrow, name)
         metadata = self._file.metadata
@@ -115,14 +117,14 @@ class _ParquetCursor(TableCursor):
         return self._starts[bisect_right(self._starts, position) - 1]
 
     def close(self) -> None:
-        self._file.close()
+        self._file.close(force=True)
 
 
 class _ArrowCursor(TableCursor):
     def __init__(self, path: str, name: str, columns: tuple[str, ...] | None):
         super().__init__(name)
         self._columns = columns
-        self._map = _guarded(lambda: pa.memory_map(path), name)
+        self._map = _guarded(lambda: pa.memory_map(os.fsencode(path)), name)
         self.schema = self._open(None).schema
         self._begin(0)
 

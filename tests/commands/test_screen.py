@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from pisco_index.commands.screen import SHOWN_WORKERS, BarProgress, LineProgress, progress_on
+from pisco_index.corpus import LeftOut
 from pisco_index.pipeline.watch.progress import WorkerState
 
 
@@ -33,6 +34,15 @@ class Screen:
         self.file.truncate()
         self.shown._bars.refresh()
         return self.said
+
+
+def test_what_is_skipped_of_a_corpus_is_named():
+    screen = Screen(LineProgress, width=2000)
+    screen.shown.left_out([])
+    assert not screen.said
+    screen.shown.left_out([LeftOut(f"c/{n}.md", "no data by its name") for n in range(12)])
+    assert "skipped 12 of the files and folders given: c/0.md (no data by its name), c/1.md" in screen.said
+    assert screen.said.endswith("c/9.md (no data by its name) and 2 more\n")
 
 
 @pytest.fixture(params=[LineProgress, BarProgress], ids=["lines", "bars"])

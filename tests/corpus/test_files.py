@@ -8,6 +8,8 @@ import socket
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
 import pytest
 
 from pisco_index.configs import BuildConfig
@@ -232,11 +234,19 @@ def test_an_entry_that_cannot_be_read_is_never_skipped(write, refusal, tmp_path,
     assert "shut: the folder cannot be listed (Permission denied)" in refused()
 
 
-def test_a_name_that_is_not_utf8_is_read_and_can_be_shown(write, documents):
+def test_a_name_that_is_not_utf8_is_read_and_can_be_shown(write, documents, tmp_path):
     folder = write(os.fsdecode(b"c/caf\xe9.jsonl"), RECORD).parent
     (source,) = open_corpus([folder], CorpusConfig()).sources
     assert source.name == "c/caf\\xe9.jsonl"
     assert [document.doc_id for document in documents(folder)] == ["a"]
+    for number, suffix in enumerate((".parquet", ".arrow")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = folder / os.fsdecode(b"caf\xe9" + suffix.encode())
+        table = pa.table({"id": ["b"], "text": ["t"]})
+        pq.write_table(table, folder / "x") if number == 0 else feather.write_feather(table, folder / "x")
+        (folder / "x").rename(path)
+        assert [document.doc_id for document in documents(folder)] == ["b"]
 
 
 def test_a_pattern_is_read_as_its_folder_would_be(write, tmp_path):
