@@ -7,7 +7,7 @@ SCRIPT = """
 import os, sys
 from pisco_index.noise import without_panics
 with without_panics():
-    os.write(2, b"before\\n")
+    os.write(2, b"before\\n[2026-11-29T20:35:39Z WARN  lance::index] Index contents has unrecognized type\\n")
     os.write(2, b"\\nthread 'lance' (7) panicked at /home/a.rs:1:2:\\n")
     os.write(2, b"range end index 9 out of range\\nnote: run with `RUST_BACKTRACE=1` environment variable\\nafter\\n")
     print("from Python", file=sys.stderr)
