@@ -13,7 +13,7 @@ _PAUSE_S = 0.02
 _PIECE = 1 << 16
 _NOISE = re.compile(
     rb"\[[0-9T:.-]+Z WARN +lance[^\n]*\n|"
-    rb"\n?thread '[^'\n]*' (\(\d+\) )?panicked at .*?(note: run with `RUST_BACKTRACE=1`[^\n]*\n|\Z)",
+    rb"\n?thread '[^'\n]*' (\(\d+\) )?panicked at .*?(note: [^\n]*`RUST_BACKTRACE=[^\n]*\n|\Z)",
     re.DOTALL,
 )
 
@@ -23,10 +23,10 @@ def without_panics() -> Iterator[None]:
     """Drop Rust's panics and Lance's warnings from the standard error of this process; pass on everything else.
 
     Lance turns a panic into an exception, but Rust has printed it by then, straight to file descriptor 2. That becomes
-    a pipe here, which a thread reads; Python writes to a copy of the former one. With RUST_BACKTRACE set, nothing is
+    a pipe here, which a thread reads; Python writes to a copy of the former one. With LANCE_LOG set, nothing is
     dropped. Only a program's own process may do this, and only one that starts no others that outlive it.
     """
-    if "RUST_BACKTRACE" in os.environ or sys.stderr is None:
+    if "LANCE_LOG" in os.environ or sys.stderr is None:
         yield
         return
     former, stderr = os.dup(2), sys.stderr
