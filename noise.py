@@ -11,24 +11,24 @@ from threading import Thread
 # Rust prints a panic in several pieces. What comes within this time belongs together, in seconds.
 _PAUSE_S = 0.02
 _PIECE = 1 << 16
-_PANIC = re.compile(
-    rb"\n?thread '[^'\n]*' (\(\d+\) )?panicked at .*?(note: run with `RUST_BACKTRACE=1`[^\n]*\n|\Z)", re.DOTALL
+_NOISE = re.compile(
+    rb"\[[0-9T:.-]+Z WARN +lance[^\n]*\n|"
+    rb"\n?thread '[^'\n]*' (\(\d+\) )?panicked at .*?(note: [^\n]*`RUST_BACKTRACE=[^\n]*\n|\Z)",
+    re.DOTALL,
 )
 
 
 @contextmanager
 def without_panics() -> Iterator[None]:
-    """Drop the messages of Rust's panics from the standard error of this process, and pass on everything else.
+    """Drop Rust's panics and Lance's warnings from the standard error of this process; pass on everything else.
 
     Lance turns a panic into an exception, but Rust has printed it by then, straight to file descriptor 2. That becomes
-    a pipe here, which a thread reads; Python writes to a copy of the former one. With RUST_BACKTRACE set, nothing is
+    a pipe here, which a thread reads; Python writes to a copy of the former one. With LANCE_LOG set, nothing is
     dropped. Only a program's own process may do this, and only one that starts no others that outlive it.
     """
-    if "RUST_BACKTRACE" in os.environ or sys.stderr is None:
+    if "LANCE_LOG" in os.environ or sys.stderr is None:
         yield
         return
-    # Lance's warnings about damage, which it reads this variable for when it is loaded.
-    os.environ.setdefault("LANCE_LOG", "error")
     former, stderr = os.dup(2), sys.stderr
     reading, writing = os.pipe()
     os.dup2(writing, 2)
@@ -47,7 +47,7 @@ def without_panics() -> Iterator[None]:
 
 
 def _pass_on(reading: int, to: int) -> None:
-    """Copy from a pipe to a file, without panics, until the pipe is closed."""
+    """Copy from a pipe to a file, without panics and warnings, until the pipe is closed."""
     while piece := os.read(reading, _PIECE):
         while len(piece) < _PIECE and select.select([reading], [], [], _PAUSE_S)[0]:
             if not (more := os.read(reading, _PIECE)):
@@ -55,4 +55,4 @@ def _pass_on(reading: int, to: int) -> None:
             piece += more
         # Reading goes on if the terminal is gone: a full pipe would block whoever writes to it.
         with suppress(OSError):
-            os.write(to, _PANIC.sub(b"", piece))
+            os.write(to, _NOISE.sub(b"", piece))

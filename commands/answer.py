@@ -107,7 +107,10 @@ def _answered(report: "AnswerReport") -> Iterator[Piece]:
         yield f"{report.path}: finished before: {asked}. Begin anew with --overwrite."
         return
     before = f", {report.before:,} of them before" if report.before else ""
-    tokens = f"{report.memory_tokens:,} memory tokens for {report.text_tokens:,} tokens of text"
+    tokens = f"{report.memory_tokens:,} memory tokens"
+    # A store of texts does not count their tokens.
+    if report.text_tokens:
+        tokens += f" for {report.text_tokens:,} tokens of text"
     speed = f"{duration(report.seconds)}, {report.questions_per_second:,.1f} questions/s"
     yield f"{report.path}: {asked}{before}; {tokens}; {speed}. See: pisco-index eval {report.path} -q FILE"
 

@@ -15,7 +15,7 @@ from .options import Json, Uri
 if TYPE_CHECKING:
     from ..pipeline.watch.running import RunStatus
     from ..pipeline.watch.totals import BuildStatus
-    from ..store import SearchIndex
+    from ..store import SearchIndex, StoreInfo
 
 
 def info(uri: Uri, as_json: Json = False) -> None:
@@ -67,6 +67,15 @@ def _search(index: "SearchIndex | None", searchable: int | None) -> str:
     return f"{count(held, 'document')} indexed{missing}, {size(index.bytes)}; {described}"
 
 
+def _compression(store: "StoreInfo") -> dict[str, str]:
+    reached = f"{ratio(store.compression)} tokens per memory token reached; the rate is {store.checkpoint['rate']}"
+    return {
+        "tokens": f"{store.tokens_total:,} ({store.tokens_fed:,} fed to the compressor)",
+        "memory tokens": f"{store.n_mem:,}",
+        "compression": reached,
+    }
+
+
 def _held(status: "BuildStatus") -> Iterator[Piece]:
     store = status.store
     stored = store.documents - store.failed_documents
@@ -75,10 +84,7 @@ def _held(status: "BuildStatus") -> Iterator[Piece]:
         {
             "store": store.uri,
             "documents": f"{store.documents:,}",
-            "tokens": f"{store.tokens_total:,} ({store.tokens_fed:,} fed to the compressor)",
-            "memory tokens": f"{store.n_mem:,}",
-            "compression": f"{ratio(store.compression)} tokens per memory token reached; the rate is "
-            f"{store.checkpoint['rate']}",
+            **(_compression(store) if store.holds_memory else {}),
             "payload": f"{size(store.payload_bytes)}, {store.payload_bytes / max(stored, 1):,.0f} bytes per document",
             "on disk": size(store.disk_bytes)
             if store.disk_bytes is not None

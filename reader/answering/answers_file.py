@@ -68,7 +68,7 @@ class AnswersFile:
         try:
             self._open(question_ids)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
 
     def keep(self, answers: Sequence[AnsweredQuestion]) -> None:
@@ -106,7 +106,7 @@ class AnswersFile:
             self._part.close()
             if not self._kept and (self._is_changed or not self._overwrite):
                 part_path(self._path).unlink(missing_ok=True)
-            self._lock.release()
+            self._release()
             # After an error, that error says more.
             if kind is None:
                 with _writing(self._path):
@@ -120,6 +120,12 @@ class AnswersFile:
             raise InputError(
                 f"{self._path}: another run is writing this file. Wait for it, or name another file."
             ) from None
+
+    def _release(self) -> None:
+        # Deleted while it is held: whoever waits for it notices that its file is gone, and tries again.
+        with suppress(OSError):
+            Path(self._lock.lock_file).unlink()
+        self._lock.release()
 
     def _open(self, question_ids: Sequence[str]) -> None:
         """Read what the file holds, check that it may be continued or overwritten, and open it."""

@@ -102,7 +102,7 @@ def test_a_signal_stops_it_and_the_same_call_continues(whole, hidden, checkpoint
     assert len(read_answers(path)) < 20
     assert answer_file(hidden, checkpoint, questions, path, settings=SETTINGS).before == calls[-1][0]
     assert sorted(each.name for each in tmp_path.iterdir()) == [
-        ".answers.jsonl.lock", "answers.jsonl", "answers.jsonl.settings.json",
+        "answers.jsonl", "answers.jsonl.settings.json",
     ]  # fmt: skip
     assert without_seconds(path) == without_seconds(whole[0])
 

@@ -1,6 +1,7 @@
 """Id maps are kept beside the store, made again when they are damaged, and never in the way."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -256,6 +257,18 @@ def test_where_nothing_can_be_written_the_map_is_in_memory(filled, user_cache, h
     for _ in range(2):
         assert Store.open(filled.uri).fetch(ASKED).doc_ids == tuple(ASKED)
     assert sum(hashed) == 20
+
+
+def test_a_user_without_a_home_folder_reads(filled, monkeypatch, hashed):
+    """Containers often run as a user id that the system does not know."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["unknown"])
+    (Path(filled.uri) / ".pisco-index").write_text("no folder can be made here")
+    with pytest.raises(RuntimeError):
+        idcache.user_cache_path("pisco-index")
+    assert Store.open(filled.uri).fetch(ASKED).doc_ids == tuple(ASKED)
+    assert sum(hashed) == 10
 
 
 def test_a_full_disk_leaves_nothing_behind(filled, user_cache, monkeypatch):

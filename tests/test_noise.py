@@ -1,0 +1,31 @@
+"""Panics of Rust are kept off the terminal; everything else is passed on."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import os, sys
+from pisco_index.noise import without_panics
+with without_panics():
+    os.write(2, b"before\\n[2026-11-29T20:35:39Z WARN  lance::index] Index contents has unrecognized type\\n")
+    os.write(2, b"\\nthread 'lance' (7) panicked at /home/a.rs:1:2:\\n")
+    os.write(2, b"range end index 9 out of range\\nnote: run with `RUST_BACKTRACE=1` environment variable\\nafter\\n")
+    print("from Python", file=sys.stderr)
+os.write(2, b"last\\n")
+print(repr(sys.stderr is sys.__stderr__))
+"""
+
+
+def run(**environment: str) -> tuple[str, set[str]]:
+    environment |= {"PYTHONPATH": ":".join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env=environment)
+    return ended.stdout, set(ended.stderr.splitlines())
+
+
+def test_a_panic_is_dropped_and_all_else_passed_on():
+    assert run() == ("True\n", {"before", "after", "from Python", "last"})
+
+
+def test_a_developer_sees_the_panic():
+    _, lines = run(LANCE_LOG="warn")
+    assert {"thread 'lance' (7) panicked at /home/a.rs:1:2:", "range end index 9 out of range"} < lines
