@@ -53,7 +53,12 @@ class JsonLinesSource(TextSource):
         is_bulk = first is not None and is_action(first)
         with stream_at(text, 0) as stream:
             framed = _framed(lines(stream, None), is_bulk, lambda number, _: f"{text.name}, line {number}")
-            records = ((number, each) for number, _, record in framed for each in _usable(record, is_bulk))
+            records = (
+                (number, each)
+                for number, _, record in framed
+                if isinstance(record, RawRecord)
+                for each in (not is_bulk and _objects(record)) or [record]
+            )
             fields = choose_json_fields(records, text.name, config)
         return cls(text, fields, passage_words(fields, config), Tolerance(config.on_error), is_bulk=is_bulk)
 
@@ -75,30 +80,32 @@ class JsonLinesSource(TextSource):
 
         with stream_at(self.file, start) as stream:
             for number, position, record in _framed(lines(stream, stop), self.is_bulk, place):
-                line = number if start == 0 else None
-                for begin, at, found in self._found(record, position, place(number, position), line):
+                at, line = place(number, position), number if start == 0 else None
+                found = self._document(record, at, line)
+                if isinstance(found, Document):
+                    yield position, number, at, found
+                    continue
+                for begin, placed, each in self._objects(record, position, at, line) or [(position, at, found)]:
                     if stop is not None and begin >= stop:
                         break
-                    if isinstance(found, RecordError):
-                        rejecter.reject(found, begin)
+                    if isinstance(each, RecordError):
+                        rejecter.reject(each, begin)
                     else:
-                        yield begin, number, at, found
+                        yield begin, number, placed, each
 
-    def _found(
+    def _objects(
         self, record: RawRecord | RecordError, position: int, place: str, line: int | None
-    ) -> Iterator[tuple[int, str, Document | RecordError]]:
-        """Yield (position, place, document or error) of the record of a line, or of each of its objects."""
-        found = self._document(record, place, line)
-        objects = [] if self.is_bulk else _objects(record)
-        if not isinstance(found, RecordError) or not objects:
-            yield position, place, found
-            return
-        for index, (offset, raw) in enumerate(objects, 1):
+    ) -> list[tuple[int, str, Document | RecordError]]:
+        """Return (position, place, document or error) of the objects of a line; none if it is not several objects."""
+        found: list[tuple[int, str, Document | RecordError]] = []
+        for number, each in enumerate(() if self.is_bulk else _objects(record), 1):
+            begin, at = position + each.column, place
             if line is None:
-                at = self.place(position, 1, position + offset)
-            else:
-                at = place if index == 1 else f"{place}, object {index}"
-            yield position + offset, at, self._document(RawRecord(raw, None, offset), at, line)
+                at = self.place(position, number, begin)
+            elif number > 1:
+                at = f"{place}, object {number}"
+            found.append((begin, at, self._document(each, at, line)))
+        return found
 
     def _document(self, record: RawRecord | RecordError, place: str, line: int | None) -> Document | RecordError:
         if isinstance(record, RecordError):
@@ -110,26 +117,18 @@ class JsonLinesSource(TextSource):
 
 
 def _framed(found: Iterator[_Line], is_bulk: bool, place: Callable[[int, int], str]) -> Iterator[Framed]:
-    not_blank = _not_blank(found)
     if is_bulk:
-        return bulk_records(not_blank, place)
-    return ((number, position, RawRecord(line)) for number, position, line in not_blank)
+        return bulk_records(_not_blank(found), place)
+    return ((number, begin, RawRecord(line)) for number, begin, line in found if line is None or line.strip())
 
 
 def _not_blank(found: Iterator[_Line]) -> Iterator[_Line]:
     return (each for each in found if each[2] is None or each[2].strip())
 
 
-def _usable(record: RawRecord | RecordError, is_bulk: bool) -> Iterator[RawRecord]:
-    """Yield the record of a line, or each of its objects."""
-    if isinstance(record, RawRecord):
-        objects = [] if is_bulk else _objects(record)
-        yield from (RawRecord(raw, None, offset) for offset, raw in objects) if objects else (record,)
-
-
-def _objects(record: RawRecord | RecordError) -> list[tuple[int, bytes]]:
-    """Return (offset, object) of the objects of a line that is not one object; none if the line has no object."""
+def _objects(record: RawRecord | RecordError) -> list[RawRecord]:
+    """Return the objects of a line that is not one object; none if the line has no object."""
     if isinstance(record, RecordError) or record.raw is None:
         return []
     found = objects_of_line(record.raw)
-    return [] if found == [(0, record.raw)] else found
+    return [] if found == [(0, record.raw)] else [RawRecord(raw, None, offset) for offset, raw in found]

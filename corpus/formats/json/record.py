@@ -150,8 +150,10 @@ def document_of(record: RawRecord, source: TextSource, place: str, line_place: s
     except RecordError as error:
         error.doc_id = doc_id
         raise
-    used = {name if name in parsed.values else name.partition(".")[0] for name in (fields.id, fields.text, title_field)}
-    metadata = {name: value for name, value in parsed.values.items() if name not in used}
+    metadata = dict(parsed.values)
+    for name in (fields.id, fields.text, title_field):
+        if metadata.pop(name, MISSING) is MISSING:
+            metadata.pop(name.partition(".")[0], None)
     return Document(doc_id, text if isinstance(text, str) else join_paragraphs(text), title, metadata)
 
 

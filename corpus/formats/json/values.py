@@ -93,7 +93,11 @@ class JsonRecord:
         Raises:
             RecordError: if the value is a string, or a list of strings, that holds no text.
         """
-        value = value_of(self.values, name)
+        value = self.values.get(name, MISSING)
+        if type(value) is str and self._is_checked:
+            return value
+        if value is MISSING:
+            value = value_of(self.values, name)
         if type(value) is float or (type(value) is int and value == 0):
             value = value_of(_leniently(self.raw), name)
         if not self._is_checked:
