@@ -150,14 +150,14 @@ def _first_lines(head: bytes, whole: bool) -> tuple[str, ...]:
 
 
 def _text_format(head: bytes) -> str:
-    line = head.partition(b"\n")[0].rstrip()
+    line = head.partition(b"\n")[0]
     # An id may begin with a bracket too. Then a tab is in the line, and no record or list behind the bracket.
     is_table = b"\t" in line
     if head.startswith(b"[") and not (is_table and not re.match(rb'\[\s*(?:[\[{\]"]|\Z)', head)):
         return "json"
     if head.startswith(b"{") and not (is_table and not re.match(rb'\{\s*(?:["}]|\Z)', head)):
         # The first line of an object over several lines ends in its middle. JSONL closes the object in its line.
-        return "json" if line.endswith((b"{", b",", b"[")) else "jsonl"
+        return "json" if line.rstrip().endswith((b"{", b",", b"[")) else "jsonl"
     if re.match(rb"<!doctype html|<(?:html|head|body)[\s>]", head, re.IGNORECASE):
         return "html"
     if head.startswith((b"<?xml", b"<mediawiki", b"<page>", b"<!--", b"<!DOCTYPE")):
