@@ -35,8 +35,8 @@ class CorpusConfig(Config):
     )
     quoting: FileOnly[Literal["auto", "csv", "none"]] = Field(
         "auto",
-        description="TSV quotes: csv if they enclose cells, as in DPR's psgs_w100.tsv; none if they are text, as in "
-        "MS MARCO; auto: recognised.",
+        description="TSV quotes: csv if they enclose cells, as DPR's; none if they are text, as MS MARCO's; auto: "
+        "recognised.",
     )
     namespaces: FileOnly[tuple[int, ...]] = Field(
         (0,), description="MediaWiki namespaces to keep; 0 holds the articles."
