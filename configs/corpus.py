@@ -22,21 +22,21 @@ class CorpusConfig(Config):
         "auto", description="File format; auto recognises it from the first bytes, whatever the file is called."
     )
     encoding: FileOnly[TextEncoding] = Field(
-        "auto", description="Encoding of text; auto: UTF-16 if a file begins with its byte order mark, otherwise UTF-8."
+        "auto", description="Encoding of text; auto: UTF-8, or UTF-16 after its byte order mark."
     )
     id_field: str | None = Field(None, description="Field or column that holds the document id.")
     text_field: str | None = Field(None, description="Field or column that holds the text.")
     title_field: str | None = Field(None, description="Field or column that holds the title; records may lack it.")
     columns: FileOnly[tuple[str, ...] | None] = Field(
-        None, description="Column names of a TSV file, in place of those in its header, e.g. [id, url, text]."
+        None, description="Column names of a TSV file, instead of its header's, e.g. [id, url, text]."
     )
     header: FileOnly[bool | None] = Field(
-        None, description="True if the first row of a TSV file names its columns; unset, it is recognised."
+        None, description="True if a TSV file has a header, false if not; unset: recognised."
     )
     quoting: FileOnly[Literal["auto", "csv", "none"]] = Field(
         "auto",
-        description="TSV quotes: csv if they enclose cells, as in DPR's psgs_w100.tsv; none if they are text, as in "
-        "MS MARCO; auto decides by the first rows with a cell that begins with a quote.",
+        description="TSV quotes: csv if they enclose cells, as DPR's; none if they are text, as MS MARCO's; auto: "
+        "recognised.",
     )
     namespaces: FileOnly[tuple[int, ...]] = Field(
         (0,), description="MediaWiki namespaces to keep; 0 holds the articles."

@@ -18,7 +18,7 @@ from .streams import ByteStream
 def read_ids(path: str | Path) -> list[str]:
     """Read document ids from a text file with one id per line, in the encodings and compressions of a corpus.
 
-    Empty lines are skipped.
+    Blank lines are skipped.
 
     Raises:
         InputError: if the file cannot be read, is not text, or holds no id.
@@ -54,7 +54,8 @@ def _ids(path: Path, name: str) -> Iterator[str]:
             place = f"{name}, line {number}"
             if line is None:
                 raise too_long(place)
-            if doc_id := decode_line(line.removesuffix(b"\r"), place):
+            doc_id = decode_line(line.removesuffix(b"\r"), place)
+            if doc_id.strip():
                 yield doc_id
     finally:
         stream.close()

@@ -151,7 +151,7 @@ def _first_lines(head: bytes, whole: bool) -> tuple[str, ...]:
 
 
 def _text_format(head: bytes) -> str:
-    line = head.partition(b"\n")[0].rstrip()
+    line = head.partition(b"\n")[0]
     # An id may begin with a bracket too. Then a tab is in the line, and no record or list behind the bracket.
     is_table = b"\t" in line
     is_list = head.startswith(b"[") and not (is_table and not re.match(rb'\[\s*(?:[\[{\]"]|\Z)', head))

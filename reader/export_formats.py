@@ -159,7 +159,7 @@ class _Flat(Part):
         self._file.seek(0)
         self._file.write(self._header())
         ids = self.names(self.name)[-1]
-        self.hidden(ids).write_text(json.dumps(self._doc_ids, ensure_ascii=False), "utf-8")
+        self.hidden(ids).write_text(json.dumps(self._doc_ids, ensure_ascii=False) + "\n", "utf-8")
 
     def _close(self) -> None:
         self._file.close()

@@ -38,7 +38,7 @@ def test_export(folder, run, tmp_path):
     shown = run(*arguments)
     assert shown.exit_code == 0, shown.output
     assert f"{tmp_path / 'out'}: 2 documents, " in shown.stdout
-    assert json.loads((tmp_path / "out" / "part-00000.ids.json").read_text()) == ["d3", "d1"]
+    assert (tmp_path / "out" / "part-00000.ids.json").read_text() == '["d3", "d1"]\n'
     again = run(*arguments, "--json")
     assert json.loads(again.stdout)["parts_before"] == 1
     assert "in 1 part (1 before)" in run(*arguments).stdout
