@@ -5,25 +5,23 @@ import csv
 import gzip
 import io
 import json
-from collections import Counter
 from xml.sax.saxutils import escape
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pisco_index.configs.corpus import CorpusConfig
 from pisco_index.corpus import compression as compressions
-from pisco_index.corpus import open_corpus, open_source, streams
+from pisco_index.corpus import streams
 from pisco_index.errors import CorpusError
+
+from .fuzzing import check_any, fuzz, read
 
 COMPRESS = {"none": lambda data: data, "gzip": gzip.compress, "bz2": bz2.compress, "zstd": zstandard.compress}
 HEADER = '<mediawiki>\n<siteinfo><namespaces><namespace key="6">Datei</namespace></namespaces></siteinfo>\n'
-
-in_one_folder = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=100)
 
 
 def page(number, text):
@@ -85,43 +83,6 @@ WRITERS = {
 }
 
 
-def read(path, cuts=(), **config):
-    """Documents and rejected records of a file, read in slices; checks that scanning and reading agree."""
-    sources = open_corpus([path], CorpusConfig(**config)).sources
-    if not sources:
-        # The file is empty but for a byte order mark.
-        return [], []
-    (source,) = sources
-    found = []
-    records = list(source.scan(Counter(), found.append))
-    places = [item.position for item in (*records, *found) if item.position is not None]
-    starts = sorted({0, *(sorted(places)[cut % len(places)] for cut in cuts if places)})
-    reader = open_source(json.loads(json.dumps(source.spec)))
-    documents, rejected = [], []
-    for start, stop in zip(starts, [*starts[1:], None], strict=True):
-        documents += reader.read(start, stop, rejected.append)
-    assert [each.position for each in rejected] == [each.position for each in found]
-    if source.spec["format"] != "mediawiki":
-        first = "#0" if config.get("passage_words") else ""
-        whole = [document.doc_id for document in documents if document.doc_id.endswith(first)]
-        assert whole == [record.doc_id + first for record in records]
-    for text in (*(d.text for d in documents), *(r.source + r.error for r in rejected)):
-        text.encode()
-    return documents, rejected
-
-
-def check_any(path, cuts, **config):
-    """Read any bytes; check that records that are rejected if errors are skipped are errors if they are not."""
-    _, rejected = read(path, cuts, on_error="skip", **config)
-    if not rejected:
-        read(path, cuts, **config)
-        return
-    with pytest.raises(CorpusError) as caught:
-        read(path, cuts, **config)
-    assert "\n" not in str(caught.value)
-    assert path.name in str(caught.value)
-
-
 TOKENS = [
     *(b"<page>", b"</page>", b"</revision>", b"<ns>", b"&a;", b"&#xD800;", b"{{", b"[[", b"{|", b"<b a='", b"]]>"),
     *(b'"', b"{", b"}", b"[", b"]", b",", b"\\ud800", b"null", b"1e999", b"9" * 30, b"[" * 3000),
@@ -171,7 +132,7 @@ def close_points(monkeypatch):
 )
 @pytest.mark.usefixtures("close_points")
 @pytest.mark.parametrize("kind", WRITERS)
-@settings(in_one_folder, max_examples=25)
+@fuzz(25)
 @given(
     texts=some_texts,
     edits=changes,
@@ -200,7 +161,7 @@ def test_damaged_files(tmp_path, kind, texts, edits, compression, member_bytes, 
     "A corpus file holds arbitrary bytes.",
     "It gives documents and rejected records, or one error.",
 )
-@settings(in_one_folder)
+@fuzz(100)
 @given(
     beginning=st.sampled_from(
         [
@@ -298,7 +259,7 @@ def ways_of(kind):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "tsv", "quoted tsv", "export"])
-@settings(in_one_folder, max_examples=25)
+@fuzz(25)
 @given(data=st.data(), cuts=st.lists(st.integers(0, 9), max_size=3), compression=st.sampled_from(list(COMPRESS)))
 def test_spoiled_records_are_rejected_and_no_others(tmp_path, kind, data, cuts, compression):
     hows = data.draw(st.lists(st.none() | st.sampled_from(ways_of(kind)), min_size=1, max_size=9))
