@@ -4,7 +4,7 @@
 ``read`` yields the documents of any range of records. ``open_source`` opens the source again in another process.
 """
 
-from .document import Document, Record, Source
+from .document import Document, Record, Source, Versioned
 from .opening import Corpus, find_documents, open_corpus, open_source
 from .rejected import REPEATED, OnRejected, RejectedRecord
 from .spec import is_cut, reading_options, relocate, with_repeated
@@ -17,6 +17,7 @@ __all__ = [
     "Record",
     "RejectedRecord",
     "Source",
+    "Versioned",
     "find_documents",
     "is_cut",
     "open_corpus",

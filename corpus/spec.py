@@ -12,8 +12,8 @@ These keys are the contract between the formats and their callers. A format may 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Keys that do not change which documents a file gives: its address, ids that it repeats, the wording of an error.
-_NOT_OPTIONS = frozenset({"file", "path", "name", "repeated", "error"})
+# Keys that do not change which documents a file gives: its address, what a scan found in it, the wording of an error.
+_NOT_OPTIONS = frozenset({"file", "path", "name", "repeated", "newest", "error"})
 
 
 def is_cut(spec: Mapping[str, Any]) -> bool:

@@ -43,6 +43,8 @@ class ChangedDocuments:
     def __init__(self, shards: ShardBuilder, comparison: Comparison):
         self._shards = shards
         self._comparison = comparison
+        # An earlier reading may have looked up documents that do not count.
+        comparison.contents.begin()
         self._counts: Counter[int] = Counter()
         self._batch: list[tuple[Record, list[Document]] | RejectedRecord] = []
         self._reader: _RecordReader | None = None
