@@ -4,7 +4,7 @@
 ``read`` yields the documents of any range of records. ``open_source`` opens the source again in another process.
 """
 
-from .document import Document, Record, Source
+from .document import Document, Record, Source, Versioned
 from .left_out import LeftOut
 from .opening import Corpus, find_documents, open_corpus, open_source
 from .rejected import REPEATED, OnRejected, RejectedRecord
@@ -19,6 +19,7 @@ __all__ = [
     "Record",
     "RejectedRecord",
     "Source",
+    "Versioned",
     "find_documents",
     "is_cut",
     "open_corpus",

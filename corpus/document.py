@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .rejected import OnRejected, RecordError
 
@@ -91,6 +91,22 @@ class Source(Protocol):
 
         Raises:
             CorpusError: as for ``scan``.
+        """
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A source whose file may hold several versions of a record."""
+
+    def keep_newest(self) -> bool:
+        """Keep the newest version of each record, after a scan of the whole file.
+
+        Returns:
+            True if the file holds versions that the scan yielded as records of their own. Scan it again then.
+
+        Raises:
+            CorpusError: if there are too many of them.
         """
         ...
 

@@ -12,9 +12,9 @@ These keys are the contract between the formats and their callers. A format may 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Keys that do not change which documents a file gives: its address, ids that it repeats, the wording of an error.
+# Keys that do not change which documents a file gives: its address, what a scan found in it, the wording of an error.
 # Nor does it matter that an option was recognised, or how surely.
-_NOT_OPTIONS = frozenset({"file", "path", "name", "repeated", "error", "guessed", "certain"})
+_NOT_OPTIONS = frozenset({"file", "path", "name", "repeated", "newest", "error", "guessed", "certain"})
 
 _FORMATS = {
     "jsonl": "JSON lines",

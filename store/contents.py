@@ -68,6 +68,10 @@ class Contents:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def begin(self) -> None:
+        """Forget which documents were looked up."""
+        self._seen[:] = False
+
     def compare(self, ids: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Look documents up, and remember that they were looked up.
 

@@ -229,6 +229,7 @@ def test_a_wheel_holds_the_package_and_no_more(wheel):
     expected = {f"pisco_index/{name_of(path)}" for path in SOURCES}
     expected |= {f"pisco_index/{name_of(path)}" for path in (ROOT / "configs/presets").rglob("*.yaml")}
     expected |= {"pisco_index/py.typed", "pisco_index/__init__.pyi", "pisco_index/pipeline/watch/events.schema.json"}
+    expected.add("pisco_index/corpus/formats/wiki/names.json")
     assert content == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -1,6 +1,5 @@
 """Wikimedia's ``pages-articles`` exports: pages cleaned to prose and cut into pieces that keep their title.
 
-Pages are found by searching the bytes for ``<page>`` and ``</page>``, because every ``<`` in a page's text is escaped.
 Each page is parsed on its own, so that no document type declaration ever reaches the XML parser. Format:
 https://www.mediawiki.org/wiki/Help:Export#Export_format
 """
@@ -8,38 +7,38 @@ https://www.mediawiki.org/wiki/Help:Export#Export_format
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 from xml.etree import ElementTree
 
-from mwparserfromhell.parser import ParserError
-
 from ...configs.corpus import CorpusConfig
 from ...errors import CorpusError
-from .. import framing
 from ..document import Document, Record, check_doc_id
-from ..framing import read_more, too_long
+from ..framing import too_long
 from ..recognise import Recognised
 from ..rejected import OnRejected, RecordError, Rejecter, Tolerance
 from ..split import max_id_bytes, split_document
 from ..streams import ByteStream, TextFile, stream_at
 from .text_source import FileSource
-from .wikitext import lowered, prose
+from .wiki.names import is_redirect, namespace_numbers, normalised
+from .wiki.pages import PAGE_END, RawPage, SeenIds, Version, newest_versions, version
+from .wikitext import prose
 
 PASSAGE_WORDS = 100
 """Words of a document if the configuration sets no number, as in DPR and KILT."""
 
 _ROOT = re.compile(rb"<([A-Za-z_][\w.:-]*)")
 _DECLARED_ENCODING = re.compile(rb"<\?xml[^>]*encoding=[\"']([\w.-]+)[\"']")
-_PAGE, _PAGE_END = b"<page>", b"</page>"
+_LANGUAGE = re.compile(rb"<mediawiki\b[^>]*\bxml:lang=[\"']([\w-]+)[\"']")
 _INTEGER = re.compile(r"\s*-?[0-9]{1,9}\s*")
 _BROKEN = "broken XML"
 # Bytes in which the header with the namespaces has to end; that of the English Wikipedia has 3 KB.
 _MAX_HEADER_BYTES = 1 << 20
-# Bytes that are kept of a buffer without a page: more than the longest tag that is searched for.
-_TAIL_BYTES = 1 << 10
+# Largest number of pages with versions behind other pages: each worker keeps some 100 bytes for one.
+_MAX_SCATTERED = 100_000
+_OLDER = "older revision"
 _MEDIA, _FILE, _CATEGORY = -2, 6, 14
-# English names work in the wikis of all languages. Image is the old name of File.
-_ENGLISH_NAMES = ("media", "file", "image", "category")
 
 
 class WikiPage(NamedTuple):
@@ -61,9 +60,18 @@ class WikiPage(NamedTuple):
 
 
 class MediaWikiSource(FileSource):
-    """A Wikimedia export. Positions are offsets of ``<page>``.
+    """A Wikimedia export. Positions are offsets of ``<page>``; of several versions in succession, that of the first.
 
-    As for other text files, the ``spec`` is complete once ``scan`` has run to its end.
+    As for other text files, the ``spec`` is complete once ``scan`` has run to its end, and ``keep_newest`` after it.
+
+    Args:
+        file: file to read.
+        namespaces: numbers of the namespaces by their names in the header.
+        kept: numbers of the namespaces whose pages are kept.
+        passage_words: number of words of a document.
+        tolerance: treatment of pages that cannot be used.
+        language: code of the wiki's language; empty if it is unknown.
+        newest: positions of the newest versions, by page id, of the pages that the file holds more than once.
     """
 
     format: ClassVar[str] = "mediawiki"
@@ -75,13 +83,19 @@ class MediaWikiSource(FileSource):
         kept: tuple[int, ...],
         passage_words: int,
         tolerance: Tolerance = Tolerance(),  # noqa: B008
+        language: str = "",
+        newest: Mapping[str, int] = MappingProxyType({}),
     ):
         super().__init__(file, tolerance)
         self.namespaces = dict(namespaces)
         self.kept = kept
         self.passage_words = passage_words
-        local = [name for name, key in self.namespaces.items() if key in (_MEDIA, _FILE, _CATEGORY)]
-        self._dropped_links = lowered((*_ENGLISH_NAMES, *local))
+        self.language = language
+        self.newest = dict(newest)
+        self._numbers = namespace_numbers(namespaces, language)
+        dropped = (_MEDIA, _FILE, _CATEGORY)
+        self._dropped_links = frozenset(name for name, number in self._numbers.items() if number in dropped)
+        self._scattered: set[str] = set()
 
     @classmethod
     def begin(cls, found: Recognised, config: CorpusConfig) -> Self:
@@ -91,9 +105,9 @@ class MediaWikiSource(FileSource):
             CorpusError: if the file is not a MediaWiki export.
         """
         with stream_at(found.text, 0) as stream:
-            namespaces = read_namespaces(stream)
+            namespaces, language = read_header(stream)
         words = config.passage_words or PASSAGE_WORDS
-        return cls(found.text, namespaces, config.namespaces, words, Tolerance(config.on_error))
+        return cls(found.text, namespaces, config.namespaces, words, Tolerance(config.on_error), language)
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
@@ -104,6 +118,9 @@ class MediaWikiSource(FileSource):
             tuple(spec["kept"]),
             spec["passage_words"],
             Tolerance.from_spec(spec),
+            # Plans of earlier versions lack both.
+            spec.get("language", ""),
+            spec.get("newest", {}),
         )
 
     @property
@@ -115,18 +132,51 @@ class MediaWikiSource(FileSource):
             "namespaces": self.namespaces,
             "kept": list(self.kept),
             "passage_words": self.passage_words,
+            "language": self.language,
+            "newest": self.newest,
             **self.tolerance.spec,
         }
 
     def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:
-        """Parse every page except for its wikitext, and yield the records of the pages that are kept."""
+        """Parse every page except for its wikitext, and yield the records of the pages that are kept.
+
+        It counts the versions that are left out as "older revision".
+        """
         rejecter = Rejecter(self.name, self.tolerance, on_rejected)
-        for position, number, _, page in rejecter.until_damage(self._pages(0, None, rejecter)):
+        seen = SeenIds()
+        for raw, _, page in rejecter.until_damage(self._pages(0, None, rejecter, dropped, seen)):
             reason = self._reason_to_drop(page)
             if reason is None and page.wikitext is not None:
-                yield Record(position, page.page_id, len(page.wikitext), number)
+                yield Record(raw.position, page.page_id, len(page.wikitext), raw.number)
             elif reason is not None:
                 dropped[reason] += 1
+        self._scattered = seen.repeated
+
+    def keep_newest(self) -> bool:
+        """Keep the newest version of each page that ``scan`` found again behind other pages.
+
+        Returns:
+            True if there are such pages. The records are other ones then: scan them again.
+
+        Raises:
+            CorpusError: there are too many of them.
+        """
+        if not self._scattered:
+            return False
+        if len(self._scattered) > _MAX_SCATTERED:
+            raise CorpusError(
+                f"{self.name}: more than {_MAX_SCATTERED:,} pages occur again behind other pages. Sort the pages by"
+                " their ids, or use an export of the current revisions."
+            )
+        newest: dict[str, tuple[Version, int]] = {}
+        with stream_at(self.file, 0) as stream, suppress(CorpusError):
+            for raw in newest_versions(stream, None):
+                if (page_id := raw.page_id) in self._scattered:
+                    found = version(raw.xml), raw.position
+                    newest[page_id] = max(newest.get(page_id, found), found)
+        self.newest = {page_id: position for page_id, (_, position) in newest.items()}
+        self._scattered = set()
+        return True
 
     def read(
         self, start: int, stop: int | None, on_rejected: OnRejected = bool, dropped: Counter[str] | None = None
@@ -137,7 +187,8 @@ class MediaWikiSource(FileSource):
         the page consists of templates and tables and yields nothing; ``dropped`` counts it as "empty article".
         """
         rejecter = Rejecter(self.name, self.tolerance, on_rejected)
-        for position, _, place, page in rejecter.until_damage(self._pages(start, stop, rejecter)):
+        for raw, place, page in rejecter.until_damage(self._pages(start, stop, rejecter)):
+            position = raw.position
             if self._reason_to_drop(page) is not None or page.wikitext is None:
                 continue
             if rejecter.rejects_repeated(position, page.page_id, place):
@@ -152,23 +203,37 @@ class MediaWikiSource(FileSource):
             elif dropped is not None:
                 dropped["empty article"] += 1
 
-    def _pages(self, start: int, stop: int | None, rejecter: Rejecter) -> Iterator[tuple[int, int, str, WikiPage]]:
-        """Yield (position, number from where reading begins, place, page) of each page that can be parsed."""
+    def _pages(
+        self,
+        start: int,
+        stop: int | None,
+        rejecter: Rejecter,
+        dropped: Counter[str] | None = None,
+        seen: SeenIds | None = None,
+    ) -> Iterator[tuple[RawPage, str, WikiPage]]:
+        """Yield the bytes, the place and the content of each page that can be parsed, in its newest version."""
         with stream_at(self.file, start) as stream:
-            for number, (position, raw) in enumerate(pages(stream, stop), 1):
-                place = f"{self.name}, page {number}" if start == 0 else f"{self.name}, byte {position:,}"
-                try:
-                    page = self._parse(raw, place)
-                except RecordError as error:
-                    rejecter.reject(error, position)
+            for raw in newest_versions(stream, stop):
+                is_newest = self.newest.get(raw.page_id, raw.position) == raw.position
+                if dropped is not None and (older := raw.older + (not is_newest)):
+                    dropped[_OLDER] += older
+                if not is_newest:
                     continue
-                yield position, number, place, page
+                if seen is not None:
+                    seen.add(raw.page_id)
+                place = f"{self.name}, page {raw.number}" if start == 0 else f"{self.name}, byte {raw.position:,}"
+                try:
+                    page = self._parse(raw.xml, place)
+                except RecordError as error:
+                    rejecter.reject(error, raw.position)
+                    continue
+                yield raw, place, page
 
     def _prose(self, page: WikiPage, wikitext: str, place: str) -> str:
         try:
             return prose(wikitext, self._dropped_links)
-        # Any error inside the parser concerns this page only.
-        except (ParserError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # Any error inside the cleaner concerns this page only.
+        except (RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
             problem = (
                 f"its wikitext cannot be parsed ({type(error).__name__}: {error})."
                 " Skip the page with --on-error skip, and report this error."
@@ -187,7 +252,7 @@ class MediaWikiSource(FileSource):
     def _parse(self, raw: bytes | None, place: str) -> WikiPage:
         if raw is None:
             raise too_long(place)
-        if not raw.endswith(_PAGE_END):
+        if not raw.endswith(PAGE_END):
             problem = "the page is not closed before the next one begins. Download the file again."
             raise RecordError(f"{place}{_title_hint(raw)}", problem, _BROKEN)
         try:
@@ -200,16 +265,20 @@ class MediaWikiSource(FileSource):
         page_id = check_doc_id((page.findtext("id") or "").strip(), place, max_id_bytes(self.passage_words))
         namespace = page.findtext("ns")
         if namespace is None:  # exports before version 0.6
-            namespace = str(self.namespaces.get(title.partition(":")[0], 0))
+            prefix, colon, _ = title.partition(":")
+            namespace = str(self._numbers.get(normalised(prefix), 0) if colon else 0)
         if not _INTEGER.fullmatch(namespace):
             raise RecordError(
                 place, f"the namespace {namespace[:20]!r} is not a number. Download the file again.", _BROKEN, page_id
             )
-        revision = next(reversed(page.findall("revision")), None)
+        revision = page.find("revision")
         if revision is None:
             problem = "the page has no revision. Use a pages-articles export, which holds the text."
             raise RecordError(place, problem, "no revision", page_id)
-        return WikiPage(page_id, int(namespace), title, page.find("redirect") is not None, _wikitext(revision))
+        wikitext = _wikitext(revision)
+        # Exports before version 0.4 have no element for it.
+        redirect = page.find("redirect") is not None or (wikitext is not None and is_redirect(wikitext))
+        return WikiPage(page_id, int(namespace), title, redirect, wikitext)
 
 
 def _wikitext(revision: ElementTree.Element) -> str | None:
@@ -223,54 +292,11 @@ def _title_hint(raw: bytes) -> str:
     return f" ({title[1].decode(errors='replace')!r})" if title else ""
 
 
-def pages(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (offset, bytes) of the pages that begin before ``stop``.
+def read_header(stream: ByteStream) -> tuple[dict[str, int], str]:
+    """Return what the header of an export says of its wiki.
 
-    A page that is not closed ends where the next one begins. A page of more than 64 MiB is skipped, and None is yielded
-    in its place.
-
-    Raises:
-        CorpusError: if the file ends before ``</mediawiki>``.
-    """
-    base, name = stream.offset, stream.file.name
-    buffer, cursor = b"", 0
-    while True:
-        begin = buffer.find(_PAGE, cursor)
-        if begin >= 0 and stop is not None and base + begin >= stop:
-            stream.unread(buffer[begin:])
-            return
-        end = _end_of_page(buffer, begin) if begin >= 0 else -1
-        if end >= 0:
-            yield base + begin, buffer[begin:end] if end - begin <= framing.MAX_RECORD_BYTES else None
-            cursor = end
-            continue
-        if begin >= 0 and len(buffer) - begin > framing.MAX_RECORD_BYTES:
-            yield base + begin, None
-            # From here on only the next page is searched for.
-            cursor, begin = begin + len(_PAGE), -1
-        kept = begin if begin >= 0 else max(cursor, len(buffer) - _TAIL_BYTES)
-        more = read_more(stream, len(buffer) - kept)
-        if not more:
-            break
-        buffer, base, cursor = buffer[kept:] + more, base + kept, 0
-    if begin >= 0 or b"</mediawiki>" not in buffer[cursor:]:
-        raise CorpusError(
-            f"{name}, byte {base + len(buffer):,} of the text: the export ends before </mediawiki>. It is truncated."
-            " Download the file again."
-        )
-
-
-def _end_of_page(buffer: bytes, begin: int) -> int:
-    """Return where the page that begins there ends, or the next one begins; -1 if the buffer has neither."""
-    end = buffer.find(_PAGE_END, begin)
-    following = buffer.find(_PAGE, begin + 1, end if end >= 0 else len(buffer))
-    if following >= 0:
-        return following
-    return end + len(_PAGE_END) if end >= 0 else -1
-
-
-def read_namespaces(stream: ByteStream) -> dict[str, int]:
-    """Return the number of each namespace by its name, read from the header of an export.
+    Returns:
+        The number of each namespace by its name, and the code of the language; empty if the header lacks them.
 
     Raises:
         CorpusError: if the XML is not a MediaWiki export. The message names its root element.
@@ -290,12 +316,14 @@ def read_namespaces(stream: ByteStream) -> dict[str, int]:
         raise CorpusError(
             f"{name}: the file is {found}, not a MediaWiki export (<mediawiki>). Write its records as JSONL."
         )
+    found = _LANGUAGE.search(head)
+    language = found[1].decode() if found else ""
     begin, end = head.find(b"<siteinfo>"), head.find(b"</siteinfo>")
     if begin < 0 or end < begin:
-        return {}
+        return {}, language
     try:
         siteinfo = ElementTree.fromstring(head[begin : end + len(b"</siteinfo>")])  # noqa: S314  as for pages
     except ElementTree.ParseError as error:
         raise CorpusError(f"{name}: broken XML in <siteinfo> ({error}). Download the file again.") from None
-    found = ((element.text, element.get("key", "0")) for element in siteinfo.iter("namespace"))
-    return {text: int(key) for text, key in found if text is not None and _INTEGER.fullmatch(key)}
+    named = ((element.text, element.get("key", "0")) for element in siteinfo.iter("namespace"))
+    return {text: int(key) for text, key in named if text is not None and _INTEGER.fullmatch(key)}, language

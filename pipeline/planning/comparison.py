@@ -49,6 +49,8 @@ class ChangedDocuments:
     def __init__(self, shards: ShardBuilder, comparison: Comparison):
         self._shards = shards
         self._comparison = comparison
+        # An earlier reading may have looked up documents that do not count.
+        comparison.contents.begin()
         self._counts: Counter[int] = Counter()
         self._kept_out = 0
         self._batch: list[tuple[Record, list[Document]] | RejectedRecord] = []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from ...corpus import REPEATED, Corpus, Record, RejectedRecord, Source, with_repeated
+from ...corpus import REPEATED, Corpus, Record, RejectedRecord, Source, Versioned, with_repeated
 from ...errors import CorpusError
 from .plan import Plan
 
@@ -88,18 +88,21 @@ class Ids:
 
 
 def without_repeats(corpus: Corpus, plan_with: Callable[[Ids], Plan]) -> Plan:
-    """Plan a corpus so that only the first record with an id counts.
+    """Plan a corpus so that only one record with an id counts: its newest version, else the first one.
 
     Args:
         corpus: corpus to plan.
         plan_with: function that plans the corpus. It adds each record to the ids and leaves out the ones they reject.
-            It is called a second time if ids occur twice.
+            It is called again if a file holds a record in several versions, and if ids occur twice.
 
     Raises:
         CorpusError: an id occurs twice, and the corpus does not skip errors. The message names both places.
     """
     ids = Ids()
     plan = plan_with(ids)
+    if [source for source in corpus.sources if isinstance(source, Versioned) and source.keep_newest()]:
+        ids = Ids()
+        plan = plan_with(ids)
     suspects = ids.repeated_hashes()
     if not suspects:
         return plan

@@ -229,6 +229,24 @@ def test_pages_of_a_dump_without_prose_are_passed_over(world, small):
     assert rows(world.store) == world.fresh(dump)
 
 
+def test_of_a_page_behind_other_pages_the_newest_version_counts(world, small):
+    page = "<page><title>{0}</title><ns>0</ns><id>{0}</id><revision><id>{1}</id><text>{2}</text></revision></page>"
+    dump, article = world.folder / "dump.xml", " ".join(f"word{n}" for n in range(150))
+
+    def write(*pages):
+        dump.write_text("<mediawiki>" + "".join(page.format(*each) for each in pages) + "</mediawiki>")
+
+    write((1, 1, article), (2, 2, "Other."))
+    world.build(dump)
+    # An old version of page 1 has the passage 1#1, which the newest lacks.
+    write((1, 1, article), (2, 2, "Other."), (1, 4, "New."), (2, 3, "Another."), (1, 3, "No longer new."))
+    report = world.build(dump, prune=True)
+    assert report.changes == Changes(new=0, changed=2, same=0, gone=0, pruned=1)
+    assert report.dropped == {"older revision": 3}
+    assert rows(world.store) == world.fresh(dump)
+    assert world.build(dump, config=small(corpus={"on_error": "skip"})).rejected == {}
+
+
 def test_an_update_of_an_update(world):
     documents = some_documents()
     world.write(documents)

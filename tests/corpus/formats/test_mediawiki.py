@@ -3,15 +3,21 @@
 import bz2
 import codecs
 import gzip
+import json
 from collections import Counter
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import pisco_index
-from pisco_index.corpus import streams
+from pisco_index.corpus import framing, open_source, streams
 from pisco_index.corpus.formats import mediawiki
+from pisco_index.errors import CorpusError
+
+from ..fuzzing import fuzz
 
 DUMP = Path(pisco_index.__file__).parent.parent / "shared/data/enwiki-sample.xml.bz2"
 needs_dump = pytest.mark.skipif(not DUMP.exists(), reason=f"no real dump at {DUMP}")
@@ -154,3 +160,117 @@ def test_the_real_dump_in_other_wrappings(write, sources, documents, read_in_sha
         (source,) = sources(write(name, data))
         assert read_in_shards(source, [20, 53, 90], order=[2, 0, 3, 1]) == expected, name
         assert (len(source.spec["file"]["points"]) > 10) == (name not in ("plain.xml", "one.xml.gz")), name
+
+
+# Exports of old versions, and of a wiki's history
+
+
+def old_page(page_id, title, text):
+    return f"<page><title>{title}</title><id>{page_id}</id><revision><text>{escape(text)}</text></revision></page>\n"
+
+
+def test_old_exports_say_namespaces_and_redirects_in_titles_and_texts(write, sources):
+    pages = [
+        *(
+            old_page(n, title, "text")
+            for n, title in enumerate(["2001: A", "Datei:B", "Bild:B", "Template:B", "user_B"])
+        ),
+        old_page(10, "Moved", "#WEITERLEITUNG [[A]]"),
+        old_page(11, "Hash", "#REDIRECT is a word"),
+    ]
+    path = write("old.xml", export(*pages))
+    dropped = Counter()
+    (source,) = sources(path)
+    assert [record.doc_id for record in source.scan(dropped)] == ["0", "4", "11"]
+    assert dropped == {"other namespace": 3, "redirect": 1}
+    bare = (
+        '<mediawiki version="0.1" xml:lang="fr">' + old_page(1, "Catégorie: A", "x") + old_page(2, "Wikipedia:B", "x")
+    )
+    (source,) = sources(write("bare.xml", bare + old_page(3, "Kategorie: C", "x") + "</mediawiki>"))
+    assert [record.doc_id for record in source.scan(Counter())] == ["3"]
+
+
+def revision(number, time, text="text"):
+    return f"<revision><id>{number}</id><timestamp>{time}</timestamp><text>{escape(text)}</text></revision>"
+
+
+def history_page(page_id, *revisions, title=None, extra=""):
+    title = title or f"Title {page_id}"
+    return f"<page><title>{title}</title><ns>0</ns><id>{page_id}</id>{extra}{''.join(revisions)}</page>\n"
+
+
+def read_newest(source):
+    """Scan a source as a plan does, and return (page id, text) of its documents and the counts of the last scan."""
+    for _ in range(2):
+        dropped = Counter()
+        records = [record.doc_id for record in source.scan(dropped)]
+        if not source.keep_newest():
+            break
+    again = open_source(json.loads(json.dumps(source.spec)))
+    found = [(document.doc_id.partition("#")[0], document.text) for document in again.read(0, None)]
+    assert [page_id for page_id, _ in found] == records
+    return found, dropped
+
+
+def test_of_a_history_the_newest_revisions_are_kept(write, sources):
+    path = write(
+        "history.xml",
+        export(
+            history_page(1, revision(1, "2019", "old"), revision(3, "2021", "new"), revision(2, "2020", "middle")),
+            history_page(2, revision(5, "", "new"), revision(4, "", "old")),
+            history_page(3, revision(9, "2020", "old")),
+            history_page(3, revision(8, "2021", "new")),
+            history_page(4, revision(10, "2020", "#REDIRECT [[A]]")),
+            history_page(3, revision(7, "2019", "oldest")),
+            history_page(4, revision(11, "2019", "no longer")),
+        ),
+    )
+    (source,) = sources(path)
+    found, dropped = read_newest(source)
+    assert found == [("1", "new"), ("2", "new"), ("3", "new")]
+    assert dropped == {"older revision": 6, "redirect": 1}
+
+
+def test_a_page_with_a_long_history_is_read_in_bounded_memory(write, sources, monkeypatch):
+    monkeypatch.setattr(framing, "MAX_RECORD_BYTES", 3000)
+    monkeypatch.setattr(streams, "_PIECE", 700)
+    versions = [revision(n, f"20{n % 90:02}", f"text {n} " * 20) for n in range(10, 100)]
+    long = history_page(3, revision(1, "2020", "too long " * 400))
+    path = write("history.xml", export(history_page(1, *versions), history_page(2, revision(5, "2020")), long))
+    (source,) = sources(path, on_error="skip")
+    rejected, dropped = [], Counter()
+    positions = [record.position for record in source.scan(dropped, rejected.append)]
+    assert dropped == {"older revision": len(versions) - 1}
+    assert [path.read_bytes()[position:].startswith(b"<page>") for position in positions] == [True, True]
+    assert [document.text for document in source.read(positions[0], positions[1])] == [("text 89 " * 20).strip()]
+    assert [document.doc_id for document in source.read(positions[1], None)] == ["2#0"]
+    assert [each.reason for each in rejected] == ["too long"]
+
+
+def test_too_many_scattered_pages_are_refused(write, sources, monkeypatch):
+    monkeypatch.setattr(mediawiki, "_MAX_SCATTERED", 1)
+    (source,) = sources(write("c.xml", export(*(history_page(n % 2, revision(n, "")) for n in range(4)))))
+    list(source.scan(Counter()))
+    with pytest.raises(CorpusError, match=r"c\.xml: more than 1 pages occur again behind other pages\. Sort"):
+        source.keep_newest()
+
+
+@fuzz(100)
+@given(
+    versions=st.lists(st.tuples(st.sampled_from(["1", "2", "3", "999999999", "x"]), st.integers(0, 3), st.booleans())),
+    cuts=st.lists(st.integers(0, 9), max_size=3),
+)
+def test_any_history_gives_the_newest_revisions(write, sources, read_in_shards, versions, cuts):
+    pages, newest = [], {}
+    for number, (page_id, time, joins) in enumerate(versions):
+        text = f"text {number}"
+        newest[page_id] = max(newest.get(page_id, (0, 0, "")), (time, number, text))
+        if joins and pages and pages[-1][0] == page_id:
+            pages[-1] = (page_id, [*pages[-1][1], revision(number, f"200{time}", text)])
+        else:
+            pages.append((page_id, [revision(number, f"200{time}", text)]))
+    (source,) = sources(write("history.xml", export(*(history_page(page_id, *found) for page_id, found in pages))))
+    found, dropped = read_newest(source)
+    assert dict(found) == {page_id: text for page_id, (_, _, text) in newest.items()}
+    assert dropped.get("older revision", 0) == len(versions) - len(found)
+    assert sorted((d.doc_id, d.text) for d in read_in_shards(source, cuts)) == sorted((f"{n}#0", t) for n, t in found)
