@@ -12,12 +12,14 @@ from .connector import Connector
 from .families import Checkpoint
 from .forward.attention import Attention, padded_attention
 from .forward.budget import BudgetCache, TokenBudget, gpu_token_budget
+from .forward.failures import first_line, is_out_of_memory, remove_damaged_code
 from .forward.fallback import PaddedFallback, choose_fallback
 from .forward.grouped import GroupedEncoder
 from .forward.kernels import choose_attention
 from .forward.native import NativeModel
 from .forward.packing import PackedBatch, Passages, is_memory, offsets, pack
 from .forward.pending import HostCopies, PendingMemory
+from .forward.rotary import ScaledRotary
 from .memory import Memory, Stage
 
 # Part of every fingerprint. It changes whenever the same checkpoint, text and settings would give other memory.
@@ -40,8 +42,9 @@ class Compressor:
 
     Passages are packed one after another under a token budget, without padding, and the model runs without ``lm_head``
     and without cache. For the architectures of ``NativeModel`` the last layer is computed at the memory tokens only;
-    other architectures run as transformers implements them. A batch that does not fit the device's memory is halved,
-    and so are the following batches for some calls.
+    other architectures run as transformers implements them. Passages that scale their rotary positions are computed
+    alone, so that memory does not depend on neighbours. A batch that does not fit the device's memory is halved, and so
+    are the following batches for some calls.
 
     Args:
         model: the base model (no ``lm_head``), or a ``GroupedEncoder``. This object takes it over and changes it.
@@ -77,6 +80,7 @@ class Compressor:
         self.memory_position = memory_position
         self._memory_token_ids = tuple(memory_token_ids)
         self._group = 1
+        self._rotary = ScaledRotary(model)
         attention = _attention_for(model.config, self.device, self.dtype)
         self._forward: Callable[[PackedBatch], torch.Tensor]
         if isinstance(model, GroupedEncoder):
@@ -156,7 +160,8 @@ class Compressor:
             on_batch: callback that is given the numbers of passages and of tokens of each batch, after it.
 
         Raises:
-            torch.OutOfMemoryError: a single passage does not fit the device's memory.
+            RuntimeError: a single passage does not fit the device's memory (``torch.OutOfMemoryError``, or a library's
+                own words for it).
         """
         return self.launch(passages, stage=stage, on_batch=on_batch).finish()
 
@@ -187,8 +192,8 @@ class Compressor:
             stop, rows = self._next_batch(ends, start)
             try:
                 states = self._run(self._pack(passages, order[start:stop], rows), stage)
-            except torch.OutOfMemoryError:
-                if stop - start == 1 and not rows:
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or (stop - start == 1 and not rows):
                     raise
                 states = None
             if states is None:
@@ -221,12 +226,17 @@ class Compressor:
         stop = int(np.searchsorted(ends, ends[start] + size, side="right")) - 1
         if self._pads:
             stop = min(stop, start + size // max(first, 1))
+        scaled = np.flatnonzero(np.diff(ends[start : stop + 1]) > self._rotary.limit)
+        if len(scaled):
+            # A passage that scales its positions is alone in its batch.
+            stop, rows = start + int(scaled[0]), rows if scaled[0] else 0
         return max(min(stop, start + _MAX_PASSAGES), start + 1), rows
 
     def _run(self, batch: PackedBatch, stage: Stage) -> torch.Tensor:
         """Return the memory of a batch in the order of its rows, ``(memory tokens, dim)``, on the device."""
         if len(batch.memory) == 0:
             return torch.empty(0, self._dim(stage), dtype=self.dtype)
+        self._rotary.restart()
         states = self._forward(batch.to(self.device))
         return states if stage == "hidden" or self.connector is None else self.connector(states)
 
@@ -244,7 +254,8 @@ class Compressor:
             torch.cuda.empty_cache()
 
     def _compile(self, forward: NativeModel) -> None:
-        """Compile the layers for some batch sizes; halve the budget until they fit."""
+        """Compile the layers for some batch sizes; halve the budget until they fit. Without a compiler, do not."""
+        remove_damaged_code()
         while True:
             self._compiled_sizes = tuple(max(self.token_budget // part, 1) for part in _COMPILED_PARTS)
             forward.compiled_rows = self._compiled_sizes
@@ -252,7 +263,10 @@ class Compressor:
                 for size in self._compiled_sizes:
                     self._probe(size)
                 return
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    self._run_uncompiled(forward, first_line(error))
+                    return
                 if self.token_budget == 1:
                     raise
             log.warning(
@@ -261,6 +275,16 @@ class Compressor:
                 self.token_budget,
             )
             self.token_budget = max(self.token_budget // 2, 1)
+
+    def _run_uncompiled(self, forward: NativeModel, reason: str) -> None:
+        self._compiled_sizes = forward.compiled_rows = ()
+        # An error that is not the compiler's comes again here.
+        self._probe(min(self.token_budget, _PROBE_LENGTH))
+        log.warning(
+            "The compressor's layers cannot be compiled (%s). They run as they are: memory is the same up to rounding, "
+            "and a build takes longer. Install what the compiler needs, or set compiled to false to skip this attempt.",
+            reason,
+        )
 
     @torch.inference_mode()
     def _probe(self, tokens: int) -> None:

@@ -19,7 +19,7 @@ from .decoding.greedy import decode
 from .families import Checkpoint, open_checkpoint
 from .generation import GenerationDefaults
 from .memory import Memory
-from .prompt import PiscoPrompt, Prompt
+from .prompt import PiscoPrompt, Prompt, require_question, require_texts
 
 
 class Decoder:
@@ -66,8 +66,20 @@ class Decoder:
         self._memory_token_ids = frozenset(tokenizer.convert_tokens_to_ids(token) for token in memory_tokens)
         self.token_budget = default_token_budget(self.device)
         self.generation = generation or GenerationDefaults(tuple(_end_token_ids(model, tokenizer)))
-        # generate() would take from here what a call leaves out: a base's repetition penalty, beams, sampling.
-        model.generation_config = GenerationConfig()
+
+    @property
+    def generation(self) -> GenerationDefaults:
+        """Stop tokens and repetition penalty."""
+        return self._generation
+
+    @generation.setter
+    def generation(self, generation: GenerationDefaults) -> None:
+        self._generation = generation
+        # The model's own generate() takes from here what a call leaves out: the end tokens, but none of a base's
+        # penalty, beams and sampling.
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=list(generation.stop_token_ids) or None, pad_token_id=self.tokenizer.pad_token_id
+        )
 
     @classmethod
     def load(
@@ -141,6 +153,10 @@ class Decoder:
             PromptError: a prompt with its answer does not fit the decoder's context, or memory is not finite.
             FingerprintMismatchError: memory belongs to another connector than the checkpoint's.
         """
+        require_texts(questions, "questions")
+        for memory in memories:
+            if not isinstance(memory, Memory):
+                raise TypeError(f"memories must be a list of Memory, one for each question; found {memory!r:.80}")
         if len(questions) != len(memories):
             raise ValueError(f"{len(questions)} questions for the memory of {len(memories)}")
         if prompts is None:
@@ -151,7 +167,12 @@ class Decoder:
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 
     def prompt_ids(self, question: str, documents: Sequence[int | str], *, answer: str | None = None) -> list[int]:
-        """Return the token ids of a prompt, with one memory token for each memory vector (see ``Prompt``)."""
+        """Return the token ids of a prompt, with one memory token for each memory vector (see ``Prompt``).
+
+        Raises:
+            PromptError: the question is empty.
+        """
+        require_question(question)
         text = self._prompt(question, documents, answer=answer)
         return self.tokenizer(text, add_special_tokens=self._prompt.adds_special_tokens)["input_ids"]
 

@@ -18,7 +18,11 @@ def choose_device(name: str) -> str:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"{name!r} is not a device to compute on; name cpu, cuda, cuda:1 or auto.")
+        raise ConfigError(
+            f"{name!r} is not a device to compute on; name cpu, cuda, cuda:1 or auto. NVIDIA GPUs are fast from "
+            "compute capability 8.0 (Ampere) on. Older ones, and AMD's with torch for ROCm (named cuda too), pad their "
+            "passages unless flash-attn is installed. Apple's (mps) are not supported: name cpu."
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"{name!r} is not on this machine, which has {torch.cuda.device_count()} GPUs.")
     return name

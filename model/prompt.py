@@ -1,6 +1,6 @@
 """The decoder's prompt: a question and its documents, each document as memory tokens or as text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -250,3 +250,29 @@ def passage_slots(tokens: Sequence[str], vectors: int, separator: str) -> str:
     if rest:
         raise PromptError(f"A document has {vectors} vectors, which are no passages of {len(tokens)} vectors each.")
     return ("".join(tokens) + separator) * passages
+
+
+def require_question(question: str) -> None:
+    """Check that a question has words.
+
+    Raises:
+        PromptError: it is empty, or blank only.
+        TypeError: it is no string.
+    """
+    if not isinstance(question, str):
+        raise TypeError(f"a question must be a string; found {question!r:.80}")
+    if not question.strip():
+        raise PromptError("The question is empty.")
+
+
+def require_texts(texts: Collection[str], what: str) -> None:
+    """Check that a list of strings is one.
+
+    Raises:
+        TypeError: it is a string itself, or no list, or an entry is no string.
+    """
+    if isinstance(texts, str) or not isinstance(texts, Collection):
+        raise TypeError(f"{what} must be a list of strings, not {texts!r:.80}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{what} must be a list of strings; found {text!r:.80} in it")

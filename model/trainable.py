@@ -5,6 +5,7 @@ trained, as the papers do, or every weight, for a decoder that is itself new.
 """
 
 import copy
+import logging
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,8 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..errors import TrainingError
 from .create import new_decoder_state, save_checkpoint, save_model
 from .families.pisco import PiscoCheckpoint
+from .forward.failures import remove_damaged_code
 from .passages import MEMORY_TOKEN
 from .trainable_decoder import decoder_state, full_decoder, lora_decoder
+
+log = logging.getLogger(__name__)
 
 DecoderTraining = Literal["lora", "full"]
 # Folder of a fully trained decoder in the new checkpoint.
@@ -144,7 +148,12 @@ class TrainableModel(nn.Module):
         return states[(passages == self._compressor_memory_id) & mask]
 
     def compile_models(self) -> None:
-        """Compile both models with torch.compile, once for batches of all shapes."""
+        """Compile both models with torch.compile, once for batches of all shapes.
+
+        Code that an interrupted compilation left incomplete in torch's cache is removed.
+        """
+        for path in remove_damaged_code():
+            log.warning("Removed %s, which an interrupted compilation left incomplete.", path)
         decoder = self.decoder if self.decoder_training == "full" else self.decoder.get_base_model()
         # The output heads are left out, since they take a varying number of states.
         for model in (self.compressor, decoder):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ..errors import PromptError
 from ..model.memory import Memory
+from ..model.prompt import require_question
 
 
 class Generator(Protocol):
@@ -26,6 +27,9 @@ class Generator(Protocol):
         Args:
             question: the question.
             documents: number of memory tokens of each document, or its text.
+
+        Raises:
+            PromptError: the question is empty.
         """
         ...
 
@@ -82,6 +86,7 @@ class FakeGenerator:
 
     def prompt_ids(self, question: str, documents: Sequence[int | str]) -> list[int]:
         """Return a zero for each memory vector and each word."""
+        require_question(question)
         counts = [document if isinstance(document, int) else len(document.split()) for document in documents]
         return [0] * (sum(counts) + len(question.split()))
 

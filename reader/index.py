@@ -1,6 +1,6 @@
 """A store with its checkpoint: finds the documents for questions, and answers from their memory."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -12,6 +12,7 @@ from ..errors import MissingDocumentsError, PromptError, some
 from ..model.decoder import Decoder
 from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
+from ..model.prompt import require_question, require_texts
 from ..store import Hit
 from .answering import AnsweredQuestion, Answering
 from .answering.engine import require_unicode
@@ -70,8 +71,9 @@ class Index:
         """Return the documents that full-text search finds for a question, best first (see ``Reader.search``).
 
         Raises:
-            PromptError: the question is not valid Unicode.
+            PromptError: the question is empty or not valid Unicode.
         """
+        require_question(question)
         require_unicode(question)
         return self.reader.search(question, hits)
 
@@ -99,10 +101,10 @@ class Index:
             MissingDocumentsError: naming the given ids that the store does not hold.
             StoreError: the store has no search index, or it cannot be read.
         """
-        if isinstance(questions, str):
-            raise TypeError(f"questions must be a list of questions, not the string {questions!r}")
-        if hits < 1:
-            raise ValueError(f"hits must be at least 1, not {hits}")
+        require_texts(questions, "questions")
+        for name, value in (("hits", hits), ("max_new_tokens", max_new_tokens)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value!r}")
         if doc_ids is not None:
             _require_lists(questions, doc_ids)
         retriever = None
@@ -150,10 +152,12 @@ class Index:
 
 
 def _require_lists(questions: Sequence[str], doc_ids: Sequence[Sequence[str]]) -> None:
+    if isinstance(doc_ids, str) or not isinstance(doc_ids, Collection):
+        raise TypeError(f"doc_ids must be a list of ids for each question, not {doc_ids!r:.80}")
+    for ids in doc_ids:
+        require_texts(ids, "doc_ids of a question")
     if len(doc_ids) != len(questions):
         raise ValueError(f"{len(questions)} questions, but {len(doc_ids)} lists of documents")
-    if wrong := [ids for ids in doc_ids if isinstance(ids, str)]:
-        raise TypeError(f"doc_ids must be a list of ids for each question, not the string {wrong[0]!r}")
 
 
 def ask(

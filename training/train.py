@@ -13,9 +13,10 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from ..configs import FinetuningConfig, PretrainingConfig, TrainingConfig
-from ..errors import ConfigError, InputError, TrainingInterruptedError
+from ..errors import ConfigError, InputError, TrainingError, TrainingInterruptedError
 from ..interrupt import Interrupt
 from ..model.families.pisco import PiscoCheckpoint
+from ..model.forward.failures import first_line, is_compiler_failure
 from ..model.trainable import TrainableModel
 from ..places import local_path
 from .collators import Collator, Pretraining, QueryDependent, QuestionAnswering
@@ -127,6 +128,18 @@ def _run(
             trainer.train_from(folder.last_state())
         except InputError as error:
             raise _plain(error) from None
+        except RuntimeError as error:
+            if not is_compiler_failure(error):
+                raise
+            if interrupt.requested:
+                # A terminal's signal also ends the compiler.
+                raise TrainingInterruptedError(
+                    f"stopped by a signal during the compilation, after step {trainer.state.global_step}. Run the same "
+                    "command again; it goes on from the last saved state."
+                ) from None
+            raise TrainingError(
+                f"the models cannot be compiled: {first_line(error)}. Train without compile, or install a C++ compiler."
+            ) from error
     if stop.stopped:
         raise TrainingInterruptedError(
             f"stopped by a signal after step {trainer.state.global_step}; the state is saved in {folder.states}. "

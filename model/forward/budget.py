@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
+from .failures import is_out_of_memory
+
 log = logging.getLogger(__name__)
 
 # Larger batches do not fill a GPU any better, and leave less memory to other processes.
@@ -48,6 +50,8 @@ def gpu_token_budget(
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
 
+    # The first batch also loads libraries and kernels, whose memory belongs to no batch.
+    run(_STEP)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     # A GPU that other processes use too has another budget.
@@ -75,7 +79,9 @@ def find_token_budget(peak_of: Callable[[int], int], free: int, cached: int | No
     if start is None:
         try:
             per_token = max(peak_of(_PROBE), 1) / _PROBE
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             start = _PROBE // 2
         else:
             start = min(int(free * _USED_SHARE / per_token), MAX_TOKENS)
@@ -83,8 +89,8 @@ def find_token_budget(peak_of: Callable[[int], int], free: int, cached: int | No
     while True:
         try:
             peak_of(budget)
-        except torch.OutOfMemoryError:
-            if budget == _STEP:
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or budget == _STEP:
                 raise
             budget = max(budget // 2 // _STEP, 1) * _STEP
         else:

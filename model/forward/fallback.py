@@ -32,14 +32,14 @@ class PackedFallback:
 
     Attributes:
         windows: sliding-window sizes that the model passed to attention; None: no window.
+        pads: True once the model has asked for attention that pads its passages.
     """
-
-    pads = False
 
     def __init__(self, model: Any, attention: Attention):
         self._model = model
         self.attention = attention
         self.windows: set[int | None] = set()
+        self.pads = False
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Return the last hidden states at the memory tokens, in the order of rows: ``(memory tokens, hidden)``."""
@@ -136,6 +136,8 @@ def _attend(
         "window": sliding_window,
     }
     if softcap is not None:
+        # Passages of similar length are computed together then, so that little of a batch is padding.
+        model.pads = True
         return padded_attention(query, key, value, spans, spans, **options, softcap=softcap)[None], None
     return model.attention(query, key, value, spans, spans, **options)[None], None
 

@@ -1,7 +1,6 @@
 """GPU kernels for attention over packed passages, and the choice between them."""
 
 import logging
-import time
 from importlib import import_module
 
 import torch
@@ -9,11 +8,16 @@ from torch import nn
 from torch.nn.attention.varlen import varlen_attn
 
 from .attention import Attention, Spans, attention_operator, padded_attention
+from .failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
 # Largest difference from exact attention over random normal values, above the rounding of 16-bit kernels.
 _MAX_ERROR = 0.05
+# A kernel that is not torch's own must be this much faster to be chosen.
+_MARGIN = 1.1
+# Largest number of times that the sample is repeated to time a kernel: 130,000 tokens, a usual batch of a large GPU.
+_TIMED_REPEATS = 16
 
 
 @attention_operator
@@ -101,10 +105,27 @@ def choose_attention(
             else:
                 log.warning("The attention of %s computes wrong values on %s and is not used.", library, device)
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             log.debug("The attention of %s cannot be used on %s: %s", library, device, error)
     if not seconds:
-        log.warning("No attention kernel for packed rows works on %s; passages are padded for attention.", device)
-    return min(seconds, key=lambda kernel: seconds[kernel], default=padded_attention)
+        log.warning(
+            "No attention kernel for packed rows works on %s; passages are padded for attention, which is slower. "
+            "torch's kernel needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer; for others install "
+            "flash-attn.",
+            device,
+        )
+        return padded_attention
+    # torch's own comes first. Another one must be clearly faster, so that noise does not change rounding between runs.
+    first = next(iter(seconds))
+    chosen = min(seconds, key=lambda kernel: seconds[kernel] * (1 if kernel is first else _MARGIN))
+    times = ", ".join(f"{_name(kernel)} {1000 * taken:.2f} ms" for kernel, taken in seconds.items())
+    log.info("%s uses %s (of %s a call)", device, _name(chosen), times)
+    return chosen
+
+
+def _name(kernel: Attention) -> str:
+    return getattr(kernel, "__name__", str(kernel))
 
 
 class _Sample:
@@ -146,15 +167,33 @@ class _Sample:
         return float(torch.tensor(errors).max())
 
     def seconds(self, attention: Attention, times: int = 20) -> float:
-        """Return the seconds that ``times`` calls take."""
+        """Return the seconds of a call with 130,000 tokens by the device's clock, or with as many as fit its memory.
 
-        def run(times: int) -> float:
-            torch.cuda.synchronize(self.query.device)
-            began = time.perf_counter()
-            for _ in range(times):
-                attention(self.query, self.key, self.value, self.keys, self.keys, scale=self.scale)
-            torch.cuda.synchronize(self.query.device)
-            return time.perf_counter() - began
+        Raises:
+            RuntimeError: not even the sample fits the device's memory.
+        """
+        repeats = _TIMED_REPEATS
+        while True:
+            try:
+                return self._seconds(attention, times, repeats)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or repeats == 1:
+                    raise
+            torch.cuda.empty_cache()
+            repeats //= 2
 
-        run(2)
-        return run(times)
+    def _seconds(self, attention: Attention, times: int, repeats: int) -> float:
+        lengths = self.keys.starts.diff().repeat(repeats)
+        starts = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        spans = Spans.of(starts, int(self.keys.longest))
+        query, key, value = (states.repeat(repeats, 1, 1) for states in (self.query, self.key, self.value))
+        stream = torch.cuda.current_stream(self.query.device)
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        for step in range(times + 2):
+            # The first calls load the kernel.
+            if step == 2:
+                began.record(stream)
+            attention(query, key, value, spans, spans, scale=self.scale)
+        ended.record(stream)
+        ended.synchronize()
+        return began.elapsed_time(ended) / 1000 / times

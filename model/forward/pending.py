@@ -64,22 +64,26 @@ class HostCopies:
     ):
         self._asynchronous = device.type == "cuda"
         self._device = device
-        self._values = torch.empty(rows, dim, dtype=dtype, pin_memory=self._asynchronous)
+        self._values = torch.empty(rows, dim, dtype=dtype)
         self._end = 0
         self._on_batch = on_batch
-        self._in_flight: deque[tuple[torch.cuda.Event | None, int, int]] = deque()
+        # Pinned memory is taken from all processes of a machine, so that only batches in flight have it.
+        self._in_flight: deque[tuple[torch.cuda.Event | None, torch.Tensor, torch.Tensor, int, int]] = deque()
 
     def add(self, states: torch.Tensor, passages: int, tokens: int) -> None:
         """Begin to copy the states of a batch, and wait for the batch before it."""
         begin, self._end = self._end, self._end + len(states)
-        self._values[begin : self._end].copy_(states, non_blocking=self._asynchronous)
+        target = arriving = self._values[begin : self._end]
+        if self._asynchronous:
+            arriving = torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
+        arriving.copy_(states, non_blocking=self._asynchronous)
         event = None
         if self._asynchronous:
             # A blocking event lets the waiting thread sleep: cores are few, and the tokenizer needs them.
             event = torch.cuda.Event(blocking=True)
             # The stream is named, since the default is that of the current device, which may be another one.
             event.record(torch.cuda.current_stream(self._device))
-        self._in_flight.append((event, passages, tokens))
+        self._in_flight.append((event, target, arriving, passages, tokens))
         self._wait(1 if self._asynchronous else 0)
 
     def finish(self) -> torch.Tensor:
@@ -90,8 +94,9 @@ class HostCopies:
     def _wait(self, remaining: int) -> None:
         """Wait until no more than ``remaining`` batches are in flight."""
         while len(self._in_flight) > remaining:
-            event, passages, tokens = self._in_flight.popleft()
+            event, target, arriving, passages, tokens = self._in_flight.popleft()
             if event is not None:
                 event.synchronize()
+                target.copy_(arriving)
             if self._on_batch is not None:
                 self._on_batch(passages, tokens)

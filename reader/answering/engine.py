@@ -23,6 +23,7 @@ from ...configs.names import DOCUMENTS
 from ...errors import AnsweringInterruptedError, CorruptStoreError, PromptError, some
 from ...model.decoding.batches import split_into_batches
 from ...model.memory import DocumentSize, Memory
+from ...model.prompt import require_question
 from ..generator import Generator
 from ..memory_source import MemorySource
 from ..questions.question import Question
@@ -186,6 +187,7 @@ class Answering:
         result, prompt = prepared.result, []
         try:
             require_unicode(result.question)
+            require_question(result.question)
             if isinstance(sizes, Exception):
                 raise sizes
             result, held = _without_missing(result, sizes)

@@ -238,13 +238,41 @@ class TestOutOfMemory:
             small.compress(passages)
         assert asked[-1] == max(map(len, passages))
 
-    def test_compiled_sizes_that_do_not_fit_are_halved(self, small_device, monkeypatch):
+    def test_without_a_compiler_the_layers_run_as_they_are(
+        self, compressor, passages, small_device, monkeypatch, caplog
+    ):
+        def fails(*_, **__):
+            raise FileNotFoundError("g++: no such file")
+
+        monkeypatch.setattr(torch, "compile", lambda function, **_: fails)
+        uncompiled, _ = small_device(room=512)
+        uncompiled._compile(uncompiled._forward)
+        assert caplog.text.count("cannot be compiled (g++: no such file)") == 1
+        assert_close(uncompiled.compress(passages).values, compressor.compress(passages).values)
+
+    @pytest.mark.parametrize("words", ["CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory"])
+    def test_other_words_for_a_full_device(self, compressor, passages, monkeypatch, words):
+        run, asked = compressor._run, []
+
+        def fits_the_second_time(batch, stage):
+            asked.append(len(batch.ids))
+            if len(asked) == 1:
+                raise RuntimeError(words)
+            return run(batch, stage)
+
+        expected = compressor.compress(passages).values
+        monkeypatch.setattr(compressor, "_run", fits_the_second_time)
+        assert_close(compressor.compress(passages).values, expected)
+        assert asked[1] < asked[0]
+
+    def test_compiled_sizes_that_do_not_fit_are_halved(self, small_device, monkeypatch, caplog):
         monkeypatch.setattr(torch, "compile", lambda function, **_: function)
         small, asked = small_device(room=100)
         small._compile(small._forward)
         assert small.token_budget == 64
         assert set(small._forward.compiled_rows) == {64, 16, 4}
         assert asked == [512, 256, 128, 64, 16, 4]
+        assert "cannot be compiled" not in caplog.text
         nowhere, _ = small_device(room=0)
         with pytest.raises(torch.OutOfMemoryError):
             nowhere._compile(nowhere._forward)

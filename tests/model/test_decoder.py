@@ -2,6 +2,7 @@ import copy
 import json
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from pisco_index import Compressor, Decoder, Memory
 from pisco_index.errors import FingerprintMismatchError, PromptError
 from pisco_index.model.passages import PassageTokenizer
 
-QUESTIONS = ["Who?", "What is <MEM> in a text?", "And?", ""]
+QUESTIONS = ["Who?", "What is <MEM> in a text?", "And?", "x"]
 DOCUMENTS = ["", "a long day in a small town " * 3, "hello", "x" * 30]
 CHOSEN = [[0], [1, 2, 3], [], [3, 3]]
 
@@ -195,6 +196,30 @@ class TestGreedy:
 
     def test_no_questions_have_no_answers(self, decoder):
         assert decoder.answer_batch([], []) == []
+
+    def test_the_models_own_generation_stops(self, decoder):
+        ends = decoder.generation.stop_token_ids
+        assert ends
+        assert decoder.model.generation_config.eos_token_id == list(ends)
+        assert decoder.model.generation_config.pad_token_id == decoder.tokenizer.pad_token_id
+        other = copy.copy(decoder)
+        other.generation = replace(decoder.generation, stop_token_ids=(5,))
+        assert decoder.model.generation_config.eos_token_id == [5]
+        decoder.generation = decoder.generation
+
+    @pytest.mark.parametrize(
+        ("question", "documents", "error", "message"),
+        [
+            ("", "memory", PromptError, "The question is empty"),
+            (" \n", "memory", PromptError, "The question is empty"),
+            (None, "memory", TypeError, "questions must be a list of strings; found None"),
+            ("Who?", None, TypeError, "memories must be a list of Memory, one for each question; found None"),
+            ("Who?", "text", TypeError, "found 'text'"),
+        ],
+    )
+    def test_wrong_arguments(self, decoder, memory, question, documents, error, message):
+        with pytest.raises(error, match=message):
+            decoder.answer(question, memory if documents == "memory" else documents)
 
 
 class TestScores:

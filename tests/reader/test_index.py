@@ -75,16 +75,27 @@ def test_refusals(hidden_store, checkpoint, tmp_path):
         ask(hidden_store, checkpoint, QUESTION, ["nope"])
     with pytest.raises(PromptError, match="do not fit the decoder's context of 4096"):
         ask(hidden_store, checkpoint, QUESTION, ["doc-4"] * 700)
+    with pytest.raises(PromptError, match="The question is empty"):
+        ask(hidden_store, checkpoint, "", IDS)
     with pytest.raises(PromptError, match="No document"):
         ask(hidden_store, checkpoint, "of the", dtype="float32")
     with Index(hidden_store, checkpoint) as index:
-        with pytest.raises(TypeError, match="list of questions"):
+        with pytest.raises(TypeError, match="questions must be a list of strings, not"):
             index.answer(QUESTION)
+        for wrong in (None, [None], [QUESTION, 3]):
+            with pytest.raises(TypeError, match="questions must be a list of strings"):
+                index.answer(wrong)
+        with pytest.raises(TypeError, match="found None in it"):
+            index.answer([QUESTION], doc_ids=[[None]])
+        with pytest.raises(PromptError, match="The question is empty"):
+            index.search(" ")
         with pytest.raises(ValueError, match="at least 1, not 0"):
             index.answer([QUESTION], hits=0)
+        with pytest.raises(ValueError, match="max_new_tokens must be at least 1, not None"):
+            index.answer([QUESTION], max_new_tokens=None)
         with pytest.raises(ValueError, match="1 questions, but 2 lists"):
             index.answer([QUESTION], doc_ids=[IDS, IDS])
-        with pytest.raises(TypeError, match="not the string 'doc-4'"):
+        with pytest.raises(TypeError, match="doc_ids of a question must be a list of strings, not 'doc-4'"):
             index.answer([QUESTION], doc_ids=["doc-4"])
 
 

@@ -52,6 +52,17 @@ def test_a_device_that_is_too_small_is_an_error():
         find_token_budget(Device(memory=1000, per_token=1000).peak_of, 1000)
 
 
+def test_other_words_for_a_full_device_count_too():
+    def peak_of(tokens):
+        if tokens > 2048:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+        return tokens
+
+    assert find_token_budget(peak_of, 10**9) == 2048
+    with pytest.raises(RuntimeError, match="assert"):
+        find_token_budget(lambda _: (_ for _ in ()).throw(RuntimeError("device-side assert")), 10**9)
+
+
 def test_a_cached_budget_is_only_tried():
     device = Device(memory=100_000_000, per_token=1000)
     assert find_token_budget(device.peak_of, device.memory, cached=40_000) == 39_936
@@ -80,14 +91,15 @@ class TestGpu:
 
     def test_the_budget_that_fits_is_found_and_cached(self, find):
         budget = 41 * 1024
-        assert find(50_000_000) == (budget, [4096, budget])
-        assert find(50_000_000) == (budget, [budget])
+        assert find(50_000_000) == (budget, [1024, 4096, budget])
+        # The first batch warms up.
+        assert find(50_000_000) == (budget, [1024, budget])
 
     def test_a_gpu_with_less_free_memory_has_its_own_budget(self, find):
         few, _ = find(50_000_000)
         many, tried = find(90 << 30)
         assert few < many
-        assert len(tried) == 2
+        assert len(tried) == 3
 
 
 class TestAfterABatchThatDidNotFit:

@@ -17,6 +17,14 @@ def test_they_are_packed(made):
     assert isinstance(Compressor.load(made, dtype=torch.float32)._forward, PackedFallback)
 
 
+@pytest.mark.parametrize("architecture", ["phi", "gemma2"], indirect=True)
+def test_passages_are_sorted_by_length_if_scores_are_capped(made):
+    """Attention with a cap of its scores pads."""
+    capped = bool(getattr(made.compressor_config, "attn_logit_softcapping", None))
+    forward = Compressor.load(made, dtype=torch.float32)._forward
+    assert forward.pads == capped == (made.compressor_config.model_type == "gemma2")
+
+
 class TestEncoders:
     """Bidirectional models."""
 

@@ -36,6 +36,26 @@ class TestChoiceOnAGpu:
 
         assert choose({"torch_attention": one, "flash_attention": other}, {one: 2.0, other: 1.0}) is other
 
+    def test_another_kernel_must_be_clearly_faster(self, choose, caplog):
+        def one(*arguments, **options):
+            return padded_attention(*arguments, **options)
+
+        def other(*arguments, **options):
+            return padded_attention(*arguments, **options)
+
+        caplog.set_level("INFO")
+        given = {"torch_attention": one, "flash_attention": other}
+        assert choose(given, {one: 1.0, other: 0.95}) is one
+        assert "cpu uses one (of one 1000.00 ms, other 950.00 ms a call)" in caplog.text
+        assert choose(given, {one: 1.0, other: 0.85}) is other
+
+    def test_a_full_device_is_an_error(self, choose):
+        def too_large(*arguments, **options):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        with pytest.raises(torch.OutOfMemoryError):
+            choose({"torch_attention": too_large, "flash_attention": too_large}, {})
+
     def test_a_wrong_kernel_is_not(self, choose, caplog):
         def right(*arguments, **options):
             return padded_attention(*arguments, **options)
