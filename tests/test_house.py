@@ -223,13 +223,18 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def test_a_wheel_holds_the_package_and_no_more(wheel):
+def test_a_wheel_holds_the_package_its_documents_and_examples(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     content = {name for name in names if ".dist-info/" not in name}
     expected = {f"pisco_index/{name_of(path)}" for path in SOURCES}
     expected |= {f"pisco_index/{name_of(path)}" for path in (ROOT / "configs/presets").rglob("*.yaml")}
     expected |= {"pisco_index/py.typed", "pisco_index/__init__.pyi", "pisco_index/pipeline/watch/events.schema.json"}
     expected.add("pisco_index/corpus/formats/wiki/names.json")
+    expected |= {"pisco_index/reader/answering/__init__.pyi"}
+    # The documents, and a checkpoint to try.
+    expected |= {f"pisco_index/{name_of(path)}" for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))}
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    expected |= {f"pisco_index/{name_of(path)}" for path in examples}
     assert content == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -9,7 +9,7 @@ from ...configs.names import DOCUMENTS
 from ...errors import QuestionsError, some
 from ..retriever import Retriever
 from .question import Question, Questions
-from .records import ANSWER_FIELDS, DOCUMENT_FIELD, ID_FIELDS, TEXT_FIELDS, Record, read_records
+from .records import ANSWER_FIELDS, DOCUMENT_FIELD, ID_FIELDS, TEXT_FIELDS, Record, json_list, read_records
 from .runs import RunFile
 
 
@@ -70,7 +70,7 @@ def _read(path: str | Path, answered: bool, documented: bool) -> Questions:
     places: dict[str, str] = {}
     records = read_records(path)
     fields: list[str] = []
-    for record in records.items:
+    for record in map(_with_plain_names, records.items):
         question = _question(record, answered, documented)
         if question.id in asked:
             raise QuestionsError(
@@ -83,6 +83,13 @@ def _read(path: str | Path, answered: bool, documented: bool) -> Questions:
     if not asked:
         raise QuestionsError(f"{path}: the file holds no questions. Write one JSON object per line.")
     return Questions(tuple(asked.values()), form=f"{records.kind}: {', '.join(fields)}")
+
+
+def _with_plain_names(record: Record) -> Record:
+    """Return a record whose fields are found by names without capitals: TriviaQA and spreadsheets have Question."""
+    if not isinstance(record.values, dict):
+        return record
+    return replace(record, values={name.lower(): value for name, value in record.values.items()} | record.values)
 
 
 def _question(record: Record, answered: bool, documented: bool) -> Question:
@@ -108,6 +115,9 @@ def _question(record: Record, answered: bool, documented: bool) -> Question:
 def _answers(values: dict[str, Any], where: str, required: bool) -> tuple[str, ...]:
     field = _first(ANSWER_FIELDS, values)
     found = () if field is None else _references(values[field], f"{where}: {field}")
+    if found and field == "answer":
+        # MuSiQue
+        found = tuple(dict.fromkeys((*found, *_references(values.get("answer_aliases"), f"{where}: answer_aliases"))))
     if not found and required:
         problem = "the question has no reference answer" if field is None else f"{field} holds no reference answer"
         raise QuestionsError(f"{where}: {problem}. Add answers (a list) or answer (a text).")
@@ -121,8 +131,11 @@ def _references(value: Any, place: str) -> tuple[str, ...]:
             return ()
         case {"text": list(texts)}:  # SQuAD
             return _references(texts, place)
-        case {"value": first, "aliases": list(aliases)}:  # TriviaQA
+        # TriviaQA
+        case {"value": first, "aliases": list(aliases)} | {"Value": first, "Aliases": list(aliases)}:
             return _references([first, *aliases], place)
+        case str() if (listed := json_list(value)) and all(isinstance(each, str) for each in listed):  # PopQA
+            return _references(listed, place)
         case list():
             # The outputs of KILT, of which some have a provenance and no answer; or SQuAD's answers as published.
             held = [each.get("answer", each.get("text")) if isinstance(each, dict) else each for each in value]

@@ -17,7 +17,7 @@ import orjson
 from ...errors import QuestionsError
 from .lines import TextLines
 
-ID_FIELDS = ("id", "_id", "query_id", "qid", "question_id", "query-id")
+ID_FIELDS = ("id", "_id", "query_id", "qid", "question_id", "query-id", "questionid")
 TEXT_FIELDS = ("question", "query", "text", "input", "title")
 ANSWER_FIELDS = ("answers", "answer", "golden_answers", "possible_answers", "output")
 DOCUMENT_FIELD = "doc_ids"
@@ -25,6 +25,8 @@ DOCUMENT_FIELD = "doc_ids"
 _LISTS = {*ANSWER_FIELDS, DOCUMENT_FIELD}
 # Fields under which a JSON object holds the list of all questions.
 _LIST_FIELDS = ("questions", "data", "Data")
+# Delimiters of columns. Spreadsheets write semicolons where a comma stands in decimal numbers.
+_DELIMITERS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 # Names of columns have no digits: q1 is an id.
 _COLUMN_NAME = re.compile(r"[^\W\d](?:[^\W\d]|[ .-]){0,29}")
 
@@ -139,15 +141,15 @@ def _table(path: str | Path, lines: TextLines) -> Records:
     number, line = first = next(numbered, (1, ""))
     rest = chain([first] if line else [], numbered)
     tab = "\t" in line
-    names = [cell.strip().lower() if tab else cell.lower() for cell in line.split("\t" if tab else ",")]
-    if len(names) > 1 and all(map(_COLUMN_NAME.fullmatch, names)):
+    for delimiter, kind in _DELIMITERS.items():
+        names = _header(line, delimiter)
         if {*TEXT_FIELDS} & {*names}:
             # The numbers of TREC's topics are ids. In JSON, a number may be anything.
             columns = ["id" if name == "number" and not {*ID_FIELDS} & {*names} else name for name in names]
-            rows = ((n, line.split("\t") if tab else _cells(f"{path}, line {n}", line, ",")) for n, line in numbered)
-            kind = f"text with {'tabs' if tab else 'commas'} and a header"
-            return Records(kind, _rows(path, rows, columns))
-        if tab and {*ID_FIELDS} & {*names}:
+            where = f"{path}, line"
+            rows = ((n, line.split("\t") if tab else _cells(f"{where} {n}", line, delimiter)) for n, line in numbered)
+            return Records(f"text with {kind} and a header", _rows(path, rows, columns))
+        if {*ID_FIELDS} & {*names}:
             raise QuestionsError(
                 f"{path}, line {number}: the header {names} names no column of questions. Name it "
                 f"{' or '.join(TEXT_FIELDS)}."
@@ -157,8 +159,20 @@ def _table(path: str | Path, lines: TextLines) -> Records:
     if _as_list(line.split("\t")[-1], f"{path}, line {number}") is not None:
         # DPR writes its files as Python's csv module does: a cell with a quotation mark in it is quoted.
         rows = ((n, _cells(f"{path}, line {n}", line, "\t")) for n, line in rest)
-        return Records("text with tabs", _rows(path, rows, ["id", "question", "answers"][-len(names) :]))
+        return Records("text with tabs", _rows(path, rows, ["id", "question", "answers"][-line.count("\t") - 1 :]))
     return Records("text with tabs", _rows(path, ((n, line.split("\t")) for n, line in rest), ["id", "question"]))
+
+
+def _header(line: str, delimiter: str) -> list[str]:
+    """Return the names of columns in a line, in lower case; no names if the line is no header."""
+    try:
+        cells = _cells("", line, delimiter) if '"' in line else line.split(delimiter)
+    except QuestionsError:
+        return []
+    names = [cell.strip().lower() if delimiter == "\t" else cell.lower() for cell in cells]
+    # pandas writes an index without a name before the columns.
+    is_header = len(names) > 1 and all(map(_COLUMN_NAME.fullmatch, names[not names[0] :]))
+    return names if is_header else []
 
 
 def _cells(where: str, line: str, delimiter: str) -> list[str]:
@@ -189,6 +203,14 @@ def _rows(path: str | Path, rows: Iterable[tuple[int, list[str]]], columns: list
         yield Record(number, where, values)
 
 
+def json_list(text: str) -> list[Any] | None:
+    """Return the list that a text holds as JSON; None for another text."""
+    with suppress(orjson.JSONDecodeError):
+        found = orjson.loads(text) if text.strip().startswith("[") else None
+        return found if isinstance(found, list) else None
+    return None
+
+
 def _as_list(cell: str, where: str) -> list[Any] | None:
     """Return the list that a cell holds, as JSON or as Python writes a list of strings; None for another text.
 
@@ -200,8 +222,8 @@ def _as_list(cell: str, where: str) -> list[Any] | None:
         (cell,) = _cells(where, cell, "\t")
     if not (cell.startswith("[") and cell.endswith("]")):
         return None
-    with suppress(orjson.JSONDecodeError):
-        return orjson.loads(cell)
+    if (listed := json_list(cell)) is not None:
+        return listed
     with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         # It reads literals only, and runs nothing.
         found = ast.literal_eval(cell)

@@ -18,6 +18,9 @@ from .lines import TextLines
 
 # White space as C's isspace has it. str.split would also cut an id at a no-break space.
 _FIELD = re.compile(r"[^ \t\r\v\f]+")
+# Places of rank and score in a line of three, five or six fields.
+_NUMBERS = {3: slice(2, 3), 5: slice(3, 5), 6: slice(3, 5)}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 # Doubled documents that a warning names.
 _NAMED = 10
 
@@ -33,9 +36,9 @@ class RunFile:
     """A retriever that looks questions up by id in a run.
 
     A line is ``qid Q0 docid rank score tag`` (TREC; the tag may be missing or have blanks in it) or ``qid docid rank``
-    (MS MARCO, where the score is the negative rank). A query's documents are ordered by falling score, as in trec_eval,
-    by rank where scores are equal, and by line where ranks are too. A document that a query lists twice keeps its
-    better place. The file is read line by line.
+    (MS MARCO, where the score is the negative rank). Between tabs, ids may have blanks. A query's documents are
+    ordered by falling score, as in trec_eval, by rank where scores are equal, and by line where ranks are too. A
+    document that a query lists twice keeps its better place. The file is read line by line.
 
     Args:
         path: the run. It may be compressed, or UTF-16 with a byte order mark.
@@ -117,7 +120,10 @@ def _best(documents: Mapping[str, _Place], depth: int | None) -> list[tuple[str,
 
 def _parse(line: str, where: str) -> tuple[str, str, _Place]:
     """Return the query's id, the document's id, and its place."""
-    fields = _FIELD.findall(line)
+    # Between tabs, ids may have blanks.
+    fields = [field.strip(" \r\v\f") for field in line.split("\t")]
+    if len(fields) not in _NUMBERS or not all(map(_NUMBER.fullmatch, fields[_NUMBERS[len(fields)]])):
+        fields = _FIELD.findall(line)
     if len(fields) == 3:
         qid, doc_id, rank = fields
         score = None

@@ -66,6 +66,14 @@ def test_lines_are_read_as_trec_eval_and_ms_marco_write_them(tmp_path, line, sco
     assert RunFile(tmp_path / "run").retrieve({"q1": ""}, hits=9) == {"q1": (Hit("d", score),)}
 
 
+def test_ids_may_have_blanks_between_tabs(run):
+    found = RunFile(run("q 1\tQ0\td 7\t1\t2\tx", "q 1\td 8\t3", "q\tQ0 d 1 0.5 my\ttag"))
+    assert found.retrieve({"q 1": "", "q": ""}, hits=9) == {
+        "q 1": (Hit("d 7", 2), Hit("d 8", -3)),
+        "q": (Hit("d", 0.5),),
+    }
+
+
 def test_a_doubled_document_keeps_its_best_place(run):
     found = RunFile(run("q1 Q0 a 1 1 x", "q1 Q0 b 2 5 x", "q1 Q0 a 3 9 x", "q1 Q0 b 4 2 x"))
     assert found.retrieve({"q1": ""}, hits=9) == {"q1": (Hit("a", 9), Hit("b", 5))}
