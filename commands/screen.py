@@ -66,6 +66,9 @@ class _Screen(Tally):
             more = f" and {len(files) - SHOWN_LEFT_OUT:,} more" if len(files) > SHOWN_LEFT_OUT else ""
             self._say(f"skipped {len(files):,} of the files and folders given: {named}{more}")
 
+    def joined(self, cluster: str) -> None:
+        self._say(f"starting workers on the Ray cluster at {cluster}")
+
     def calibrated(self, prediction: Prediction) -> None:
         self._say(describe_prediction(prediction))
 

@@ -111,7 +111,7 @@ class _Run:
                 # Workers start before anything is written: if they cannot open their input, they leave no trace.
                 if not job.at_question:
                     self._progress.loading(job.device, job.config.run.compiled)
-                pool = open_pool(job.worker_spec(plan), job.config.run, self._progress.lost_worker)
+                pool = open_pool(job.worker_spec(plan), job.config.run, self._progress)
                 workers.enter_context(pool)
             store = turn.begin(job, pool, self._progress, self._lock)
             if store is None:

@@ -193,7 +193,8 @@ class _Probe:
 
 
 def _workers(run: RunConfig, device: str) -> int:
-    return run.workers or (max(torch.cuda.device_count(), 1) if device.startswith("cuda") else 1)
+    # "cuda:1" is one GPU, and "cuda" are all of them.
+    return run.workers or (max(torch.cuda.device_count(), 1) if device == "cuda" else 1)
 
 
 def _read_sample(plan: Plan, job: Job) -> _Sample:

@@ -149,6 +149,11 @@ def prepare(
         raise ConfigError("the store has no address. Name a folder or an object-store URI (--out).")
     if not Store.exists(uri):
         Store.require_free(uri)
+    if (config.run.ray or (config.run.workers or 1) > 1) and ":" in config.run.device:
+        raise ConfigError(
+            f"device {config.run.device!r} is one GPU, but several workers take one each. Leave out its number, or the "
+            "workers."
+        )
     if config.run.ray:
         require_reachable(config.run.ray)
     # On a cluster the devices of its nodes count, not those of this machine.

@@ -3,12 +3,14 @@
 import gc
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...errors import SUMMARY_CHARACTERS, BuildHungError, error_summary
+from ...errors import SUMMARY_CHARACTERS, BuildHungError, InputError, error_summary
 from ..planning.plan import Shard
 from ..watch.progress import WorkerState
 from ..worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
@@ -17,12 +19,16 @@ from .crashes import CrashLog
 from .pool import Outcome, WorkerStartError, state_of
 from .watchdog import Watchdog, WorkerDiedError, is_worker_broken
 
+NONE_QUARANTINED: Mapping[int, str] = MappingProxyType({})
 # Child processes that may die while they start, before that ends the build.
 STARTS = 3
 
 
 class InProcessPool:
     """One worker in threads of this process. Isolated shards are done by a worker in a child process.
+
+    If the device fails for good, such as a GPU after an illegal access, this process cannot use it again. The worker
+    then gives its shards back, and a child process does them, one at a time.
 
     A document may kill or hang this process. The pool therefore notes next to the store which shards are in flight, so
     that the next process knows them. A sample is computed in this process as well, and noted in the same way.
@@ -50,12 +56,15 @@ class InProcessPool:
         self._watchdog = Watchdog(hang_s)
         self._child: ChildWorker | None = None
         self._hangs = False
+        self._failure: Exception | None = None
         self._crash_log = CrashLog(spec.uri)
 
     @property
     def capacity(self) -> int:
-        """Number of shards to keep submitted."""
-        return DEPTH
+        """Number of shards to keep submitted: none while a worker whose device failed gives its shards back."""
+        if self._worker is None:
+            return 1
+        return 0 if self._failure else DEPTH
 
     @property
     def crashes(self) -> Mapping[int, int]:
@@ -64,9 +73,11 @@ class InProcessPool:
 
     def submit(self, shard: Shard) -> None:
         """Give a shard to the worker."""
-        assert self._worker is not None
         self._note(shard, *self._running.values())
-        self._running[self._threads.submit(self._worker.run, shard)] = shard
+        future = (
+            self._threads.submit(self._worker.run, shard) if self._worker else self._threads.submit(self.run, shard)
+        )
+        self._running[future] = shard
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Return the outcomes that have come in.
@@ -75,7 +86,9 @@ class InProcessPool:
             BuildHungError: the worker hangs.
         """
         finished, _ = wait(self._running, timeout_s, FIRST_COMPLETED)
-        outcomes = [_outcome(self._running.pop(future), future) for future in finished]
+        outcomes = [self._outcome(self._running.pop(future), future) for future in finished]
+        if self._failure and not self._running:
+            self._close_worker()
         if outcomes:
             self._note(*self._running.values())
         for outcome in outcomes:
@@ -109,7 +122,7 @@ class InProcessPool:
         """Try in a child process to compress some documents of a shard."""
         self._call("attempt", shard, start, stop)
 
-    def run(self, shard: Shard, quarantined: Mapping[int, str]) -> ShardResult:
+    def run(self, shard: Shard, quarantined: Mapping[int, str] = NONE_QUARANTINED) -> ShardResult:
         """Do a shard in a child process, without the documents at the given places."""
         result = self._call("run", shard, quarantined)
         self._crash_log.forget(shard.number)
@@ -144,15 +157,39 @@ class InProcessPool:
     def _note(self, *shards: Shard) -> None:
         self._crash_log.note({shard.number for shard in shards})
 
+    def _outcome(self, shard: Shard, future: Future[ShardResult]) -> Outcome:
+        """Return the outcome of a shard. Once the device has failed, no further shard is charged with that."""
+        error = future.exception()
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        is_charged = self._failure is None
+        if self._worker is not None and is_charged and is_worker_broken(error):
+            assert error is not None
+            self._failure = error
+            self._worker.stop()
+            self._on_lost(self.NAME, error_summary(error, SUMMARY_CHARACTERS))
+        if isinstance(error, ShardCancelledError):
+            # Not by ``stop``, if the device failed: the shard is to be done in a child process.
+            return Outcome(shard, error=self._failure, charged=False)
+        if error is None:
+            return Outcome(shard, future.result())
+        return Outcome(shard, error=error, charged=is_charged or self._worker is None)
+
+    def _close_worker(self) -> None:
+        """End the worker in this process, and make room on its device for a child process."""
+        if self._worker is None:
+            return
+        self._worker.close()
+        self._worker = None
+        if self._spec.device.startswith("cuda"):
+            # The allocator keeps freed memory of the device, which the child needs. A failed device frees none.
+            gc.collect()
+            with suppress(RuntimeError):
+                torch.cuda.empty_cache()
+
     def _call(self, method: str, *arguments: Any) -> Any:
         """Call a method of a worker in a child process. The worker in this process makes room for it."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
-            if self._spec.device.startswith("cuda"):
-                # The allocator keeps freed memory of the device, which the child needs.
-                gc.collect()
-                torch.cuda.empty_cache()
+        self._close_worker()
         child = self._answering_child()
         try:
             return child.call(method, *arguments)
@@ -176,6 +213,14 @@ class InProcessPool:
             except WorkerDiedError as error:
                 failure = error
                 self._on_lost(self.NAME, error_summary(error, SUMMARY_CHARACTERS))
+            except InputError:
+                raise
+            except Exception as error:
+                # For example a device without room for it. No shard is to blame for that.
+                raise WorkerStartError(
+                    f"a worker could not start in a child process: {error_summary(error, SUMMARY_CHARACTERS)}. What "
+                    "was finished is committed. Run the same command again to resume."
+                ) from error
         raise WorkerStartError(f"a worker could not start in a child process, {STARTS} times: {failure}")
 
     def _lose_child(self, error: Exception) -> None:
@@ -183,12 +228,3 @@ class InProcessPool:
         self._child.end()
         self._child = None
         self._on_lost(self.NAME, error_summary(error, SUMMARY_CHARACTERS))
-
-
-def _outcome(shard: Shard, future: Future[ShardResult]) -> Outcome:
-    error = future.exception()
-    if isinstance(error, ShardCancelledError):
-        return Outcome(shard)
-    if error is not None and not isinstance(error, Exception):
-        raise error
-    return Outcome(shard, error=error) if error else Outcome(shard, future.result())

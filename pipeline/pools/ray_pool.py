@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ...errors import SUMMARY_CHARACTERS, error_summary
@@ -19,7 +20,7 @@ from ..planning.plan import Shard
 from ..steps import Pulse
 from ..watch.progress import WorkerState
 from ..worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
-from .cluster import NoWorkersError, Seats
+from .cluster import NoWorkersError, Seats, describe_nodes, joining, require_reachable
 from .pool import Outcome, WorkerStartError, state_of
 from .watchdog import Watchdog, WorkerDiedError, WorkerHungError, is_worker_broken
 
@@ -94,6 +95,7 @@ class RayPool:
         workers: number of workers; None means one for each GPU, or on CPUs one for each node.
         hang_s: seconds without a step after which a worker hangs.
         on_lost: callback that is given the name of each worker that was lost, and the reason.
+        on_joined: callback that is given a description of a cluster that was joined, before workers start on it.
 
     Raises:
         NoWorkersError: the cluster is not there, has no room for a worker, or starts none.
@@ -111,11 +113,14 @@ class RayPool:
         workers: int | None = None,
         hang_s: float,
         on_lost: Callable[[str, str], None],
+        on_joined: Callable[[str], None] = lambda _: None,
     ):
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
             _join(address)
         try:
+            if address != "local":
+                on_joined(f"{ray.get_runtime_context().gcs_address}: {describe_nodes(ray.nodes())}")
             seats = Seats.on(ray.nodes(), spec.device, workers)
             if address == "local" and seats.count > seats.room:
                 raise NoWorkersError(
@@ -124,7 +129,7 @@ class RayPool:
             self._grows = workers is None
             self._hang_s = hang_s
             self._on_lost = on_lost
-            self._spec = replace(spec, device="cuda" if seats.gpus else "cpu", threads=seats.cpus or None)
+            self._spec = replace(spec, device="cuda" if seats.gpus else "cpu", threads=seats.threads)
             self._actors = _actor_class(seats)
             self._names = count(1)
             self._outcomes: list[Outcome] = []
@@ -352,7 +357,7 @@ def _actor_class(seats: Seats) -> Any:
         max_task_retries=0,
         # Two slots in addition to the shards', so that stop() and pulse() are answered.
         max_concurrency=DEPTH + 2,
-        runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, str(seats.cpus))} if seats.cpus else {},
+        runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, str(seats.threads))},
     )
 
 
@@ -383,17 +388,13 @@ def _join(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The default of Ray's next version. Setting it now keeps Ray from warning about it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    if address == "local":
-        options["include_dashboard"] = False
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     # At every start Ray logs general advice on clusters.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # Ray forks to start its processes, and these execute another program at once, without using Lance.
-            warnings.filterwarnings("ignore", message="lance is not fork-safe")
-            ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise NoWorkersError(
-            f"no Ray cluster at {address!r}. Start one (ray start --head), or give --ray local or an address."
-        ) from error
+    with joining(address), warnings.catch_warnings():
+        if address != "local":
+            # Ray would wait for minutes for a cluster that is gone, and log every attempt.
+            require_reachable(canonicalize_bootstrap_address(address) or address)
+        # Ray forks to start its processes, and these execute another program at once, without using Lance.
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
+        ray.init(address=address, log_to_driver=False, configure_logging=False, **options)

@@ -1,11 +1,18 @@
 """Detect workers that died or hang."""
 
+import re
 import time
 from collections.abc import Callable
 
 import torch
 
 from ...errors import PiscoIndexError
+
+# Words for a device that cannot be used again in the same process. A lack of memory is not among them.
+_DEVICE_FAILED = re.compile(
+    r"(CUDA|HIP) error: (?!out of memory|CUBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED))"
+    r"|CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|device-side assert"
+)
 
 
 class WorkerDiedError(PiscoIndexError):
@@ -16,9 +23,13 @@ class WorkerHungError(WorkerDiedError):
     """A worker took no step for too long and was ended."""
 
 
-def is_worker_broken(error: BaseException) -> bool:
+def is_worker_broken(error: BaseException | None) -> bool:
     """Return True if a worker that raised this error must be replaced: a GPU stays lost after a failed assertion."""
-    return isinstance(error, (WorkerDiedError, torch.AcceleratorError))
+    if isinstance(error, torch.AcceleratorError):
+        return "out of memory" not in str(error)
+    if isinstance(error, RuntimeError):
+        return _DEVICE_FAILED.search(str(error)) is not None
+    return isinstance(error, WorkerDiedError)
 
 
 class Watchdog:

@@ -60,6 +60,9 @@ class BuildProgress:
             compiled: True if they compile its layers; None compiles on GPUs only.
         """
 
+    def joined(self, cluster: str) -> None:
+        """The build joined the Ray cluster that ``cluster`` describes, and starts workers on it."""
+
     def calibrating(self, codec: str) -> None:
         """A sample of the corpus is compressed, to calibrate the codec."""
 

@@ -5,12 +5,14 @@ import signal
 import threading
 
 import pytest
+import torch
 
-from pisco_index.errors import BuildHungError
+from pisco_index.errors import BuildHungError, error_summary
 from pisco_index.pipeline.pools import in_process
 from pisco_index.pipeline.pools.crashes import CrashLog
 from pisco_index.pipeline.pools.in_process import InProcessPool, WorkerStartError
 from pisco_index.pipeline.pools.watchdog import WorkerDiedError
+from pisco_index.pipeline.steps import Pulse
 from pisco_index.pipeline.worker import ShardResult, ShardWorker
 
 from .conftest import LONG_S
@@ -140,3 +142,80 @@ def test_a_shard_that_hangs_this_process_is_isolated_by_the_next(work, open_pool
     assert hung.value.shard == 1
     # The other shard in flight is not blamed.
     assert crashes_now(work) == {1: 2}
+
+
+@pytest.mark.fault(
+    "A GPU fails for good while a build in one process computes, as after an illegal access.",
+    "The process gives its shards back, and a child process does them; one shard is charged with an attempt.",
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(handle)`"),
+    ],
+    ids=["accelerator", "cublas"],
+)
+def test_a_device_that_failed_is_left_to_a_child_process(work, open_pool, lost, monkeypatch, error):
+    class Child:
+        def __init__(self, spec, *, hang_s):
+            pass
+
+        def call(self, method, *arguments):
+            return None if method == "pulse" else ShardResult(method)
+
+        def pulse(self):
+            return Pulse("compressing", 1, 0, 0, 0)
+
+        def end(self):
+            pass
+
+    used = []
+
+    def fail(self, shard):
+        used.append(shard.number)
+        raise error
+
+    monkeypatch.setattr(in_process, "ChildWorker", Child)
+    monkeypatch.setattr(ShardWorker, "run", fail)
+    with open_pool() as pool:
+        for shard in work.shards:
+            pool.submit(shard)
+        outcomes = []
+        while len(outcomes) < 3:
+            outcomes += pool.wait(10)
+            # Nothing may be submitted to the worker whose device failed.
+            assert pool.capacity == (0 if len(outcomes) < 3 else 1)
+        assert sorted(outcome.shard.number for outcome in outcomes) == [0, 1, 2]
+        assert all(outcome.error is error for outcome in outcomes)
+        assert sum(outcome.charged for outcome in outcomes) == 1
+        pool.submit(work.shards[1])
+        (outcome,) = pool.wait(10)
+        assert outcome.result == ShardResult("run")
+        assert pool.workers()[0].doing == "compressing"
+    assert sorted(used) == [0, 1, 2]
+    assert lost == [("this process", error_summary(error))]
+
+
+@pytest.mark.parametrize("reason", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED", "no luck"])
+def test_a_device_without_room_has_not_failed(work, open_pool, lost, monkeypatch, reason):
+    def fail(self, shard):
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(ShardWorker, "run", fail)
+    with open_pool() as pool:
+        pool.submit(work.shards[0])
+        (outcome,) = pool.wait(10)
+        assert outcome.charged
+        assert str(outcome.error) == reason
+        assert pool.capacity == 3
+    assert not lost
+
+
+def test_a_child_that_has_no_room_on_the_device_blames_no_shard(work, open_pool, monkeypatch):
+    def refuse(spec, *, hang_s):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(in_process, "ChildWorker", refuse)
+    with open_pool() as pool, pytest.raises(WorkerStartError, match=r"CUDA out of memory\. What was finished"):
+        pool.run(work.shards[0])
