@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
@@ -53,6 +54,11 @@ class _Screen(Tally):
             "memory is made at question time, because the checkpoint compresses a document with the question: "
             f"storing {' and '.join(fields)}, and no memory"
         )
+
+    def took_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings:
+            shown = ", ".join(f"{key} {value!r}" for key, value in settings.items())
+            self._say(f"settings of the store, where none were given: {shown}")
 
     def calibrated(self, prediction: Prediction) -> None:
         self._say(describe_prediction(prediction))

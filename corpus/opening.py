@@ -143,5 +143,5 @@ def _settle_format(found: Recognised, config: CorpusConfig) -> Recognised:
         return replace(found, format=config.format)
     raise CorpusError(
         f"{found.file.name}: the format of the file is {found.format}, but it is set to {config.format} (by a preset, a"
-        " configuration file or --format). Choose the preset that fits, or --format auto."
+        " configuration file, the store or --format). Choose the preset that fits, or --format auto."
     )

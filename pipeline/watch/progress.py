@@ -39,6 +39,9 @@ class BuildProgress:
     def keeping_text(self, fields: Sequence[str]) -> None:
         """Memory is made at question time: the build stores these fields of the documents, and no memory."""
 
+    def took_settings(self, settings: Mapping[str, Any]) -> None:
+        """The store's settings, by ``section.key``, were taken where none were given. Called with those that matter."""
+
     def planning(self, files: int) -> None:
         """Planning begins: every record of ``files`` files is read and validated."""
 

@@ -102,7 +102,7 @@ def test_every_moment_is_an_event_of_the_schema(tmp_path):
     assert len({event["run"] for event in events}) == 1
     assert [event["elapsed_s"] for event in events if event["event"] in ("worker_ready", "progress")] == [9, 60]
     # Those of the moments that are no events on their own.
-    silent = {"planned_records", "keeping_text", "workers", "concluded", "ended"}
+    silent = {"planned_records", "keeping_text", "took_settings", "workers", "concluded", "ended"}
     assert set(MOMENTS) - silent == EVENTS.keys() - {"worker_ready", "progress", "ended"}
     (end,) = [event for event in events if event["event"] == "ended"]
     assert (end["how"], end["done"], end["failed_tries"], end["quarantined"]) == ("interrupted", 2, 1, 1)
