@@ -26,8 +26,9 @@ from .watch.progress import BuildProgress
 SAMPLE_SHARDS = 8
 SAMPLE_DOCUMENTS = 256
 SAMPLE_CHARACTERS = 1 << 21
-# Seconds for which the probe is timed again and again, since the machine may be busy at any one moment.
+# Seconds and least number of trials that the probe is timed for, since the machine may be busy at any one moment.
 PROBE_SECONDS = 2.0
+PROBE_TRIALS = 3
 # Smallest number of tokens compressed for the codec's prediction.
 PROBE_TOKENS = 16_384
 # Batches in a timed probe; fewer do not fill a GPU.
@@ -313,7 +314,7 @@ def _spread(documents: Sequence[TokenizedDocument], tokens: int) -> list[Sequenc
 
 def _tokens_per_s(compressor: Compressor, passages: Passages, stage: Stage) -> list[float]:
     speeds, began = [], time.perf_counter()
-    while not speeds or time.perf_counter() - began < PROBE_SECONDS:
+    while len(speeds) < PROBE_TRIALS or time.perf_counter() - began < PROBE_SECONDS:
         start = time.perf_counter()
         compressor.compress(passages, stage=stage)
         speeds.append(len(passages.ids) / max(time.perf_counter() - start, 1e-9))
