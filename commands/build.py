@@ -1,6 +1,6 @@
 """The command ``build``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from ..pipeline.watch.progress import Listeners
 
 
+# Largest number of ids that a dry run shows.
+SHOWN_IDS = 50
+
+NEEDS_RECOMPRESS = "the build replaces most of the store's documents, and is refused without --recompress"
+
+
 @flags_of(BuildConfig)
 def build(
     corpus: Corpus,
@@ -53,6 +59,12 @@ def build(
             "--replan",
             rich_help_panel="Update",
             help="Abandon the rest of an unfinished build, and update what it stored.",
+        ),
+    ] = False,
+    recompress: Annotated[
+        bool,
+        typer.Option(
+            "--recompress", help="Compress most of a store again, or read its corpus with other settings than before."
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and estimate; write nothing.")] = False,
@@ -98,7 +110,8 @@ def build(
     progress = _listeners(events, metrics_port, metrics_host)
     output = Output(as_json)
     inputs = corpus, checkpoint, to, settings
-    options: Any = {"decoder_base": decoder_base, "compressor_base": compressor_base, "prune": prune, "replan": replan}
+    options: Any = {"decoder_base": decoder_base, "compressor_base": compressor_base}
+    options |= {"prune": prune, "replan": replan, "recompress": recompress}
     if dry_run:
         output.show(estimate(*inputs, **options, progress=progress), _estimated)
     else:
@@ -141,9 +154,10 @@ def _estimated(estimate: "Estimate") -> Iterator[Piece]:
             "tokens": f"{estimate.tokens:,}",
             "memory tokens": f"{estimate.memory_tokens:,}",
             "store": size(estimate.store_bytes),
-            "codec": describe_prediction(estimate.codec).removeprefix("codec "),
             **(_speed(estimate) if estimate.passages else {}),
             **({"update": by_change(estimate.changes)} if estimate.changes else {}),
+            **({"refused": NEEDS_RECOMPRESS} if estimate.needs_recompress else {}),
+            **({"deletes": _listed(estimate.pruned)} if estimate.pruned else {}),
             **({"rejected": by_reason(estimate.rejected)} if estimate.rejected else {}),
         }
     )
@@ -151,8 +165,15 @@ def _estimated(estimate: "Estimate") -> Iterator[Piece]:
 
 def _speed(estimate: "Estimate") -> dict[str, str]:
     slowest, fastest = estimate.passages_per_s_range
+    least, most = map(duration, estimate.seconds_range)
     return {
+        "codec": describe_prediction(estimate.codec).removeprefix("codec "),
         "speed": f"{estimate.passages_per_s:,.1f} passages/s on {estimate.device} "
         f"({slowest:,.1f} to {fastest:,.1f} in the trials)",
-        "time": f"{duration(estimate.seconds)} of computing with {count(estimate.workers, 'worker')}",
+        "time": f"{least} to {most} for the whole build with {count(estimate.workers, 'worker')}",
     }
+
+
+def _listed(doc_ids: Sequence[str]) -> str:
+    more = f", … (--json lists all {len(doc_ids):,})" if len(doc_ids) > SHOWN_IDS else ""
+    return ", ".join(doc_ids[:SHOWN_IDS]) + more

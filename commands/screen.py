@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
@@ -68,6 +69,11 @@ class _Screen(Tally):
 
     def joined(self, cluster: str) -> None:
         self._say(f"starting workers on the Ray cluster at {cluster}")
+
+    def took_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings:
+            shown = ", ".join(f"{key} {value!r}" for key, value in settings.items())
+            self._say(f"settings of the store, where none were given: {shown}")
 
     def calibrated(self, prediction: Prediction) -> None:
         self._say(describe_prediction(prediction))

@@ -200,5 +200,5 @@ def _require_format(found: Recognised, config: CorpusConfig) -> None:
     if config.format not in ("auto", found.format) and found.format != "empty":
         raise CorpusError(
             f"{found.file.name}: the format of the file is {found.format}, but it is set to {config.format} (by a"
-            " preset, a configuration file or --format). Choose the preset that fits, or --format auto."
+            " preset, a configuration file, the store or --format). Choose the preset that fits, or --format auto."
         )

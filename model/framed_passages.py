@@ -6,12 +6,11 @@ tokens is at most a limit that the checkpoint sets.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 from ..configs import CompressionConfig
 from ..errors import ConfigError, PromptError
-from .passages import TOKENIZER_CHUNK, TokenizedDocument
+from .passages import TokenizedDocument, encode_all, finished_document, special_tokens, tokenizer_chunks
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Frame:
         keeps_last: True if a text that is cut keeps the tokens after it.
     """
 
-    encode: Callable[[Sequence[str]], list[list[int]]]
+    encode: Callable[[Sequence[str]], list[Sequence[int]]]
     first: int
     last: tuple[int, ...]
     keeps_last: bool
@@ -34,7 +33,7 @@ class Frame:
 def written_frame(tokenizer: Any, before: str, after: str) -> Frame:
     """Return a frame that is written as text around each text and cut with it, without the tokenizer's own specials."""
 
-    def encode(texts: Sequence[str]) -> list[list[int]]:
+    def encode(texts: Sequence[str]) -> list[Sequence[int]]:
         return encode_all(tokenizer, [before + text + after for text in texts], special=False)
 
     (first,), (last,) = (encode_all(tokenizer, [text], special=False) for text in (before, after))
@@ -49,35 +48,23 @@ def default_frame(tokenizer: Any, heading: str = "") -> Frame:
         heading: words before each text, which do not count as the frame's.
     """
 
-    def encode(texts: Sequence[str]) -> list[list[int]]:
+    def encode(texts: Sequence[str]) -> list[Sequence[int]]:
         return encode_all(tokenizer, [heading + text for text in texts], special=True)
 
-    (bare,), (full,) = (encode_all(tokenizer, ["a"], special=special) for special in (False, True))
-    first = next((n for n in range(len(full)) if full[n : n + len(bare)] == bare), 0)
-    return Frame(encode, first, tuple(full[first + len(bare) :]), keeps_last=True)
+    before, after = special_tokens(tokenizer)
+    return Frame(encode, len(before), tuple(after), keeps_last=True)
 
 
 def pair_frame(tokenizer: Any, question: str) -> Frame:
     """Return the frame of a pair of a question and a text, by the tokenizer's own rule for pairs."""
 
-    def encode(texts: Sequence[str]) -> list[list[int]]:
+    def encode(texts: Sequence[str]) -> list[Sequence[int]]:
         # Lists, since a plain empty text would be dropped together with the special token before it.
         return tokenizer([question] * len(texts), list(texts), truncation=False, padding=False)["input_ids"]
 
     ((bare,), (full,)) = encode_all(tokenizer, ["a"], special=False), encode(["a"])
     end = next((n for n in range(len(full), 0, -1) if full[n - len(bare) : n] == bare), len(full))
     return Frame(encode, end - len(bare), tuple(full[end:]), keeps_last=True)
-
-
-def encode_all(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-    """Return the token ids of texts, not cut and not padded."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None:
-        return tokenizer(list(texts), add_special_tokens=special, truncation=False, padding=False)["input_ids"]
-    # A tokenizer.json may turn truncation or padding on.
-    fast.no_truncation()
-    fast.no_padding()
-    return [encoding.ids for encoding in fast.encode_batch_fast(list(texts), add_special_tokens=special)]
 
 
 class FramedPassageTokenizer:
@@ -139,43 +126,36 @@ class FramedPassageTokenizer:
             texts: texts to cut.
             repeated: beginning of every passage after the first, for each text; at most half a passage of it is used.
         """
-        remaining = zip(texts, [""] * len(texts) if repeated is None else repeated, strict=True)
-        while chunk := list(islice(remaining, TOKENIZER_CHUNK)):
+        for chunk in tokenizer_chunks(texts, repeated):
             encoded = self._frame.encode([self._clean(text) for text, _ in chunk])
             for ids, (_, heading) in zip(encoded, chunk, strict=True):
                 yield self._document(ids, heading)
 
-    def _document(self, ids: list[int], heading: str) -> TokenizedDocument:
+    def _document(self, ids: Sequence[int], heading: str) -> TokenizedDocument:
+        return finished_document(ids, self._pieces(ids, heading), self._finish)
+
+    def _pieces(self, ids: Sequence[int], heading: str) -> Iterator[list[int]]:
         if len(ids) <= self._limit:
-            pieces = [ids]
+            yield list(ids)
         elif self._on_long == "truncate":
-            pieces = [self._truncated(ids)]
+            last = self._frame.last if self._frame.keeps_last else ()
+            yield [*ids[: self._limit - len(last)], *last]
         else:
-            pieces = self._chunks(ids, heading)
-        finished = [self._finish(piece) for piece in pieces]
-        return TokenizedDocument(
-            passages=tuple(passage for passage, _ in finished),
-            n_mem=sum(count for _, count in finished),
-            tokens_total=len(ids),
-            tokens_fed=sum(map(len, pieces)),
-        )
+            yield from self._chunks(ids, heading)
 
-    def _truncated(self, ids: list[int]) -> list[int]:
-        last = list(self._frame.last) if self._frame.keeps_last else []
-        return ids[: self._limit - len(last)] + last
-
-    def _chunks(self, ids: list[int], heading: str) -> list[list[int]]:
+    def _chunks(self, ids: Sequence[int], heading: str) -> Iterator[list[int]]:
         first, last = ids[: self._frame.first], list(self._frame.last)
         text = ids[len(first) : len(ids) - len(last)]
         repeated = self._heading(heading) if heading else []
         room = self._room - len(repeated)
         starts = range(self._room - self._overlap, len(text) - self._overlap, room - self._overlap)
-        bodies = [text[: self._room], *(repeated + text[start : start + room] for start in starts)]
-        return [first + body + last for body in bodies]
+        yield [*first, *text[: self._room], *last]
+        for start in starts:
+            yield [*first, *repeated, *text[start : start + room], *last]
 
     def _heading(self, text: str) -> list[int]:
         (ids,) = self._frame.encode([self._clean(text)])
-        return ids[self._frame.first : len(ids) - len(self._frame.last)][: (self._room - self._overlap) // 2]
+        return list(ids[self._frame.first : len(ids) - len(self._frame.last)][: (self._room - self._overlap) // 2])
 
 
 def passage_limit(compression: CompressionConfig, tokens: int, extra: int) -> int:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from ..configs import BuildConfig
-from ..corpus import open_corpus
 from ..interrupt import Interrupt
 from ..store import (
     Store,
@@ -28,7 +27,7 @@ from .pools.crashes import CrashLog
 from .pools.opening import open_pool
 from .pools.pool import Pool
 from .report import BuildReport, Taken, interrupted, report, require_complete
-from .turns import Turn, is_behind, next_turn
+from .turns import Turn, Update, is_behind, next_turn
 from .watch.progress import BuildProgress, Listeners, notified_of_the_end
 from .watch.running import StatusFile
 
@@ -43,23 +42,23 @@ def build(
     compressor_base: str | None = None,
     prune: bool = False,
     replan: bool = False,
+    recompress: bool = False,
     progress: BuildProgress | None = None,
 ) -> BuildReport:
     """Make a store hold a corpus: compress the corpus, resume a build that did not finish, or update a finished store.
 
-    An update compares the corpus with the store. It compresses documents that are new or have another text or title,
-    and leaves all others as they are.
+    An update compresses the documents that are new or have another text or title, and leaves all others as they are.
 
     Args:
         corpus: files or folders, read in this order.
         checkpoint: folder of a checkpoint.
-        out: address of the store: a folder that is new, empty, or holds a store of this checkpoint and configuration;
-            or an object-store URI.
-        config: configuration; ``BuildConfig()`` by default.
+        out: address of the store: a folder that is new, empty, or a store of this checkpoint; or an object-store URI.
+        config: configuration; keys that were not set are those of the store, and the defaults for a new store.
         decoder_base: base decoder to use in place of the one that the checkpoint names.
         compressor_base: base of the compressor to use in place of the one that the checkpoint names.
         prune: True to delete the documents of the store that the corpus lacks.
         replan: True to give up an unfinished plan, and to update from what the store holds.
+        recompress: True to compress most documents of a store again, or to read its corpus with other settings.
         progress: listener that is notified of everything; silent by default.
 
     Raises:
@@ -70,11 +69,10 @@ def build(
     """
     progress = Listeners(progress or BuildProgress(), StatusFile())
     with notified_of_the_end(progress), ExitStack() as lock:
-        bases = {"decoder_base": decoder_base, "compressor_base": compressor_base}
-        job = prepare(corpus, checkpoint, out, config or BuildConfig(), **bases, prune=prune, replan=replan)
+        options = {"decoder_base": decoder_base, "compressor_base": compressor_base, "prune": prune, "replan": replan}
+        job = prepare(corpus, checkpoint, out, config or BuildConfig(), **options, recompress=recompress)
         progress.began(resolve_uri(job.uri), job.config)
-        if job.at_question:
-            progress.keeping_text(job.config.store.keep)
+        job.notify(progress)
         return _Run(job, progress, lock).build()
 
 
@@ -86,8 +84,7 @@ class _Run:
         self._progress = progress
         self._lock = lock
         self._began = time.monotonic()
-        self._corpus = open_corpus(job.paths, job.config.corpus)
-        progress.left_out(self._corpus.left_out)
+        self._corpus = job.open_corpus(progress)
         self._watch = CorpusWatch(self._corpus.sources)
 
     def build(self) -> BuildReport:
@@ -97,6 +94,8 @@ class _Run:
         taken: list[Taken] = []
         while not taken or not taken[-1].turn.is_last(self._job):
             turn = next_turn(self._job, self._corpus, self._progress)
+            if isinstance(turn, Update):
+                turn.require_confirmed(self._job)
             # None: another process changed the store first, which no lock prevents in an object store.
             if done := self._take(turn):
                 taken.append(done)

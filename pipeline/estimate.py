@@ -2,31 +2,33 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ..configs import BuildConfig, RunConfig
-from ..corpus import is_cut, open_corpus, taken_for
+from ..corpus import is_cut, taken_for
 from ..model.compressor import Compressor
 from ..model.device import choose_device
 from ..model.forward.packing import Passages
 from ..model.memory import Stage
 from ..model.passages import TokenizedDocument, tokenize_documents
-from ..store import Prediction, codec_by_name, predict
+from ..store import Prediction, codec_by_name, encode_batch, ids_at, predict
 from .job import Job, prepare
 from .planning.plan import Changes, Plan
 from .planning.reading import open_sources, read_shard
-from .turns import next_turn
+from .turns import Update, next_turn
 from .watch.progress import BuildProgress
 
-# Shards that the sample is read from, and documents of them that are tokenized.
+# Shards that the sample is read from, and largest number of documents of them that are tokenized, and of characters.
 SAMPLE_SHARDS = 8
 SAMPLE_DOCUMENTS = 256
-# Seconds for which the probe is timed again and again, since the machine may be busy at any one moment.
+SAMPLE_CHARACTERS = 1 << 21
+# Seconds and least number of trials that the probe is timed for, since the machine may be busy at any one moment.
 PROBE_SECONDS = 2.0
+PROBE_TRIALS = 3
 # Smallest number of tokens compressed for the codec's prediction.
 PROBE_TOKENS = 16_384
 # Batches in a timed probe; fewer do not fill a GPU.
@@ -37,6 +39,13 @@ ROW_BYTES = 56
 SHARD_BYTES = 5_500
 # Size of the column that is searched, which Lance compresses, and of its index, per byte of the text.
 SEARCH_SHARE = 0.9
+
+# Bytes of text that are indexed in a second, and seconds for the files and commits of a build and of each shard.
+INDEX_RATE = 4e6
+BUILD_SECONDS = 1.0
+SHARD_SECONDS = 0.1
+# The range of a build's duration: factors for what a busy machine, the sample and overlapping work leave unknown.
+RANGE = 0.6, 1.7
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,18 @@ class Estimate:
         store_bytes: size of the store on disk.
         device: device that was probed.
         workers: number of workers that the build would use.
-        passages_per_s: passages per second of one worker on the device; the median of several timings.
+        passages_per_s: passages per second of one worker on the device; the median of several timings, 0 if there is
+            nothing to compress.
         passages_per_s_range: slowest and fastest of these timings.
-        seconds: seconds of computing for all workers together.
+        seconds: expected seconds of the whole build, from planning to the search index.
+        seconds_range: least and largest number of seconds that the build should take, if the machine does nothing else
+            that it did not do during the dry run.
         codec: predicted size and error of the codec. The error is None if the sample is too small to fit the codec.
         rejected: number of records that cannot be used, by reason.
         changes: changes of an update; None for a new store or a resumed build.
         corpus: line for each file of the corpus, or several alike, that says what it was taken for.
+        needs_recompress: True if the build is refused without ``recompress``, because it replaces most of the store.
+        pruned: ids of the documents that the update deletes.
     """
 
     records: int
@@ -74,10 +88,13 @@ class Estimate:
     passages_per_s: float
     passages_per_s_range: tuple[float, float]
     seconds: float
+    seconds_range: tuple[float, float]
     codec: Prediction
     rejected: Mapping[str, int]
     changes: Changes | None = None
     corpus: tuple[str, ...] = ()
+    needs_recompress: bool = False
+    pruned: tuple[str, ...] = ()
 
 
 def dry_run(
@@ -90,6 +107,7 @@ def dry_run(
     compressor_base: str | None = None,
     prune: bool = False,
     replan: bool = False,
+    recompress: bool = False,
     progress: BuildProgress | None = None,
 ) -> Estimate:
     """Plan a build and estimate its size and time without writing anything. The arguments are those of ``build``.
@@ -99,37 +117,53 @@ def dry_run(
     """
     progress = progress or BuildProgress()
     try:
-        bases = {"decoder_base": decoder_base, "compressor_base": compressor_base}
-        job = prepare(corpus, checkpoint, out, config or BuildConfig(), **bases, prune=prune, replan=replan)
-        if job.at_question:
-            progress.keeping_text(job.config.store.keep)
-        opened = open_corpus(job.paths, job.config.corpus)
-        progress.left_out(opened.left_out)
-        plan = next_turn(job, opened, progress).plan
+        options = {"decoder_base": decoder_base, "compressor_base": compressor_base, "prune": prune, "replan": replan}
+        job = prepare(corpus, checkpoint, out, config or BuildConfig(), **options, recompress=recompress)
+        job.notify(progress)
+        began = time.perf_counter()
+        turn = next_turn(job, job.open_corpus(progress), progress)
+        planned_s = time.perf_counter() - began
     finally:
         progress.ended()
-    return estimate(plan, job)
+    # A resumed build has some of its shards to do.
+    found = _estimate(replace(turn.plan, shards=turn.todo), job, planned_s)
+    if isinstance(turn, Update):
+        needs_recompress = turn.needs_confirmation and not job.recompress
+        found = replace(found, needs_recompress=needs_recompress, pruned=ids_at(turn.store, turn.gone))
+    return found
 
 
-def estimate(plan: Plan, job: Job) -> Estimate:
+def _estimate(plan: Plan, job: Job, planned_s: float) -> Estimate:
     """Read and tokenize a sample of the corpus, compress it, and extrapolate by the number of characters.
 
     Raises:
         CorpusError: the sample cannot be read.
     """
-    if job.at_question:
+    if job.at_question or not plan.records:
         return _estimate_texts(plan, job)
     # The probe runs on this machine, wherever the build will run.
     device = choose_device(job.config.run.device)
     workers = _workers(job.config.run, device)
     sample = _read_sample(plan, job)
     probe = _probe(sample, job, device)
-    scale = sample.documents / max(len(sample.tokenized), 1)
+    scale = sample.scale
     passages = scale * sum(len(document.passages) for document in sample.tokenized)
+    tokens = scale * sum(len(passage) for document in sample.tokenized for passage in document.passages)
     vectors = sum(document.n_mem for document in sample.tokenized)
     payload_bytes = vectors * job.dim * probe.codec.bits_per_value / 8
-    search_bytes = SEARCH_SHARE * sample.text_bytes if job.is_searchable else 0
-    speed = statistics.median(probe.passages_per_s)
+    text_bytes = sample.text_bytes if job.is_searchable else 0
+    # A new store's codec is fitted to a sample, which is compressed for that.
+    codec = codec_by_name(job.config.store.codec)
+    fitted = min(codec.sample_vectors(job.dim) / max(scale * vectors, 1), 1) if plan.changes is None else 0
+    prepared_s = scale * (sample.seconds + probe.encoded_s * vectors) / workers
+    fixed_s = planned_s + probe.loaded_s + scale * text_bytes / INDEX_RATE + BUILD_SECONDS
+    fixed_s += SHARD_SECONDS * len(plan.shards) / workers
+    slowest, speed, fastest = min(probe.tokens_per_s), statistics.median(probe.tokens_per_s), max(probe.tokens_per_s)
+
+    def seconds(tokens_per_s: float) -> float:
+        return (1 / workers + fitted) * tokens / tokens_per_s + prepared_s + fixed_s
+
+    per_token = passages / max(tokens, 1)
     return Estimate(
         records=plan.records,
         shards=len(plan.shards),
@@ -137,13 +171,14 @@ def estimate(plan: Plan, job: Job) -> Estimate:
         passages=round(passages),
         tokens=round(scale * sum(document.tokens_total for document in sample.tokenized)),
         memory_tokens=round(scale * vectors),
-        store_bytes=round(scale * (payload_bytes + ROW_BYTES * len(sample.tokenized) + search_bytes))
+        store_bytes=round(scale * (payload_bytes + SEARCH_SHARE * text_bytes) + ROW_BYTES * sample.documents)
         + SHARD_BYTES * len(plan.shards),
         device=device,
         workers=workers,
-        passages_per_s=speed,
-        passages_per_s_range=(min(probe.passages_per_s), max(probe.passages_per_s)),
-        seconds=passages / speed / workers,
+        passages_per_s=per_token * speed,
+        passages_per_s_range=(per_token * slowest, per_token * fastest),
+        seconds=seconds(speed),
+        seconds_range=(RANGE[0] * seconds(fastest), RANGE[1] * seconds(slowest)),
         codec=probe.codec,
         rejected=plan.rejected,
         changes=plan.changes,
@@ -152,7 +187,7 @@ def estimate(plan: Plan, job: Job) -> Estimate:
 
 
 def _estimate_texts(plan: Plan, job: Job) -> Estimate:
-    """Return the estimate of a store of texts. Nothing is computed, so that nothing needs to be timed."""
+    """Return the estimate of a build that compresses nothing, so that nothing needs to be timed."""
     return Estimate(
         records=plan.records,
         shards=len(plan.shards),
@@ -168,6 +203,7 @@ def _estimate_texts(plan: Plan, job: Job) -> Estimate:
         passages_per_s=0.0,
         passages_per_s_range=(0.0, 0.0),
         seconds=0.0,
+        seconds_range=(0.0, 0.0),
         codec=Prediction(job.config.store.codec, 0, 0.0, None, lossy=False, kl=None, fallbacks=0.0),
         rejected=plan.rejected,
         changes=plan.changes,
@@ -177,19 +213,38 @@ def _estimate_texts(plan: Plan, job: Job) -> Estimate:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A tokenized sample, the size of its texts in UTF-8, and the estimated number of documents that it stands for."""
+    """A tokenized sample of the plan's documents.
+
+    Attributes:
+        documents: estimated number of documents of the plan.
+        scale: the plan's size over that of the sample.
+        tokenized: tokenized documents.
+        text_bytes: size of their texts in UTF-8.
+        seconds: time that reading and tokenizing them took.
+    """
 
     documents: int
+    scale: float
     tokenized: Sequence[TokenizedDocument]
     text_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """The codec's prediction for a compressed part of the sample, and the speeds of compressing it."""
+    """A compressed part of the sample.
+
+    Attributes:
+        codec: the codec's prediction for it.
+        tokens_per_s: speeds of compressing it, memory tokens included.
+        encoded_s: seconds of encoding a vector.
+        loaded_s: seconds of loading the compressor.
+    """
 
     codec: Prediction
-    passages_per_s: Sequence[float]
+    tokens_per_s: Sequence[float]
+    encoded_s: float
+    loaded_s: float
 
 
 def _workers(run: RunConfig, device: str) -> int:
@@ -201,24 +256,33 @@ def _read_sample(plan: Plan, job: Job) -> _Sample:
     sources = open_sources(plan.sources)
     shards = [shard for shard in plan.shards if shard.records]
     shards = shards[:: max(1, len(shards) // SAMPLE_SHARDS)]
+    began = time.perf_counter()
     found = [document for shard in shards for document in read_shard(shard, sources)]
+    read_s = time.perf_counter() - began
     # One is added for each record, because a corpus may have no characters.
     sampled = sum(shard.characters + shard.records for shard in shards)
     share = sampled / max(plan.characters + plan.records, 1)
     # A record is one document unless its source cuts records into documents.
     cut = any(map(is_cut, plan.sources))
     documents = round(len(found) / max(share, 1e-9)) if cut else plan.records
-    picked = found[:: max(1, len(found) // SAMPLE_DOCUMENTS)]
+    size = sum(len(document.text) + 1 for document in found)
+    picked = found[:: max(1, len(found) // SAMPLE_DOCUMENTS, size // SAMPLE_CHARACTERS)]
+    part = sum(len(document.text) + 1 for document in picked) / max(size, 1)
     compression = job.config.compression
+    began = time.perf_counter()
+    tokenized = list(tokenize_documents(job.checkpoint.passage_tokenizer(compression), picked, compression))
     return _Sample(
-        documents,
-        list(tokenize_documents(job.checkpoint.passage_tokenizer(compression), picked, compression)),
-        sum(len(compression.input_text(document.text, document.title).encode()) for document in picked),
+        documents=documents,
+        scale=1 / max(share * part, 1e-9),
+        tokenized=tokenized,
+        text_bytes=sum(len(compression.input_text(document.text, document.title).encode()) for document in picked),
+        seconds=time.perf_counter() - began + read_s * part,
     )
 
 
 def _probe(sample: _Sample, job: Job, device: str) -> _Probe:
     run, codec = job.config.run, codec_by_name(job.config.store.codec)
+    began = time.perf_counter()
     compressor = Compressor.load(
         job.checkpoint,
         dtype=getattr(torch, job.config.compression.dtype),
@@ -226,29 +290,37 @@ def _probe(sample: _Sample, job: Job, device: str) -> _Probe:
         token_budget=run.token_budget,
         compiled=run.compiled,
     )
-    probed = list(_up_to(sample.tokenized, max(PROBE_TOKENS, compressor.token_budget)))
-    passages = [passage for document in probed for passage in document.passages]
-    values = compressor.compress(passages, stage=job.stage).values.float().numpy()
+    loaded_s = time.perf_counter() - began
+    probed = _spread(sample.tokenized, max(PROBE_TOKENS, compressor.token_budget))
+    passages = [passage for document in probed for passage in document]
+    memory = compressor.compress(passages, stage=job.stage)
+    values, lengths = memory.values.float().numpy(), [sum(each.lengths) for each in memory.split([*map(len, probed)])]
     # If the sample is the whole corpus, a build would fit the codec to the same vectors.
-    is_enough = len(values) >= codec.sample_vectors(job.dim) or len(probed) == sample.documents
-    lengths = [document.n_mem for document in probed]
-    prediction = predict(codec, values, lengths, codec.calibrate(values), is_enough=is_enough)
+    is_whole = sum(map(len, probed)) == sum(len(document.passages) for document in sample.tokenized) / sample.scale
+    is_enough = len(values) >= codec.sample_vectors(job.dim) or is_whole
+    calibration = codec.calibrate(values)
+    prediction = predict(codec, values, lengths, calibration, is_enough=is_enough)
+    began = time.perf_counter()
+    encode_batch([""] * len(lengths), values, lengths, codec, calibration)
+    encoded_s = (time.perf_counter() - began) / max(len(values), 1)
     repeats = -(-PROBE_BATCHES * compressor.token_budget // max(sum(map(len, passages)), 1))
-    return _Probe(prediction, _passages_per_s(compressor, Passages.of(passages * repeats), job.stage))
+    speeds = _tokens_per_s(compressor, Passages.of(passages * repeats), job.stage)
+    return _Probe(prediction, speeds, encoded_s, loaded_s)
 
 
-def _up_to(documents: Sequence[TokenizedDocument], tokens: int) -> Iterator[TokenizedDocument]:
-    for document in documents:
-        yield document
-        tokens -= sum(map(len, document.passages))
-        if tokens <= 0:
-            return
+def _spread(documents: Sequence[TokenizedDocument], tokens: int) -> list[Sequence[Sequence[int]]]:
+    """Return passages of about so many tokens, by document: of documents and passages spread over all of them."""
+    total = sum(len(passage) for document in documents for passage in document.passages)
+    every = max(1, total // tokens)
+    if len(documents) >= every:
+        return [document.passages for document in documents[::every]]
+    return [document.passages[::every] for document in documents if document.passages]
 
 
-def _passages_per_s(compressor: Compressor, passages: Passages, stage: Stage) -> list[float]:
+def _tokens_per_s(compressor: Compressor, passages: Passages, stage: Stage) -> list[float]:
     speeds, began = [], time.perf_counter()
-    while not speeds or time.perf_counter() - began < PROBE_SECONDS:
+    while len(speeds) < PROBE_TRIALS or time.perf_counter() - began < PROBE_SECONDS:
         start = time.perf_counter()
         compressor.compress(passages, stage=stage)
-        speeds.append(max(len(passages), 1) / max(time.perf_counter() - start, 1e-9))
+        speeds.append(len(passages.ids) / max(time.perf_counter() - start, 1e-9))
     return speeds

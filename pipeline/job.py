@@ -1,11 +1,13 @@
 """A job: the inputs of a build, opened and checked for consistency."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from ..configs import BuildConfig
+from ..configs import BuildConfig, CorpusConfig
+from ..corpus import Corpus, open_corpus
 from ..errors import ConfigError, StoreError
 from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
@@ -14,7 +16,9 @@ from ..model.memory import Stage
 from ..places import local_path
 from ..store import Fingerprint, Store, StoreMeta, codec_by_name, has_contents, resolve_uri
 from .planning.plan import Plan
+from .planning.stored import kept_config, with_kept_settings
 from .pools.cluster import require_reachable
+from .watch.progress import BuildProgress
 from .worker import WorkerSpec
 
 
@@ -34,6 +38,9 @@ class Job:
         compressor_base: base of the compressor that the user named.
         prune: True to delete documents of the store that the corpus lacks.
         replan: True to give up an unfinished plan, and to update from what the store holds.
+        recompress: True to compress most documents of a store again, or to read its corpus with other settings.
+        kept: corpus settings of the store; None for a new store, or one that keeps no settings.
+        taken: settings of the store that were not given and differ from the defaults, by ``section.key``.
     """
 
     paths: tuple[str, ...]
@@ -47,6 +54,9 @@ class Job:
     compressor_base: str | None = None
     prune: bool = False
     replan: bool = False
+    recompress: bool = False
+    kept: CorpusConfig | None = None
+    taken: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:
@@ -80,6 +90,22 @@ class Job:
         if Store.exists(self.uri):
             return has_contents(Store.open(self.uri).table)
         return self.config.store.index
+
+    def notify(self, progress: BuildProgress) -> None:
+        """Notify a listener of settings that the user did not give."""
+        progress.took_settings(self.taken)
+        if self.at_question:
+            progress.keeping_text(self.config.store.keep)
+
+    def open_corpus(self, progress: BuildProgress) -> Corpus:
+        """Open the corpus, and notify a listener of files in it that are not read.
+
+        Raises:
+            CorpusError: a file cannot be read.
+        """
+        corpus = open_corpus(self.paths, self.config.corpus)
+        progress.left_out(corpus.left_out)
+        return corpus
 
     def require_same_settings(self, store: Store) -> None:
         """Check that an existing store was begun with the settings of this job.
@@ -129,14 +155,25 @@ def prepare(
     compressor_base: str | None = None,
     prune: bool = False,
     replan: bool = False,
+    recompress: bool = False,
 ) -> Job:
     """Open the inputs of a build and check that they fit together, without writing anything.
+
+    Settings that are not given are those of the store, if it exists.
 
     Raises:
         InputError: an input cannot be used, or two of them do not fit together.
     """
     if isinstance(paths, (str, Path)):
         raise TypeError(f"build takes a list of corpus paths, not the one path {str(paths)!r}")
+    uri = str(out)
+    if not uri:
+        raise ConfigError("the store has no address. Name a folder or an object-store URI (--out).")
+    kept, taken = None, {}
+    if not Store.exists(uri):
+        Store.require_free(uri)
+    elif kept := kept_config(Store.open(uri)):
+        config, taken = with_kept_settings(config, kept)
     bases = _from_anywhere(decoder_base), _from_anywhere(compressor_base)
     opened = open_checkpoint(checkpoint, decoder_base=bases[0], compressor_base=bases[1])
     stage, at_question = _stage(opened, config.store.stage)
@@ -144,11 +181,6 @@ def prepare(
         config = _keeping_text(config)
     codec_by_name(config.store.codec)
     opened.passage_tokenizer(config.compression)
-    uri = str(out)
-    if not uri:
-        raise ConfigError("the store has no address. Name a folder or an object-store URI (--out).")
-    if not Store.exists(uri):
-        Store.require_free(uri)
     if (config.run.ray or (config.run.workers or 1) > 1) and ":" in config.run.device:
         raise ConfigError(
             f"device {config.run.device!r} is one GPU, but several workers take one each. Leave out its number, or the "
@@ -159,7 +191,12 @@ def prepare(
     # On a cluster the devices of its nodes count, not those of this machine.
     device = config.run.device if config.run.ray else choose_device(config.run.device)
     return Job(
-        tuple(map(str, paths)), opened, uri, config, stage, device, at_question, *bases, prune=prune, replan=replan
+        *(tuple(map(str, paths)), opened, uri, config, stage, device, at_question, *bases),
+        prune=prune,
+        replan=replan,
+        recompress=recompress,
+        kept=kept.corpus if kept else None,
+        taken=taken,
     )
 
 

@@ -1,13 +1,15 @@
 """The turns of a build: create a store, resume its plan, or update it. ``next_turn`` chooses one."""
 
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save as save_tensors
 
-from ..corpus import Corpus, taken_for
-from ..errors import CorpusError, PlanMismatchError
+from ..configs import CorpusConfig
+from ..corpus import Corpus, open_corpus, reading_options, taken_for
+from ..errors import ConfigError, CorpusError, InputError, PlanMismatchError
 from ..store import (
     CONNECTOR_ASSET,
     CONTENTS,
@@ -30,6 +32,9 @@ from .planning.planner import plan_corpus
 from .planning.stored import CONFIG_ASSET, PLAN_ASSET, current_plan
 from .pools.pool import Pool
 from .watch.progress import BuildProgress
+
+# Smallest number of documents that an update compresses again only if it is confirmed: fewer cost seconds.
+CONFIRMED_DOCUMENTS = 20
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,37 @@ class Update:
         """Return True: the store equals the corpus after this turn."""
         return True
 
+    @property
+    def replaced(self) -> int:
+        """Number of documents to compress that take the place of documents in the store, under the same id or not."""
+        assert self.plan.changes is not None
+        return self.plan.changes.changed + min(self.plan.changes.new, self.plan.changes.pruned)
+
+    def require_confirmed(self, job: Job) -> None:
+        """Check that the update leaves most of the store as it is, unless ``job.recompress`` confirms it.
+
+        Raises:
+            CorpusError: more than half of the store's documents would be compressed again.
+        """
+        if not job.recompress and self.needs_confirmation:
+            raise CorpusError(
+                f"this update would compress {self.replaced:,} documents in place of most of the {self._stored:,} in "
+                f"{job.uri}, which has other texts or titles for them, or other ids. If that is not meant, check the "
+                "corpus and its settings (--title-field, --text-field, --id-field, --passage-words, --preset); if it "
+                "is, give --recompress."
+            )
+
+    @property
+    def needs_confirmation(self) -> bool:
+        """True if more than half of the store's documents would be replaced, and more than a few."""
+        return self.replaced >= CONFIRMED_DOCUMENTS and 2 * self.replaced > self._stored
+
+    @property
+    def _stored(self) -> int:
+        changes = self.plan.changes
+        assert changes is not None
+        return changes.changed + changes.same + changes.gone + changes.pruned
+
 
 Turn = Create | Resume | Update
 
@@ -164,6 +200,7 @@ def next_turn(job: Job, corpus: Corpus, progress: BuildProgress) -> Turn:
             # A corpus that is not the planned one is compared with the store.
             with suppress(PlanMismatchError):
                 return Resume(resume_plan(former, corpus), store)
+    _require_kept_settings(job, corpus)
     progress.planning(len(corpus.sources))
     return _plan_update(job, corpus, store, former, progress)
 
@@ -195,4 +232,38 @@ def _plan_update(job: Job, corpus: Corpus, store: Store, former: Plan, progress:
             f"{sum(plan.rejected.values()):,} records of the corpus that cannot be used: a broken record does not say "
             "which document it is. Fix the corpus, or leave out --prune."
         )
+    plan = replace(plan, settings=job.config.corpus.model_dump(mode="json"))
     return Update(plan, store, np.concatenate([unwanted_rows, gone]) if job.prune else unwanted_rows)
+
+
+def _require_kept_settings(job: Job, corpus: Corpus) -> None:
+    """Check that an update reads the corpus with the settings of the store, unless ``job.recompress`` confirms others.
+
+    Raises:
+        ConfigError: a setting that was given makes other documents of the corpus.
+    """
+    if job.kept is None or job.recompress:
+        return
+    given = job.config.corpus
+    # Skipping errors changes no document.
+    keys = CorpusConfig.model_fields.keys() - {"on_error"}
+    changed = {key: (before, now) for key in keys if (before := getattr(job.kept, key)) != (now := getattr(given, key))}
+    if changed and _readings(job, job.kept) != _options(corpus):
+        differences = ", ".join(f"{key} {before!r}, not {now!r}" for key, (before, now) in sorted(changed.items()))
+        raise ConfigError(
+            f"the store at {job.uri} was built from a corpus read with {differences}. Leave these settings out to read "
+            "it in the same way, or confirm the new ones with --recompress: the build then compresses again what "
+            "differs."
+        )
+
+
+def _readings(job: Job, settings: CorpusConfig) -> list[dict[str, Any]] | None:
+    """Return how the settings read each file of the corpus; None if they cannot."""
+    try:
+        return _options(open_corpus(job.paths, settings))
+    except InputError:
+        return None
+
+
+def _options(corpus: Corpus) -> list[dict[str, Any]]:
+    return [reading_options(source.spec) | {"on_error": None} for source in corpus.sources]

@@ -12,7 +12,7 @@ from .codecs.payload import Latents, decode, decode_batch, encode, encode_batch,
 from .codecs.prediction import Prediction, predict
 from .codecs.record import read_header
 from .commit import commit, done_shards, verify_written
-from .contents import Contents, Status
+from .contents import Contents, Status, ids_at
 from .fingerprint import Fingerprint
 from .hashes import document_hashes, text_hash
 from .history import last_commits
@@ -96,6 +96,7 @@ __all__ = [
     "fill_contents",
     "forget_rejected",
     "has_contents",
+    "ids_at",
     "is_altered",
     "is_calibrated",
     "keep_index",

@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 
 from .hashes import document_hashes, id_hashes
 from .store import Store
@@ -118,3 +119,20 @@ class Contents:
     def unseen(self) -> np.ndarray:
         """Addresses of the rows whose documents have not been looked up, ``(k,)`` uint64."""
         return self._rows[~self._seen]
+
+
+def ids_at(store: Store, rows: np.ndarray) -> tuple[str, ...]:
+    """Return the ids of some documents in the opened version of a store, in the order of its rows.
+
+    Args:
+        store: the store.
+        rows: addresses of the documents' rows, ``(k,)`` uint64.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    if not rows.size:
+        return ()
+    batches = read_addressed(store.table, ["doc_id"])
+    found = (batch.column("doc_id").filter(pa.array(np.isin(addresses, rows))) for addresses, batch in batches)
+    return tuple(doc_id for ids in found for doc_id in ids.to_pylist())

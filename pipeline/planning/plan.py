@@ -101,6 +101,7 @@ class Plan:
         rejected: number of records left out because they cannot be used, by reason.
         first: number of the first shard, above those of all earlier plans of the store.
         changes: changes of an update; None for the plan that a store is created with.
+        settings: corpus settings of an update, as plain values; None for the plan that a store is created with.
     """
 
     files: tuple[PlannedFile, ...]
@@ -110,6 +111,7 @@ class Plan:
     rejected: Mapping[str, int] = field(default_factory=dict)
     first: int = 0
     changes: Changes | None = None
+    settings: Mapping[str, Any] | None = None
 
     @property
     def next(self) -> int:
@@ -141,6 +143,7 @@ class Plan:
                 "rejected": dict(self.rejected),
                 "first": self.first,
                 "changes": asdict(self.changes) if self.changes else None,
+                "settings": self.settings,
             }
         ).encode()
 
@@ -162,6 +165,7 @@ class Plan:
                 rejected=dict(values.get("rejected", {})),
                 first=int(values.get("first", 0)),
                 changes=Changes(**values["changes"]) if values.get("changes") else None,
+                settings=dict(values["settings"]) if values.get("settings") else None,
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CorruptStoreError(f"a store's plan cannot be read: {error!r:.200}.") from None

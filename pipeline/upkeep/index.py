@@ -20,7 +20,7 @@ from ...store import (
     remove_orphans,
     search_index,
 )
-from ..planning.stored import CONFIG_ASSET, keeps_input_text
+from ..planning.stored import keeps_input_text, kept_config
 
 Progress = Callable[[str, int, int], object]
 """Callback that is given the current step, the number of its documents that are done, and their total."""
@@ -73,7 +73,7 @@ def index(
         CorpusError: the corpus cannot be read, or has the text of none of the store's documents.
     """
     store = Store.open(uri)
-    config = _config(store)
+    config = kept_config(store) or BuildConfig()
     with build_lock(store.uri):
         store = store.refresh()
         texts = _texts(store, config, corpus, corpus_settings or {})
@@ -103,13 +103,6 @@ def _foreign(store: Store, filled: Filled) -> CorpusError:
         f"none of the {filled.documents:,} documents of the store at {store.uri} {found}. Nothing was changed. Check "
         "the corpus and its fields (--id-field, --text-field, --title-field)."
     )
-
-
-def _config(store: Store) -> BuildConfig:
-    """Return the configuration that a store was created with; defaults for a store without one."""
-    if CONFIG_ASSET not in store.asset_names():
-        return BuildConfig()
-    return BuildConfig.model_validate_json(store.asset(CONFIG_ASSET))
 
 
 def _settings(store: Store, config: BuildConfig, given: Mapping[str, Any]) -> SearchConfig | None:

@@ -43,6 +43,9 @@ class BuildProgress:
     def left_out(self, files: Sequence[LeftOut]) -> None:
         """These files and folders, of which there may be none, stand in the corpus folders and are not read."""
 
+    def took_settings(self, settings: Mapping[str, Any]) -> None:
+        """The store's settings, by ``section.key``, were taken where none were given. Called with those that matter."""
+
     def planning(self, files: int) -> None:
         """Planning begins: every record of ``files`` files is read and validated."""
 

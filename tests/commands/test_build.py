@@ -32,6 +32,8 @@ def test_a_store_is_updated(folder, run, tmp_path, monkeypatch):
         return run("build", corpus, "-k", folder / "checkpoint", "-o", store, "-c", "beir", *options)
 
     assert build().exit_code == 0
+    nothing = build("--dry-run").stdout
+    assert not re.search("speed|time|codec", nothing)
     lines[3] |= {"text": "other"}
     lines[0] = {"_id": "new", "text": "new"}
     assert "1 new, 1 changed, 10 same, 1 gone" in build("--dry-run").stdout
@@ -39,8 +41,30 @@ def test_a_store_is_updated(folder, run, tmp_path, monkeypatch):
     assert shown.exit_code == 0, shown.output
     assert "documents: 1 new, 1 changed, 10 same, 1 gone, 0 pruned; 1 document not in the corpus" in shown.stdout
     assert "last update" in run("info", store).stdout
+    assert re.search(r"deletes +d0\n", build("--dry-run", "--prune").stdout)
+    assert json.loads(build("--dry-run", "--prune", "--json").stdout)["pruned"] == ["d0"]
     pruned = json.loads(build("--prune", "--json").stdout)
     assert pruned["changes"] == {"new": 0, "changed": 0, "same": 12, "gone": 0, "pruned": 1}
+
+
+def test_a_store_keeps_its_settings(folder, run, tmp_path):
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
+
+    def build(count, *options):
+        lines = [{"id": f"d{n}", "title": "City", "name": f"River {n}", "text": "water"} for n in range(count)]
+        corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run("build", corpus, "-k", folder / "checkpoint", "-o", store, *options)
+
+    assert build(46, "--title-field", "name", "--max-length", "64").exit_code == 0
+    updated = build(47)
+    assert "1 new, 0 changed, 46 same" in updated.stdout
+    assert "settings of the store, where none were given: corpus.title_field 'name', compression.max_length 64" in (
+        " ".join(updated.stderr.split())
+    )
+    refused = build(48, "--title-field", "title")
+    assert refused.exit_code == 2
+    assert "title_field 'name', not 'title'" in refused.stderr
+    assert "1 new, 47 changed" in build(48, "--title-field", "title", "--recompress").stdout
 
 
 def test_dry_run(build, tmp_path, monkeypatch):
@@ -49,7 +73,7 @@ def test_dry_run(build, tmp_path, monkeypatch):
     assert shown.exit_code == 0, shown.output
     assert "12 in 1 shard" in shown.stdout
     assert re.search(r"speed +[\d.,]+ passages/s on cpu \([\d.,]+ to [\d.,]+ in the trials\)", shown.stdout)
-    assert re.search(r"time +0:00:\d\d of computing with 1 worker", shown.stdout)
+    assert re.search(r"time +0:\d\d:\d\d to 0:\d\d:\d\d for the whole build with 1 worker", shown.stdout)
     assert re.search(
         r"codec +int8: [\d.]+ bits per value, normalised error -4\d\.\d dB, KL about \S+ to ", shown.stdout
     )

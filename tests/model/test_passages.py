@@ -1,12 +1,22 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, CTRLTokenizer
 
-from pisco_index.model.passages import TOKENIZER_CHUNK, PassageTokenizer, clean_text, memory_bounds, memory_length
+from pisco_index.model import passages as passages_module
+from pisco_index.model.passages import (
+    TOKENIZER_CHUNK,
+    PassageTokenizer,
+    clean_text,
+    encode_all,
+    memory_bounds,
+    memory_length,
+)
 
 RATE = 16
 # One token a letter, so that lengths are what they look like.
@@ -204,3 +214,117 @@ def test_chunks_must_advance(tokenizer, max_length, overlap):
 def test_a_passage_holds_more_than_its_closing_tokens(make_tokenizer):
     with pytest.raises(ValueError, match="no room"):
         PassageTokenizer(make_tokenizer(eos=True), rate=RATE, max_length=1)
+
+
+# Long texts
+
+WORDS = "the river of a city, don't 1234 北京は日本の首都 é e\u0301 ÀÉ 😀 <MEM> ====== aaaaaaaaaaaaaaaa \n\n\t --"
+SPECIALS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+
+
+def byte_level():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return tokenizer, trainers.BpeTrainer
+
+
+def without_pre_tokenizer():
+    """As sentencepiece's BPE: words may be joined, and a space is put before the text."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return tokenizer, trainers.BpeTrainer
+
+
+def unigram():
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer, lambda **options: trainers.UnigramTrainer(unk_token="<unk>", **options)
+
+
+def word_piece():
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.BertNormalizer()])
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer, trainers.WordPieceTrainer
+
+
+class Fast:
+    """The part of a transformers tokenizer that encoding uses."""
+
+    def __init__(self, make):
+        self.backend_tokenizer, trainer = make()
+        text = [WORDS * 5, *(WORDS[start : start + 20] for start in range(len(WORDS)))] * 3
+        options = {"vocab_size": 600, "special_tokens": SPECIALS, "show_progress": False}
+        self.backend_tokenizer.train_from_iterator(text, trainer(**options))
+        self.backend_tokenizer.add_tokens([AddedToken("<MEM>", lstrip=True, rstrip=True)])
+        self.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            "<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+
+
+@pytest.fixture(scope="module", params=[byte_level, without_pre_tokenizer, unigram, word_piece])
+def trained(request):
+    return Fast(request.param)
+
+
+@pytest.fixture
+def short_windows(monkeypatch):
+    monkeypatch.setattr(passages_module, "WINDOW", 512)
+    monkeypatch.setattr(passages_module, "OVERLAP", 256)
+
+
+pieces = st.lists(st.tuples(st.sampled_from([*WORDS.split(" "), " ", "  ", "\n", "a", "\u0301"]), st.integers(1, 400)))
+
+
+@pytest.mark.usefixtures("short_windows")
+@settings(
+    max_examples=25,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(pieces=pieces, words=st.lists(st.sampled_from(WORDS.split(" ")), min_size=200, max_size=400))
+def test_a_long_text_has_the_tokens_that_it_has_as_a_whole(trained, pieces, words):
+    text = " ".join(words) + "".join(word * min(times, 800 // len(word)) for word, times in pieces)
+    for special in (False, True):
+        (found,) = encode_all(trained, [text], special=special)
+        whole = trained.backend_tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids
+        assert list(found) == whole
+
+
+@pytest.mark.usefixtures("short_windows")
+def test_windows_that_cannot_be_joined_are_doubled(trained, monkeypatch):
+    sizes, of = [], passages_module._Window.of
+
+    def record(fast, text, start, size):
+        sizes.append(size)
+        window = of(fast, text, start, size)
+        # As a tokenizer whose tokens depend on the length of what it is given.
+        return window if size > 1024 else replace(window, ids=window.ids + start)
+
+    monkeypatch.setattr(passages_module._Window, "of", record)
+    text = "".join(f"{number} the river of a city " for number in range(80))
+    (found,) = encode_all(trained, [text], special=True)
+    assert list(found) == trained.backend_tokenizer.encode(text).ids
+    assert sizes == [512, 512, 1024, 512, 2048]
+
+
+def test_a_long_document_is_cut_as_a_short_one(tokenizer, monkeypatch):
+    text = "abc " * 500
+    for settings_ in ({}, {"overlap": 7}, {"on_long": "truncate"}):
+        short = tokenize(tokenizer, text, max_length=64, **settings_)
+        with monkeypatch.context() as patched:
+            patched.setattr(passages_module, "WINDOW", 512)
+            patched.setattr(passages_module, "OVERLAP", 64)
+            long = tokenize(tokenizer, text, max_length=64, **settings_)
+        assert [list(passage) for passage in long.passages] == list(short.passages)
+        assert {passage.typecode for passage in long.passages} == {"i"}
+        assert (long.n_mem, long.tokens_total, long.tokens_fed) == (short.n_mem, short.tokens_total, short.tokens_fed)
+
+
+def test_few_long_texts_are_tokenized_together(tokenizer, monkeypatch):
+    monkeypatch.setattr(passages_module, "TOKENIZER_CHARACTERS", 10)
+    texts = ["a" * 4, "b" * 4, "c" * 4, "d" * 40, "e"]
+    chunks = [[text for text, _ in chunk] for chunk in passages_module.tokenizer_chunks(texts, None)]
+    assert chunks == [texts[:2], texts[2:3], texts[3:4], texts[4:]]

@@ -40,6 +40,7 @@ from pisco_index.errors import (
     StoreLockedError,
 )
 from pisco_index.model.passages import PassageTokenizer
+from pisco_index.pipeline import estimate as estimate_module
 from pisco_index.pipeline.pools.crashes import CrashLog
 from pisco_index.pipeline.watch.progress import BuildProgress
 from pisco_index.pipeline.worker import ShardWorker
@@ -77,7 +78,7 @@ def test_memory_in_the_store_is_what_the_compressor_computes(checkpoint, make_co
 
 def test_each_passage_may_begin_with_the_title(checkpoint, make_corpus, small, tmp_path):
     corpus = make_corpus(9)
-    title_once = small(compression={"max_length": 16})
+    title_once = small(compression={"max_length": 16, "repeat_title": False})
     build([corpus], checkpoint, tmp_path / "once", title_once)
     build([corpus], checkpoint, tmp_path / "each", small(compression={"max_length": 16, "repeat_title": True}))
     opened = open_checkpoint(checkpoint)
@@ -415,7 +416,9 @@ def test_a_dry_run_estimates_and_writes_nothing(checkpoint, make_corpus, small, 
     assert estimate.passages >= estimate.documents
     slowest, fastest = estimate.passages_per_s_range
     assert 0 < slowest <= estimate.passages_per_s <= fastest
-    assert estimate.seconds == pytest.approx(estimate.passages / estimate.passages_per_s, rel=0.01)
+    least, most = estimate.seconds_range
+    assert estimate.passages / estimate.passages_per_s < estimate.seconds < most
+    assert 0 < least < estimate.seconds
 
 
 def test_a_dry_run_times_several_whole_batches(checkpoint, make_corpus, small, tmp_path, monkeypatch):
@@ -435,15 +438,40 @@ def test_a_dry_run_times_several_whole_batches(checkpoint, make_corpus, small, t
     assert min(timed) >= 4 * 5000
 
 
-def test_an_estimate_shares_the_work_among_the_workers(checkpoint, make_corpus, small, tmp_path):
+def test_an_estimate_shares_the_work_among_the_workers(checkpoint, make_corpus, small, tmp_path, monkeypatch):
+    # So slow that computing takes all of the time.
+    monkeypatch.setattr(estimate_module, "_tokens_per_s", lambda *_: [0.01, 0.02, 0.03])
     corpus = make_corpus(50)
-    passages = []
-    for workers in (1, 4):
-        found = dry_run([corpus], checkpoint, tmp_path / "store", small(run={"workers": workers}))
-        assert found.workers == workers
-        passages.append(found.seconds * found.passages_per_s * workers)
-    assert passages[0] == pytest.approx(passages[1])
-    assert passages[0] >= 50
+    found = [
+        dry_run([corpus], checkpoint, tmp_path / "store", small(run={"workers": workers, "shard_documents": 1000}))
+        for workers in (1, 4)
+    ]
+    assert [each.workers for each in found] == [1, 4]
+    assert found[0].seconds == pytest.approx(4 * found[1].seconds, rel=0.01)
+    assert found[0].passages_per_s == pytest.approx(found[1].passages_per_s)
+    assert found[0].seconds_range[1] > 3 * found[0].seconds_range[0]
+
+
+def test_an_estimate_goes_by_tokens_wherever_the_long_documents_are(checkpoint, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate_module, "_tokens_per_s", lambda *_: [0.01])
+    monkeypatch.setattr(estimate_module, "PROBE_TOKENS", 1000)
+    seconds = []
+    for name, lengths in (("first", [3000] * 10 + [20] * 300), ("last", [20] * 300 + [3000] * 10)):
+        corpus = tmp_path / f"{name}.jsonl"
+        corpus.write_text("".join(json.dumps({"id": str(n), "text": "a" * k}) + "\n" for n, k in enumerate(lengths)))
+        seconds.append(dry_run([corpus], checkpoint, tmp_path / "store", small()).seconds)
+    store = build([corpus], checkpoint, tmp_path / "store", small()).uri
+    tokens = sum(row["tokens_fed"] + row["n_mem"] for row in rows(store).values())
+    assert seconds == [pytest.approx(100 * tokens, rel=0.1)] * 2
+
+
+def test_a_dry_run_of_a_resumed_build_counts_what_is_left(checkpoint, make_corpus, small, tmp_path, monkeypatch):
+    corpus, store = make_corpus(40), tmp_path / "store"
+    with monkeypatch.context() as patched:
+        fail_on(patched, {2})
+        with pytest.raises(BuildIncompleteError):
+            build([corpus], checkpoint, store, small())
+    assert dry_run([corpus], checkpoint, store, small()).documents == 8
 
 
 def test_a_template_says_what_is_compressed(checkpoint, make_corpus, small, tmp_path):
@@ -456,7 +484,7 @@ def test_a_template_says_what_is_compressed(checkpoint, make_corpus, small, tmp_
     assert both["text_hash"] == text_hash(f"{record['title']}\n{record['text']}")
     assert text["text_hash"] == text_hash(record["text"])
     with pytest.raises(FingerprintMismatchError, match="template"):
-        build([corpus], checkpoint, tmp_path / "text", small())
+        build([corpus], checkpoint, tmp_path / "text", small(compression={"template": "{title}\n{text}"}))
 
 
 def test_text_is_kept_on_request(checkpoint, make_corpus, small, tmp_path):

@@ -73,6 +73,8 @@ class World:
         write_corpus(self.corpus, documents)
 
     def build(self, *corpus, **options):
+        # Most tests change most documents.
+        options.setdefault("recompress", True)
         config = options.pop("config", self.config)
         return build(list(corpus) or [self.corpus], self.checkpoint, self.store, config, **options)
 
@@ -133,6 +135,55 @@ def test_a_build_of_the_same_corpus_commits_nothing(world):
     report = world.build()
     assert (report.shards, report.done_before, report.committed, report.changes) == (1, 1, 0, None)
     assert Store.open(world.store).version == version
+
+
+class TestMostOfAStore:
+    """An update that would compress most of a store again."""
+
+    def test_is_refused_until_it_is_confirmed(self, world):
+        documents = some_documents(46)
+        world.write(documents)
+        world.build()
+        world.write({doc_id: f"Title|{text}" for doc_id, text in documents.items()})
+        before = rows(world.store)
+        with pytest.raises(CorpusError, match=r"46 documents in place of most of the 46 .* --recompress"):
+            world.build(recompress=False)
+        assert rows(world.store) == before
+        estimate = dry_run([world.corpus], world.checkpoint, world.store, world.config)
+        assert (estimate.changes.changed, estimate.needs_recompress) == (46, True)
+        assert world.build().changes.changed == 46
+        # It was confirmed once, and has nothing more to do.
+        assert world.build(recompress=False).changes is None
+
+    @pytest.mark.parametrize(("stored", "changed"), [(60, 30), (19, 19)])
+    def test_is_no_half_of_it_and_no_handful(self, world, stored, changed):
+        documents = some_documents(stored)
+        world.write(documents)
+        world.build()
+        world.write(documents | {f"doc-{n}": "another text" for n in range(changed)})
+        assert world.build(recompress=False).changes.changed == changed
+
+    def test_is_also_one_under_other_ids_that_deletes_the_former(self, world):
+        documents = some_documents(30)
+        world.write(documents)
+        world.build()
+        world.write({f"{doc_id}-0": text for doc_id, text in documents.items()})
+        with pytest.raises(CorpusError, match="30 documents in place of most of the 30"):
+            world.build(recompress=False, prune=True)
+        assert world.build(recompress=False).changes == Changes(new=30, changed=0, same=0, gone=30, pruned=0)
+
+
+def test_a_dry_run_names_what_prune_would_delete(world):
+    documents = some_documents()
+    world.write(documents)
+    world.build()
+    for doc_id in ("doc-3", "doc-30"):
+        del documents[doc_id]
+    world.write(documents)
+    options = [world.corpus], world.checkpoint, world.store, world.config
+    assert dry_run(*options, prune=True).pruned == ("doc-3", "doc-30")
+    assert dry_run(*options).pruned == ()
+    assert len(rows(world.store)) == 40
 
 
 def test_order_names_and_files_of_a_corpus_do_not_matter(world):
@@ -319,7 +370,7 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(world):
     assert Store.open(world.store).version == version
     world.build()
     estimate = dry_run([world.corpus], world.checkpoint, world.store, world.config)
-    assert estimate.shards == 1
+    assert (estimate.shards, estimate.documents) == (0, 0)
 
 
 def test_a_dry_run_with_nothing_to_do(world):
@@ -536,7 +587,7 @@ if mode == "unlocked":
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    build([corpus], checkpoint, store, BuildConfig.model_validate_json(config))
+    build([corpus], checkpoint, store, BuildConfig.model_validate_json(config), recompress=True)
 except PiscoIndexError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
