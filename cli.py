@@ -12,7 +12,7 @@ import typer
 from .commands import answer, ask, build, change, check, checkpoint, index, presets, read, train, watch
 from .commands.console import err, open_streams, say, say_error
 from .commands.options import Command, Group, no_command
-from .errors import BuildHungError, BuildInterruptedError, InputError, PiscoIndexError
+from .errors import BuildHungError, BuildInterruptedError, PiscoIndexError, exit_code
 from .noise import without_panics
 
 _Commands = Mapping[str, Callable[..., None]]
@@ -76,18 +76,23 @@ class _Program(Group):
         try:
             return super().invoke(ctx)
         except PiscoIndexError as error:
-            say_error(str(error))
+            code = exit_code(error)
+            if code == BuildInterruptedError.exit_code:
+                # Who stops a command has no error to look for.
+                say(str(error), console=err)
+            else:
+                say_error(str(error))
             if isinstance(error, BuildHungError):
                 # Python would wait for the hanging thread before it exits.
-                os._exit(error.exit_code)
-            raise typer.Exit(error.exit_code) from None
+                os._exit(code)
+            raise typer.Exit(code) from None
         except OSError as error:
             # Typer ends without a word if nobody reads the output any more, as after `| head`.
             if error.errno in (None, errno.EPIPE):
                 raise
             place = f"{error.filename}: " if error.filename else ""
             say_error(f"{place}{error.strerror}.")
-            raise typer.Exit(InputError.exit_code) from None
+            raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
             say("Interrupted.", console=err)
             raise typer.Exit(BuildInterruptedError.exit_code) from None
@@ -100,7 +105,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compress a corpus to PISCO memory embeddings, store and search them, and answer questions from them.",
     epilog="Exit codes: 0 done; 2 bad input; 3 some shards failed, documents were quarantined, questions have no "
-    "answer, or problems were found; 75 another build has locked the store; 130 interrupted.",
+    "answer, or problems were found; 74 a full disk or another lack of the machine; 75 another build has locked the store; 130 "
+    "interrupted.",
 )
 app.callback()(no_command)
 for _heading, _commands in COMMANDS.items():

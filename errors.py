@@ -16,7 +16,8 @@
     │       ├── MissingDocumentsError      ids that the store does not hold
     │       │   └── FailedDocumentsError   documents that failed in the build, and have no memory
     │       ├── MissingTextError           texts that the store does not keep
-    │       ├── StoreUnreachableError      a disk or object store that does not answer now
+    │       ├── MachineError               a full disk or another lack of the machine; exit code 74
+    │       │   └── StoreUnreachableError  a disk or object store that does not answer now
     │       └── CorruptStoreError          bytes that fail their checks
     ├── BuildIncompleteError          the build ended with failed shards or documents; exit code 3
     │   └── BuildHungError            the worker in this process hangs; exit code 3
@@ -26,9 +27,11 @@
     └── TrainingInterruptedError      stopped by a signal, the state is saved; exit code 130
 
 A message is one paragraph: what is wrong, where (file, line or id), and what to do. Credentials are removed from it,
-because it may quote an address or another library's message, and is often logged.
+because it may quote an address or another library's message, and is often logged. An error that the operating system
+causes, such as a full disk, has exit code 74 whatever its class.
 """
 
+import errno
 from collections.abc import Sequence
 
 from .redaction import without_credentials
@@ -54,6 +57,22 @@ def error_summary(error: BaseException, limit: int | None = None) -> str:
     if limit is not None:
         message = next(iter(message.strip().splitlines()), "")
     return f"{type(error).__name__}: {without_credentials(message)}"[:limit]
+
+
+# Errors of the operating system that no other input mends.
+_MACHINE_ERRNOS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of the command line for an error of this package or of the operating system."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _MACHINE_ERRNOS:
+            return MachineError.exit_code
+        cause = cause.__cause__
+    return error.exit_code if isinstance(error, PiscoIndexError) else InputError.exit_code
 
 
 class PiscoIndexError(Exception):
@@ -134,7 +153,14 @@ class MissingTextError(StoreError):
     """The store does not keep the text of a document."""
 
 
-class StoreUnreachableError(StoreError):
+class MachineError(StoreError):
+    """The machine lacks something that a store requires: room on a disk, a file system to write to, open files."""
+
+    # EX_IOERR of sysexits.h
+    exit_code = 74
+
+
+class StoreUnreachableError(MachineError):
     """The disk or object store that holds the store does not answer. A later attempt may succeed."""
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..corpus import LeftOut
-from ..errors import error_summary
+from ..errors import SUMMARY_CHARACTERS, error_summary
 from ..pipeline.watch.progress import BuildProgress, WorkerState
 from ..pipeline.watch.tally import Tally
 from ..store import Prediction
@@ -182,10 +182,10 @@ class LineProgress(_Screen):
         elif self._is_due():
             self._say(f"indexing: {done:,} of {count(total, 'document')}")
 
-    def stopping(self) -> None:
-        """Print that the build stops, and how to stop it at once."""
-        super().stopping()
-        self._say("stopping: shards in flight are finished and committed (Ctrl-C now exits at once)")
+    def stopping(self, error: Exception | None = None) -> None:
+        """Print that the build stops, why, and how to stop it at once."""
+        super().stopping(error)
+        self._say(_stopping(error))
 
     def ended(self) -> None:
         """Print the totals."""
@@ -272,9 +272,11 @@ class BarProgress(_Screen):
         super().failed_shard(number, error, attempt, final)
         self._show()
 
-    def stopping(self) -> None:
-        """Show that the build stops, and how to stop it at once."""
-        super().stopping()
+    def stopping(self, error: Exception | None = None) -> None:
+        """Show that the build stops, why, and how to stop it at once."""
+        super().stopping(error)
+        if error:
+            self._say(_stopping(error))
         self._bars.update(self._task, description="stopping (again to exit at once)")
 
     def ended(self) -> None:
@@ -301,3 +303,8 @@ class BarProgress(_Screen):
             shard = "" if state.shard is None else f"shard {state.shard}{part}"
             table.add_row(state.name, state.doing, shard, f"{state.documents:,} documents", f"{speed:,.0f} tokens/s")
         return [table]
+
+
+def _stopping(error: Exception | None) -> str:
+    why = f", because {error_summary(error, SUMMARY_CHARACTERS)}" if error else ""
+    return f"stopping{why}: shards in flight are finished and committed (Ctrl-C now exits at once)"

@@ -127,7 +127,7 @@ class Driver:
                 stopping = True
                 self._queue.clear()
                 self._pool.stop()
-                self._progress.stopping()
+                self._progress.stopping(self._fatal)
                 self._commit()
             while self._queue and len(self._in_flight) < self._pool.capacity:
                 self._submit(self._queue.popleft())

@@ -146,10 +146,10 @@ class EventLog(Tally):
         """Log a listener that failed."""
         self._write("lost_listener", listener=name, error=error_summary(error))
 
-    def stopping(self) -> None:
+    def stopping(self, error: Exception | None = None) -> None:
         """Log that the build is stopping."""
-        super().stopping()
-        self._write("stopping")
+        super().stopping(error)
+        self._write("stopping", reason=None if error is None else error_summary(error))
 
     def concluded(self, error: BaseException | None) -> None:
         """Log how the build ended, and the totals."""

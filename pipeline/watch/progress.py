@@ -118,8 +118,8 @@ class BuildProgress:
             total: number of documents to index.
         """
 
-    def stopping(self) -> None:
-        """A signal came: assigned shards are finished, and no further one is begun."""
+    def stopping(self, error: Exception | None = None) -> None:
+        """A signal came, or ``error`` ends the build: assigned shards are finished, and no further one is begun."""
 
     def concluded(self, error: BaseException | None) -> None:
         """The build has a result, or raises ``error``; comes right before ``ended``."""

@@ -106,9 +106,9 @@ class StatusFile(Tally):
         if self._written_at is not None and self._clock() - self._written_at >= STATUS_SECONDS:
             self._write()
 
-    def stopping(self) -> None:
+    def stopping(self, error: Exception | None = None) -> None:
         """Write that the build is stopping."""
-        super().stopping()
+        super().stopping(error)
         self._is_stopping = True
         self._write()
 

@@ -92,7 +92,7 @@ class Tally(BuildProgress):
         self.uncommitted = max(self.uncommitted - shards, 0)
         self.committed_at = time.time()
 
-    def stopping(self) -> None:
+    def stopping(self, error: Exception | None = None) -> None:  # noqa: ARG002
         """Stop expecting further shards to begin."""
         self.pace.drain()
 

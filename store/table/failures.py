@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...errors import StoreError, StoreUnreachableError
+from ...errors import MachineError, StoreError, StoreUnreachableError
 
 # Lance raises OSError for I/O and conflicts, ValueError for missing tables and bad arguments, otherwise RuntimeError.
 LANCE_FAILURES = (OSError, ValueError, RuntimeError)
@@ -22,12 +22,20 @@ _DISK_AWAY = re.compile(
 )
 _PROCESS_LIMITS = re.compile("Too many open files|Permission denied")
 
+# What the machine lacks, and what to do about it, by the words of the operating system.
+_LACKS = {
+    "No space left on device": ("the disk is full", "Free some space"),
+    "Disk quota exceeded": ("the disk quota is used up", "Free some space"),
+    "Read-only file system": ("the file system is read-only", "Mount it for writing"),
+    "Too many open files": ("this process has too many open files", "Raise its limit (ulimit -n)"),
+}
+
 _lance_process: int | None = None
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Return True if Lance failed because the disk is full."""
-    return "No space left on device" in str(error)
+def lacking(error: BaseException) -> tuple[str, str] | None:
+    """Return what the machine lacks, so that Lance failed, and what to do about it; None for other failures."""
+    return next((found for words, found in _LACKS.items() if words in str(error)), None)
 
 
 def is_from_object_store(error: BaseException) -> bool:
@@ -59,14 +67,16 @@ def lance_errors(action: str) -> Iterator[None]:
 
     Raises:
         StoreError: Lance failed, or panicked over unexpected bytes.
+        MachineError: a disk is full, or the machine lacks something else.
         StoreUnreachableError: the store could not be reached, for a reason that may pass.
     """
     try:
         yield
     except LANCE_FAILURES as error:
-        if is_disk_full(error):
-            raise StoreError(
-                f"{action}: the disk is full. Everything that was committed before is intact. Free some space and run "
+        if (found := lacking(error)) is not None:
+            what, remedy = found
+            raise MachineError(
+                f"{action}: {what}. Everything that was committed before is intact. {remedy} and run the same command "
                 f"again. ({error})"
             ) from error
         if is_version_gone(error):

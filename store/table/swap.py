@@ -20,7 +20,7 @@ from lance.schema import LanceSchema
 from ...errors import StoreError
 from .addresses import MEMORY
 from .datasets import fragments_of, open_table
-from .failures import LANCE_FAILURES, is_disk_full, lance_errors
+from .failures import LANCE_FAILURES, lacking, lance_errors
 from .rows import read_addressed
 
 # Attempts of a commit, with waits that double from the first to the longest: about 6 s in all.
@@ -68,7 +68,7 @@ def swap(
         The new version; None if there was nothing to do.
 
     Raises:
-        StoreError: the disk is full, or all attempts failed.
+        StoreError: the machine lacks something, such as room on the disk, or all attempts failed.
     """
     failure: Exception | None = None
     for attempt in range(MAX_ATTEMPTS):
@@ -83,7 +83,7 @@ def swap(
             return lance.LanceDataset.commit(dataset, operation, read_version=dataset.version, max_retries=0)
         except LANCE_FAILURES as error:
             failure = error
-            if is_disk_full(error):
+            if lacking(error):
                 break
     assert failure is not None
     with lance_errors(action):
@@ -98,7 +98,7 @@ def swap_at(uri: str, version: int, propose: Callable[[lance.LanceDataset], Prop
         Number of the new version; None if there is a later version already.
 
     Raises:
-        StoreError: the disk is full, or all attempts failed.
+        StoreError: the machine lacks something, such as room on the disk, or all attempts failed.
     """
     committed = swap(uri, MEMORY, lambda latest: propose(latest) if latest.version == version else None, action)
     # Compared with None because an empty table counts as false.

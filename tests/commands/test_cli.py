@@ -1,5 +1,6 @@
 """The command's errors and exit codes, and how it starts."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from pisco_index import __version__
-from pisco_index.errors import BuildHungError, StoreLockedError
+from pisco_index.errors import (
+    BuildHungError,
+    BuildInterruptedError,
+    InputError,
+    MachineError,
+    StoreLockedError,
+    StoreUnreachableError,
+)
 
 MAIN = "from pisco_index.cli import main; main()"
 
@@ -105,7 +113,7 @@ def test_what_the_system_refuses_is_one_line(run, tmp_path):
 def test_a_full_disk_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setattr("pisco_index.training.tinypedia.write", lambda *_, **__: Path("/dev/full").write_text("x"))
     result = run("train", "tinypedia", tmp_path)
-    assert (result.exit_code, result.stderr.strip()) == (2, "error: No space left on device.")
+    assert (result.exit_code, result.stderr.strip()) == (74, "error: No space left on device.")
 
 
 @pytest.mark.parametrize(
@@ -133,3 +141,28 @@ def test_a_hanging_thread_does_not_keep_the_process(run, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "_exit", left.append)
     run("train", "tinypedia", tmp_path)
     assert left == [3]
+
+
+def _caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (BuildInterruptedError("stopped with 6 of 11 shards"), 130, "stopped with 6 of 11 shards"),
+        (MachineError("the disk is full"), 74, "error: the disk is full"),
+        (StoreUnreachableError("no answer"), 74, "error: no answer"),
+        (_caused(InputError("out: cannot be written"), OSError(errno.EDQUOT, "")), 74, "error: out: cannot be written"),
+        (_caused(InputError("out: cannot be read"), OSError(errno.ENOENT, "")), 2, "error: out: cannot be read"),
+        (OSError(errno.EROFS, "Read-only file system", "/mnt"), 74, "error: /mnt: Read-only file system."),
+    ],
+)
+def test_an_exit_code_says_whether_the_input_or_the_machine_is_at_fault(run, tmp_path, monkeypatch, error, code, shown):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("pisco_index.training.tinypedia.write", fail)
+    result = run("train", "tinypedia", tmp_path)
+    assert (result.exit_code, result.stderr.strip()) == (code, shown)

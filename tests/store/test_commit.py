@@ -13,7 +13,7 @@ import pytest
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
-from pisco_index.errors import CorruptStoreError, StoreError
+from pisco_index.errors import CorruptStoreError, MachineError, StoreError
 from pisco_index.store import (
     Store,
     WrittenShard,
@@ -352,7 +352,7 @@ def test_a_disk_that_fills_while_writing_loses_nothing(small_disk, meta, shard_r
     commit(store, [write_fragment(small_disk, 0, shard_rows(0))])
     filler = small_disk / ".filler"
     filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8192))
-    with pytest.raises(StoreError, match=r"shard 1 .*the disk is full"):
+    with pytest.raises(MachineError, match=r"shard 1 .*the disk is full"):
         write_fragment(small_disk, 1, shard_rows(1, documents=500))
     assert ids_of(store) == expected([0])
     filler.unlink()
@@ -368,7 +368,7 @@ def test_a_disk_that_fills_before_the_commit_loses_nothing(small_disk, meta, sha
     written = [write_fragment(small_disk, 0, shard_rows(0))]
     filler = small_disk / ".filler"
     filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
-    with pytest.raises(StoreError, match=r"shards .*the disk is full"):
+    with pytest.raises(MachineError, match=r"shards .*the disk is full"):
         commit(store, written)
     assert Store.open(small_disk).count == 0
     filler.unlink()
