@@ -20,7 +20,9 @@ from .fuzzing import check_any, fuzz
 # Few characters, so that those which mean something often meet.
 odd = st.sampled_from([*'"""\t\n\r,ab1 ', "\ufeff", "\u2028", "\x85", "\f", "\v", "é", "\x1c"])
 prose = st.text(odd.filter(lambda character: character not in "\t\n"), max_size=12)
-cells = st.text(odd, max_size=12) | st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+cells = st.text(odd, max_size=12) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6
+)
 bodies = st.lists(st.tuples(cells, cells), min_size=1, max_size=8)
 ENCODERS = {
     "utf-8": str.encode,
