@@ -105,8 +105,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compress a corpus to PISCO memory embeddings, store and search them, and answer questions from them.",
     epilog="Exit codes: 0 done; 2 bad input; 3 some shards failed, documents were quarantined, questions have no "
-    "answer, or problems were found; 74 a full disk or another lack of the machine; 75 another build has locked the store; 130 "
-    "interrupted.",
+    "answer, or problems were found; 74 a full disk or another lack of the machine; 75 another build has locked the "
+    "store; 130 interrupted.",
 )
 app.callback()(no_command)
 for _heading, _commands in COMMANDS.items():

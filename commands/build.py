@@ -64,7 +64,9 @@ def build(
     recompress: Annotated[
         bool,
         typer.Option(
-            "--recompress", help="Compress most of a store again, or read its corpus with other settings than before."
+            "--recompress",
+            rich_help_panel="Update",
+            help="Compress most of a store again, or read its corpus with other settings than before.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and estimate; write nothing.")] = False,

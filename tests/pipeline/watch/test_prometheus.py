@@ -123,7 +123,7 @@ def test_a_host_that_is_not_this_one():
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'pisco-index\[metrics\]'"):
+    with pytest.raises(InputError, match="pip install prometheus-client"):
         Metrics(0)
 
 
