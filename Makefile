@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help install demo tiny-checkpoint test fuzz torture-short torture lint typecheck format bench bench-gpu docs clean
+.PHONY: help install demo tiny-checkpoint test fuzz torture-short torture lint typecheck format bench bench-gpu first-hour docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -67,6 +67,9 @@ bench: install  ## Run six benchmarks: compressor, build, quality and speed of a
 
 bench-gpu: install  ## Measure compressor and decoder on this GPU, in some minutes; writes gpu.json
 	$(BIN)/python benchmarks/gpu.py --out gpu.json
+
+first-hour: $(DEV_STAMP)  ## Measure on this GPU whatever only a GPU shows, in 45 minutes; writes first-hour.json
+	$(BIN)/python benchmarks/gpu.py --first-hour --out first-hour.json
 
 docs: $(DEV_STAMP)  ## Check the documentation against the code
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -12,6 +12,8 @@ On a CPU these sizes show that the script runs, and no more:
     python benchmarks/gpu.py --device cpu --layers 2 --passages 16 --decoder-layers 1 --decoder-width 256 \\
         --questions 4 --new-tokens 8 --rounds 2
 
+With ``--first-hour`` it runs ``first_hour.py`` instead: whatever only a GPU shows, step by step.
+
 ``fraction_of_peak`` is a share of ``peak_tflops``, the best matrix product. It counts the same work for every way: that
 of our compressor, with the last layer at memory tokens only, without padding and logits. ``cost.py --measured FILE``
 turns it into hours.
@@ -300,16 +302,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=positive, default=32, help="tokens of each answer")
     parser.add_argument("--rounds", type=positive, default=5, help="rounds, in which all ways take turns")
     parser.add_argument("--out", type=Path, help="file to write the result to")
+    parser.add_argument("--first-hour", action="store_true", help="run all steps of first_hour.py; needs --out")
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("this machine has no GPU. To try the script on a CPU, take the sizes in --help.")
+    if args.first_hour and not args.out:
+        parser.error("--first-hour writes its results as it goes: name a file with --out.")
     args.compiled = device.type == "cuda" if args.compiled is None else args.compiled
     return args
 
 
 def main() -> None:
     args = parse_args()
+    if args.first_hour:
+        import first_hour
+
+        first_hour.run(args.device, args.out)
+        return
     clock = Clock(torch.device(args.device))
     result: dict[str, Any] = {
         "baseline": "AutoModelForCausalLM, all hidden states, left padding, arrival order",
