@@ -159,6 +159,10 @@ def _is_ignored(key: str) -> bool:
     return key in _IGNORED or any(part in key for part in _IGNORED_PARTS)
 
 
+# Largest token id of a tokenizer whose merges are read.
+_MAX_ID = 1 << 24
+
+
 def digest_tokenizer(tokenizer: Any, *settings: object) -> str:
     """Return a digest of a tokenizer's vocabulary, its merges or scores, and the ids that it gives to many texts.
 
@@ -179,7 +183,9 @@ def digest_tokenizer(tokenizer: Any, *settings: object) -> str:
 def _learned(tokenizer: Any) -> list[Any]:
     """Return the merges of a tokenizer, each as one string, or its scores; nothing for kinds without both."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    model = {} if backend is None else json.loads(backend.to_str())["model"]
+    # The library makes a list with a place for each id up to the largest one. No model has that many rows.
+    is_sparse = max(tokenizer.get_vocab().values(), default=0) > _MAX_ID
+    model = {} if backend is None or is_sparse else json.loads(backend.to_str())["model"]
     merges = [each if isinstance(each, str) else " ".join(each) for each in model.get("merges", ())]
     vocabulary = model.get("vocab")
     return merges + (vocabulary if isinstance(vocabulary, list) else [])
