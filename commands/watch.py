@@ -120,7 +120,7 @@ def _progress(status: "RunStatus") -> Iterator[Piece]:
         "store": status.uri,
         "build": "complete, " + running if status.is_complete else running,
         "shards": f"{done:,} of {status.shards:,} done, {status.missing:,} missing",
-        "documents": f"{status.documents:,} in the store, of {count(status.records, 'record')} in the plan",
+        "documents": f"{status.documents:,} in the store; the last plan read {count(status.records, 'record')}",
         "failures": f"{count(status.failed_documents, 'document')} quarantined, "
         f"{count(status.rejected_records, 'record')} rejected",
         "last commit": f"{status.last_commit}, {ago(status.last_commit)}",

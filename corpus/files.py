@@ -57,7 +57,8 @@ def find_files(argument: str | Path, on_left_out: OnLeftOut = bool) -> Iterator[
     root, matches = folder.absolute(), [path.absolute() for path in given]
     if matches == [root]:
         if not os.path.lexists(root):
-            raise CorpusError(f"{argument}: there is no such file or folder. Check the path.")
+            advice = "A corpus is read more than once, so write it to a file" if argument == "-" else "Check the path"
+            raise CorpusError(f"{argument}: there is no such file or folder. {advice}.")
         status = _status(root)
         if stat.S_ISREG(status.st_mode):
             yield DataFile(root, shown(root.name), _identity(status, os.path.realpath(root)))

@@ -193,6 +193,11 @@ def _require_columns(source: TsvSource, headed: TsvSource | None, config: Corpus
 def _require_format(found: Recognised, config: CorpusConfig) -> None:
     """Check that a file can have the configured format."""
     if found.format == "text":
+        if len(found.first_lines) > 1 and all("," in line for line in found.first_lines):
+            raise CorpusError(
+                f"{found.file.name}: the file looks comma-separated: it begins {found.first_line[:40]!r}. Convert it to"
+                " JSONL, e.g. in Python: pandas.read_csv(FILE, dtype=str).to_json(OUT, orient='records', lines=True)."
+            )
         raise CorpusError(
             f"{found.file.name}: the file is plain text that begins {found.first_line[:40]!r}, neither JSON nor"
             " tab-separated. A corpus has records with ids: write it as JSONL with the fields id and text."

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import InputError, QuestionsError
 from ..places import input_path, local_path
 from ..store import Hit, Searcher, Store
-from .questions import Question, read_questions, require_fields, write_run
+from .questions import Question, holds_run, read_questions, require_fields, write_run
 
 TAG = "pisco-index"
 """Name of a run by default."""
@@ -56,7 +56,7 @@ def retrieve(
     Args:
         uri: folder or object-store URI of the store.
         questions: file of questions, which need no answers and no documents; see ``read_questions``.
-        run: file to write. It is replaced as a whole, once all questions are searched for.
+        run: file to write. A run that it holds is replaced as a whole, once all questions are searched for.
         hits: largest number of documents of a question.
         tag: name of the run, its last column.
         threads: number of questions to search for at the same time; by default as many as suit the machine.
@@ -77,6 +77,8 @@ def retrieve(
     read = read_questions(questions, answered=False, documented=False)
     if run.exists() and run.samefile(questions):
         raise InputError(f"{run}: this is the file of questions. Name another file for the run.")
+    if run.exists() and not holds_run(run):
+        raise InputError(f"{run}: the file holds something else than a run, which would be lost. Name another file.")
     require_fields([tag], "the run's tag")
     require_fields([each.id for each in read.asked], f"ids of questions in {questions}")
     searcher = Searcher(Store.open(uri))

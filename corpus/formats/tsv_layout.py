@@ -76,7 +76,8 @@ def _default_columns(first: Sequence[str], place: str) -> tuple[str, ...]:
         return "id", "text"
     raise CorpusError(
         f"{place}: the table has {len(first)} columns but no header that names an id and a text; found"
-        f" {listed(cell[:20] for cell in first[:6])}. Set columns, e.g. [id, text, title]."
+        f" {listed(cell[:20] for cell in first[:6])}. Name"
+        " them in section corpus of a configuration file (--config), e.g. columns: [id, title, text]."
     )
 
 

@@ -325,7 +325,8 @@ class PiscoCheckpoint:
 
     def _require_layout(self) -> None:
         if not self.path.is_dir():
-            raise CheckpointError(f"{self.path}: no such checkpoint folder.")
+            found = "this is a file, not a checkpoint folder" if self.path.exists() else "no such checkpoint folder"
+            raise CheckpointError(f"{self.path}: {found}.")
         missing = [name for name in FILES if not (self.path / name).is_file()]
         missing += [f"{name}/" for name in FOLDERS if not (self.path / name).is_dir()]
         if missing:

@@ -21,6 +21,8 @@ _FIELD = re.compile(r"[^ \t\r\v\f]+")
 # Places of rank and score in a line of three, five or six fields.
 _NUMBERS = {3: slice(2, 3), 5: slice(3, 5), 6: slice(3, 5)}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+# Fields of a line of a TREC run, and bytes of a line that is looked at.
+_FIELDS, _LONGEST_LINE = 6, 4096
 # Doubled documents that a warning names.
 _NAMED = 10
 
@@ -186,6 +188,21 @@ def write_run(path: str | Path, found: Iterable[tuple[str, Sequence[Hit]]], *, t
         with suppress(OSError):
             unfinished.unlink()
     return lines
+
+
+def holds_run(path: Path) -> bool:
+    """Return True if a file is empty or begins with a line as ``write_run`` writes it.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST_LINE)
+    except OSError as error:
+        raise InputError(f"{path}: the run cannot be read: {error.strerror or error}.") from error
+    fields = line.split()
+    return not line or (len(fields) == _FIELDS and fields[1] == b"Q0")
 
 
 def require_fields(values: Iterable[str], described: str) -> None:

@@ -20,7 +20,7 @@ def absent_error(uri: str, doc_ids: Sequence[str], held: Callable[[Sequence[str]
     passages = f" It holds passages of them: {'; '.join(shown)}." if shown else ""
     return MissingDocumentsError(
         f"the store at {uri} does not hold {len(doc_ids)} of the requested documents: {some(doc_ids)}.{passages} "
-        f'Check the ids (pisco-index ids {uri} lists them), or skip them (missing="skip").',
+        f'Check the ids (pisco-index ids {uri} lists them), or skip them (in Python, missing="skip").',
         doc_ids,
     )
 

@@ -85,7 +85,7 @@ def let_in(uri: str | Path, doc_ids: Iterable[str], *, missing: MissingIds = "er
         if absent and missing == "error":
             raise MissingDocumentsError(
                 f"the store at {store.uri} does not keep out {len(absent)} of the documents: {some(absent)}. Nothing "
-                'was changed. Check the ids, or skip them (--skip-missing, missing="skip").',
+                "was changed. Check the ids, or skip them (--skip-missing).",
                 absent,
             )
         changed = tuple(doc_id for doc_id in wanted if doc_id in out)
@@ -118,7 +118,7 @@ def _delete(uri: str, wanted: list[str], missing: MissingIds, *, keep_out: bool)
         if absent and missing == "error" and not (result.deleted and not found):
             raise MissingDocumentsError(
                 f"the store at {uri} does not hold {len(absent)} of the documents to delete: {some(absent)}. "
-                'Nothing was deleted. Check the ids, or skip them (--skip-missing, missing="skip").',
+                "Nothing was deleted. Check the ids, or skip them (--skip-missing).",
                 absent,
             )
         return rows, found, absent

@@ -121,7 +121,7 @@ def test_a_signal_is_exit_code_130(folder, run, monkeypatch):
 
     monkeypatch.setattr("pisco_index.training.train.pretrain", stopped)
     shown = run("train", "pretrain", "-c", folder / "pre.yaml")
-    assert (shown.exit_code, shown.stderr) == (130, "error: stopped by a signal after step 3.\n")
+    assert (shown.exit_code, shown.stderr) == (130, "stopped by a signal after step 3.\n")
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

@@ -28,7 +28,12 @@ def test_info(folder, run, tmp_path):
 def test_status(folder, run, tmp_path):
     shown = run("status", folder / "store")
     assert shown.exit_code == 0, shown.output
-    for words in ("complete, not running", "1 of 1 done, 0 missing", "12 in the store, of 12 records", " ago"):
+    for words in (
+        "complete, not running",
+        "1 of 1 done, 0 missing",
+        "12 in the store; the last plan read 12 records",
+        " ago",
+    ):
         assert words in shown.stdout, words
     values = json.loads(run("status", folder / "store", "--json").stdout)
     assert (values["complete"], values["running"], values["documents"]) == (True, False, 12)

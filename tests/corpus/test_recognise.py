@@ -60,7 +60,7 @@ def zip_of(name):
         (b"SQLite format 3\0", "the file is an SQLite database"),
         (b"version https://git-lfs.github.com/spec/v1\n", "the file is a Git LFS pointer"),
         (b"Once upon a time\nthere was a corpus.\n", "the file is plain text that begins 'Once upon a time'"),
-        (b"id,text\n1,x\n", "the file is plain text that begins 'id,text'"),
+        (b"id,text\n1,x\n", "the file looks comma-separated: it begins 'id,text'"),
         (b"\x00\x01\x02\x03" * 8, "the file is binary data"),
         ("{}".encode("utf-32"), "the text is UTF-32"),
         (RECORD.encode("utf-16-le"), "the text is UTF-16 without a byte order mark"),

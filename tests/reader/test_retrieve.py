@@ -152,10 +152,10 @@ def test_an_interrupted_run_leaves_the_former_one(hidden_store, questions, run):
     def stop(*_):
         raise KeyboardInterrupt
 
-    run.write_text("before")
+    run.write_text("q Q0 d 1 1.0 before\n")
     with pytest.raises(KeyboardInterrupt):
         retrieve(hidden_store, questions, run, progress=stop)
-    assert run.read_text() == "before"
+    assert run.read_text() == "q Q0 d 1 1.0 before\n"
     assert sorted(run.parent.iterdir()) == sorted([questions, run])
 
 
@@ -167,6 +167,10 @@ def test_a_run_that_cannot_be_written_is_refused_before_the_search(hidden_store,
     (tmp_path / "link").symlink_to(questions)
     with pytest.raises(InputError, match="this is the file of questions"):
         retrieve(hidden_store, tmp_path / "link", questions)
+    (tmp_path / "other").write_text("{}\n")
+    with pytest.raises(InputError, match="other: the file holds something else than a run"):
+        retrieve(hidden_store, questions, tmp_path / "other")
+    assert (tmp_path / "other").read_text() == "{}\n"
     run = tmp_path / "run"
     run.touch()
     with pytest.raises(QuestionsError, match="No such file"):
