@@ -193,7 +193,7 @@ def _require_columns(source: TsvSource, headed: TsvSource | None, config: Corpus
 def _require_format(found: Recognised, config: CorpusConfig) -> None:
     """Check that a file can have the configured format."""
     if found.format == "text":
-        if len(found.first_lines) > 1 and all("," in line for line in found.first_lines):
+        if len(found.lines) > 1 and all("," in line for line in found.lines):
             raise CorpusError(
                 f"{found.file.name}: the file looks comma-separated: it begins {found.first_line[:40]!r}. Convert it to"
                 " JSONL, e.g. in Python: pandas.read_csv(FILE, dtype=str).to_json(OUT, orient='records', lines=True)."
