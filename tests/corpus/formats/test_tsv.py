@@ -229,6 +229,16 @@ def test_text_with_tabs_and_line_feeds_is_quoted(write, documents):
     assert found_in(documents(write("c.tsv", written(rows)))) == rows
 
 
+@pytest.mark.parametrize("text", ["a\tb\nc\td", "a\tb\n\nc\td"])
+@pytest.mark.parametrize("first", ["Plain words.", 'One "quoted" word.'])
+def test_a_quoted_cell_whose_lines_look_like_rows_is_refused(write, refusal, documents, text, first):
+    rows = [("1", first, "T"), ("2", text, "T"), ("3", "More words.", "T")]
+    path = write("c.tsv", written(rows))
+    assert "c.tsv, line 3: a quote encloses" in (message := refusal(path))
+    assert "set quoting: csv" in message
+    assert found_in(documents(path, quoting="csv")) == rows
+
+
 @pytest.mark.parametrize("options", [{}, {"quoting": "csv"}])
 def test_a_row_that_contradicts_the_recognised_quotes_is_refused(write, refusal, documents, options):
     beginning = written([(str(n), 'a "quoted" word', "T") for n in range(2000)])
