@@ -73,7 +73,7 @@ def test_quoted_tables_are_read_back(tmp_path, bodies, quoting, ending, encode):
         assert rows_of(path) == rows
     except CorpusError as error:
         # Lines inside a cell with tabs and line feeds may be rows of their own.
-        assert any("\t" in cell and "\n" in cell for row in rows for cell in row)  # noqa: PT017
+        assert any("\t" in cell and "\n" in cell for row in rows for cell in row)
         assert "set quoting: csv" in str(error)  # noqa: PT017
 
 
