@@ -161,6 +161,7 @@ def test_a_column_without_a_name_holds_row_names(write, documents):
     assert documents(write("c.tsv", "text\ttitle\nr1\tA ferry.\tF\nr2\tA rope.\tR\ntext\ttitle\n")) == indexed
     named = '"id"\t"text"\n"1"\t"r1"\t"A ferry."\n"2"\t"r2"\t"A rope."\n'
     assert [(d.doc_id, d.text) for d in documents(write("c.tsv", named))] == [("r1", "A ferry."), ("r2", "A rope.")]
+    assert documents(write("d.tsv", "\ttext\nr1\ta b\n")) == [Document("r1", "a b")]
 
 
 def test_rows_that_are_longer_than_their_header_are_not_guessed_at(write, refusal, documents):
