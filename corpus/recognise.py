@@ -115,7 +115,7 @@ def recognise(file: DataFile, config: CorpusConfig = CorpusConfig()) -> Recognis
     content = head.lstrip()
     if not content and whole:
         return Recognised(file, "empty")
-    guess = _text_format(content)
+    guess = _text_format(head)
     chosen = config.format if config.format in TEXT_FORMATS else guess
     if chosen == "html":
         raise CorpusError(f"{name}: the file is HTML, perhaps the error page of a download. Download it again.")
@@ -151,9 +151,11 @@ def _first_lines(head: bytes, whole: bool) -> tuple[str, ...]:
 
 
 def _text_format(head: bytes) -> str:
+    blank, head = head[: len(head) - len(head.lstrip())], head.lstrip()
     line = head.partition(b"\n")[0]
-    # An id may begin with a bracket too. Then a tab is in the line, and no record or list behind the bracket.
-    is_table = b"\t" in line
+    # A name that is missing in a header leaves its tab. An id may begin with a bracket too: then a tab is in the line,
+    # and no record or list behind the bracket.
+    is_table = b"\t" in blank.rpartition(b"\n")[2] + line
     is_list = head.startswith(b"[") and not (is_table and not re.match(rb'\[\s*(?:[\[{\]"]|\Z)', head))
     is_object = head.startswith(b"{") and not (is_table and not re.match(rb'\{\s*(?:["}]|\Z)', head))
     if is_list or is_object or head.startswith(SEPARATOR):

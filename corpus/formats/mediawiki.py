@@ -153,7 +153,7 @@ class MediaWikiSource(FileSource):
         self._scattered = seen.repeated
 
     def keep_newest(self) -> bool:
-        """Keep the newest version of each page that ``scan`` found again behind other pages.
+        """Keep the newest version of each page that ``scan`` found again behind other pages, under the same title.
 
         Returns:
             True if there are such pages. The records are other ones then: scan them again.
@@ -169,14 +169,19 @@ class MediaWikiSource(FileSource):
                 " their ids, or use an export of the current revisions."
             )
         newest: dict[str, tuple[Version, int]] = {}
+        titles: dict[str, str] = {}
         with stream_at(self.file, 0) as stream, suppress(CorpusError):
             for raw in newest_versions(stream, None):
                 if (page_id := raw.page_id) in self._scattered:
                     found = version(raw.xml), raw.position
                     newest[page_id] = max(newest.get(page_id, found), found)
+                    # Of two pages with one id, neither is a version of the other: the id is repeated.
+                    if titles.setdefault(page_id, raw.title) != raw.title:
+                        self._scattered.remove(page_id)
+                        del newest[page_id]
         self.newest = {page_id: position for page_id, (_, position) in newest.items()}
         self._scattered = set()
-        return True
+        return bool(self.newest)
 
     def read(
         self, start: int, stop: int | None, on_rejected: OnRejected = bool, dropped: Counter[str] | None = None

@@ -213,6 +213,9 @@ def recognise_quoting(lines: Sequence[str], shape: RowShape, *, is_cut: bool, is
     The meaning that makes more lines sound rows is right. If both make as many, quotes enclose cells if a cell is
     quoted because it has to be, or if cells are quoted by a rule of csv writers. Otherwise they are text.
 
+    A quoted row whose lines may be rows of their own shows neither meaning. The quotes of a table with such a row
+    enclose cells, so that reading it is an error, unless another cell has a quote inside that no csv writer writes.
+
     Args:
         lines: lines of the table, without blank ones.
         shape: shape of its rows.
@@ -221,14 +224,17 @@ def recognise_quoting(lines: Sequence[str], shape: RowShape, *, is_cut: bool, is
         commas: True if cells before the lines have commas.
     """
     window = _Window(lines)
-    wrong, quoted_cells, other_cells, unread = 0, list[str](), list[str](), lines[:0]
+    wrong, is_ambiguous, unread = 0, False, lines[:0]
+    quoted_cells, other_cells = list[str](), list[str]()
     for begin, cells in window.rows():
         row = lines[begin : window.at]
         if cells is None and window.ended and is_cut:
             unread = lines[begin:]
             break
-        if cells is None or not shape.fits(cells) or shape.may_be_rows(row):
+        if cells is None or not shape.fits(cells):
             wrong += len(row) if cells else 1
+        elif shape.may_be_rows(row):
+            is_ambiguous = True
         elif len(row) == 1:
             for cell in _cells(row[0]):
                 (quoted_cells if cell.startswith('"') else other_cells).append(cell)
@@ -243,7 +249,8 @@ def recognise_quoting(lines: Sequence[str], shape: RowShape, *, is_cut: bool, is
     # Spreadsheets quote cells with commas in text with tabs too.
     by_comma = len(quoted_cells) > 1 and all("," in cell for cell in quoted_cells)
     by_comma = by_comma and not commas and not any("," in cell for cell in other_cells)
-    return Quoting(not wrong and (had_to or every or by_comma), False)
+    unclear = is_ambiguous and not any('"' in cell for cell in other_cells)
+    return Quoting(not wrong and (had_to or every or by_comma or unclear), False)
 
 
 def looks_quoted(line: str) -> bool:

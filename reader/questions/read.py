@@ -103,8 +103,12 @@ def _question(record: Record, answered: bool, documented: bool) -> Question:
             f"{where}: {id_field} must be a string or an integer, not {_kind(values[id_field])}. Correct the line."
         )
     where += f", id {question_id!r}" if id_field else ""
-    text_field = _first(TEXT_FIELDS, values) or TEXT_FIELDS[0]
-    text = values.get(text_field)
+    if (text_field := _first(TEXT_FIELDS, values)) is None:
+        found = list({name.lower(): name for name in values}.values())
+        raise QuestionsError(
+            f"{where}: no field holds the question; found {some(found) or 'none'}. Name it {' or '.join(TEXT_FIELDS)}."
+        )
+    text = values[text_field]
     if not isinstance(text, str) or not text.strip():
         raise QuestionsError(
             f"{where}: {text_field} must be a string, the question's text, not {_kind(text)}. Correct the line."

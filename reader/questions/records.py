@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from ...corpus.formats.tsv_layout import looks_quoted
 from ...errors import QuestionsError
 from .lines import TextLines
 
@@ -147,7 +148,8 @@ def _table(path: str | Path, lines: TextLines) -> Records:
             # The numbers of TREC's topics are ids. In JSON, a number may be anything.
             columns = ["id" if name == "number" and not {*ID_FIELDS} & {*names} else name for name in names]
             where = f"{path}, line"
-            rows = ((n, line.split("\t") if tab else _cells(f"{where} {n}", line, delimiter)) for n, line in numbered)
+            cells_of = _tabbed if tab else _cells
+            rows = ((n, cells_of(f"{where} {n}", line, delimiter)) for n, line in numbered)
             return Records(f"text with {kind} and a header", _rows(path, rows, columns))
         if {*ID_FIELDS} & {*names}:
             raise QuestionsError(
@@ -160,7 +162,8 @@ def _table(path: str | Path, lines: TextLines) -> Records:
         # DPR writes its files as Python's csv module does: a cell with a quotation mark in it is quoted.
         rows = ((n, _cells(f"{path}, line {n}", line, "\t")) for n, line in rest)
         return Records("text with tabs", _rows(path, rows, ["id", "question", "answers"][-line.count("\t") - 1 :]))
-    return Records("text with tabs", _rows(path, ((n, line.split("\t")) for n, line in rest), ["id", "question"]))
+    rows = ((n, _tabbed(f"{path}, line {n}", line, "\t")) for n, line in rest)
+    return Records("text with tabs", _rows(path, rows, ["id", "question"]))
 
 
 def _header(line: str, delimiter: str) -> list[str]:
@@ -173,6 +176,11 @@ def _header(line: str, delimiter: str) -> list[str]:
     # pandas writes an index without a name before the columns.
     is_header = len(names) > 1 and all(map(_COLUMN_NAME.fullmatch, names[not names[0] :]))
     return names if is_header else []
+
+
+def _tabbed(where: str, line: str, delimiter: str) -> list[str]:
+    """Return the cells of a line between tabs, where quotation marks are text unless one is doubled inside a cell."""
+    return _cells(where, line, delimiter) if looks_quoted(line) else line.split(delimiter)
 
 
 def _cells(where: str, line: str, delimiter: str) -> list[str]:

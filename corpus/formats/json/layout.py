@@ -65,6 +65,8 @@ def _is_keyed(head: bytes) -> bool:
     names = [name for name, _ in members]
     if len(set(names)) < len(names):  # the same name around each record is no id
         return False
+    if not {*ID_FIELDS}.isdisjoint(names) and not {*TEXT_FIELDS}.isdisjoint(names):  # columns, each as a whole
+        return False
     ends = [end_of_object(head, begin) for _, begin in members]
     fields = [
         {name for name, _ in _members(head[begin : end if end > 0 else None])}

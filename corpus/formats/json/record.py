@@ -11,7 +11,7 @@ import orjson
 from ....configs.corpus import CorpusConfig
 from ....errors import CorpusError
 from ...document import Document, check_doc_id
-from ...fields import ID_FIELDS, Fields
+from ...fields import ID_FIELDS, TEXT_FIELDS, Fields
 from ...framing import decode_line, too_long
 from ...rejected import RecordError, UnreadableError
 from ...split import max_id_bytes
@@ -27,6 +27,8 @@ KEY = "_id"
 _LOOKED_AT = 1000
 # KILT's knowledge source marks headings and list items in its paragraphs.
 _KILT_MARKER = re.compile(r"^(?:Section::::|BULLET::::(?:- )?)")
+# Keys of the first record in an object that pandas writes with its index, which numbers the rows.
+_FIRST_INDEX = (b"0", b'"0"')
 # MongoDB's exports name the type of an id: {"_id": {"$oid": "66f0…"}}.
 _MONGODB_IDS = ("$oid", "$uuid", "$numberInt", "$numberLong", "$numberDecimal")
 
@@ -56,8 +58,10 @@ def choose_json_fields(framed: Iterable[tuple[int, RawRecord]], name: str, confi
     Raises:
         CorpusError: if there is no field for the id or the text, and errors are not skipped.
     """
-    for record, place in islice(_parsed(framed, name, config), _LOOKED_AT if config.on_error == "skip" else 1):
+    for record, key, place in islice(_parsed(framed, name, config), _LOOKED_AT if config.on_error == "skip" else 1):
         try:
+            if key in _FIRST_INDEX and config.id_field is None:
+                _refuse_index(record, place)
             return _choose(record.values, config, place)
         except CorpusError:
             if config.on_error == "fail":
@@ -82,10 +86,30 @@ def _choose(record: Mapping[str, Any], config: CorpusConfig, place: str) -> Fiel
         if config.id_field is None and record.keys().isdisjoint(ID_FIELDS) and (problem := _records_inside(record)):
             raise CorpusError(f"{place}: {problem}") from None
         raise
-    doc_id = value_of(record, fields.id)
+    doc_id, text = value_of(record, fields.id), value_of(record, fields.text)
     if isinstance(doc_id, dict) and len(doc_id) == 1 and (kind := next(iter(doc_id))) in _MONGODB_IDS:
         return replace(fields, id=f"{fields.id}.{kind}")
+    if isinstance(doc_id, (dict, list)) and isinstance(text, (dict, list)):
+        raise CorpusError(
+            f"{place}: the fields {fields.id!r} and {fields.text!r} hold whole columns. Write one record per line, e.g."
+            " with to_json(FILE, orient='records', lines=True) of pandas."
+        )
     return fields
+
+
+def _refuse_index(record: JsonRecord, place: str) -> None:
+    """Refuse a record that stands under a number of its row, and has an id of its own.
+
+    Raises:
+        CorpusError: if the record has another id inside.
+    """
+    key, own = record.id(KEY), next((name for name in ID_FIELDS if name != KEY and name in record.values), "")
+    doc_id = record.values.get(own)
+    if isinstance(doc_id, (str, int)) and str(doc_id) != key:
+        raise CorpusError(
+            f"{place}: the record stands under {key!r}, and its field {own!r} holds {str(doc_id)[:40]!r}. Set id_field"
+            f" to {own!r} if the first is a row's number, and to {KEY!r} if it is the id."
+        )
 
 
 def _records_inside(record: Mapping[str, Any]) -> str | None:
@@ -99,7 +123,8 @@ def _records_inside(record: Mapping[str, Any]) -> str | None:
             )
         members = value.items() if isinstance(value, dict) else ()
         inner = [(key, each) for key, each in members if isinstance(each, dict)]
-        if len(inner) > 1 and all(each.keys() == inner[0][1].keys() for _, each in inner):
+        fields = [each.keys() for _, each in inner]
+        if len(inner) > 1 and (all(each == fields[0] for each in fields) or {*TEXT_FIELDS}.intersection(*fields)):
             place = f"in {name!r}" if name else "beside other values"
             return (
                 f"the object holds records keyed by id {place}, e.g. {inner[0][0]!r}. Write them to a file of their"
@@ -110,12 +135,12 @@ def _records_inside(record: Mapping[str, Any]) -> str | None:
 
 def _parsed(
     framed: Iterable[tuple[int, RawRecord]], name: str, config: CorpusConfig
-) -> Iterator[tuple[JsonRecord, str]]:
+) -> Iterator[tuple[JsonRecord, bytes | None, str]]:
     try:
         for line, record in framed:
             place = f"{name}, line {line}"
             try:
-                yield _parse(record, place, name, line), place
+                yield _parse(record, place, name, line), record.key, place
             except RecordError:
                 if config.on_error == "fail":
                     raise

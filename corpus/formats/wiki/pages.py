@@ -18,6 +18,7 @@ _PAGE, PAGE_END = b"<page>", b"</page>"
 _REVISION_BEGIN, _REVISION_END = b"<revision>", b"</revision>"
 _REVISION = re.compile(rb"<revision>.*?</revision>", re.DOTALL)
 _ID = re.compile(rb"<id>\s*([^<]*?)\s*</id>")
+_TITLE = re.compile(rb"<title>([^<]*)</title>")
 _TIMESTAMP = re.compile(rb"<timestamp>\s*([^<]*?)\s*</timestamp>")
 # Bytes that are kept of a buffer without a page: more than the longest tag that is searched for.
 _TAIL_BYTES = 1 << 10
@@ -38,6 +39,7 @@ class RawPage(NamedTuple):
         xml: bytes from ``<page>`` to ``</page>``, with one revision; None if they are too many.
         older: number of older versions that were left out.
         page_id: its id; empty if it has none.
+        title: its title; empty if it has none.
     """
 
     position: int
@@ -45,6 +47,7 @@ class RawPage(NamedTuple):
     xml: bytes | None
     older: int
     page_id: str
+    title: str
 
 
 class SeenIds:
@@ -76,7 +79,9 @@ class SeenIds:
 
 
 def newest_versions(stream: ByteStream, stop: int | None) -> Iterator[RawPage]:
-    """Yield the pages that begin before ``stop``. Of pages with one id in succession, yield the newest.
+    """Yield the pages that begin before ``stop``. Of pages with one id and title in succession, yield the newest.
+
+    Pages with one id and several titles are of several wikis, or of a page that was moved between two exports.
 
     Raises:
         CorpusError: as ``pages`` raises it.
@@ -84,7 +89,7 @@ def newest_versions(stream: ByteStream, stop: int | None) -> Iterator[RawPage]:
     held: RawPage | None = None
     try:
         for page in pages(stream, stop):
-            if held is None or not page.page_id or page.page_id != held.page_id:
+            if held is None or not page.page_id or (page.page_id, page.title) != (held.page_id, held.title):
                 if held is not None:
                     yield held
                 held = page
@@ -109,9 +114,11 @@ def version(xml: bytes | None) -> Version:
 
 
 def _raw_page(position: int, number: int, xml: bytes, older: int) -> RawPage:
-    found = _ID.search(xml, 0, max(xml.find(_REVISION_BEGIN), 0))
-    page_id = found[1].decode(errors="replace") if found else ""
-    return RawPage(position, number, xml if len(xml) <= framing.MAX_RECORD_BYTES else None, older, page_id)
+    head = max(xml.find(_REVISION_BEGIN), 0)
+    page_id, title = (
+        found[1].decode(errors="replace") if (found := each.search(xml, 0, head)) else "" for each in (_ID, _TITLE)
+    )
+    return RawPage(position, number, xml if len(xml) <= framing.MAX_RECORD_BYTES else None, older, page_id, title)
 
 
 def pages(stream: ByteStream, stop: int | None) -> Iterator[RawPage]:

@@ -161,6 +161,7 @@ def test_a_column_without_a_name_holds_row_names(write, documents):
     assert documents(write("c.tsv", "text\ttitle\nr1\tA ferry.\tF\nr2\tA rope.\tR\ntext\ttitle\n")) == indexed
     named = '"id"\t"text"\n"1"\t"r1"\t"A ferry."\n"2"\t"r2"\t"A rope."\n'
     assert [(d.doc_id, d.text) for d in documents(write("c.tsv", named))] == [("r1", "A ferry."), ("r2", "A rope.")]
+    assert documents(write("d.tsv", "\ttext\nr1\ta b\n")) == [Document("r1", "a b")]
 
 
 def test_rows_that_are_longer_than_their_header_are_not_guessed_at(write, refusal, documents):
@@ -227,6 +228,16 @@ def test_the_whole_row_is_quoted_or_it_is_text(write, documents):
 def test_text_with_tabs_and_line_feeds_is_quoted(write, documents):
     rows = [("1", "def f():\n\treturn 1\n", "Code"), ("2", "a\tb\n\n\tc", ""), ("3", "\n", "x\ny")]
     assert found_in(documents(write("c.tsv", written(rows)))) == rows
+
+
+@pytest.mark.parametrize("text", ["a\tb\nc\td", "a\tb\n\nc\td"])
+@pytest.mark.parametrize("first", ["Plain words.", 'One "quoted" word.'])
+def test_a_quoted_cell_whose_lines_look_like_rows_is_refused(write, refusal, documents, text, first):
+    rows = [("1", first, "T"), ("2", text, "T"), ("3", "More words.", "T")]
+    path = write("c.tsv", written(rows))
+    assert "c.tsv, line 3: a quote encloses" in (message := refusal(path))
+    assert "set quoting: csv" in message
+    assert found_in(documents(path, quoting="csv")) == rows
 
 
 @pytest.mark.parametrize("options", [{}, {"quoting": "csv"}])

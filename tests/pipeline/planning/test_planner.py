@@ -69,6 +69,16 @@ def test_a_duplicate_id_names_both_places(tmp_path):
         plan(first, second)
 
 
+@pytest.mark.parametrize("order", [(0, 2, 1), (0, 1, 2)])
+def test_pages_of_two_wikis_with_one_id_are_no_versions(tmp_path, order):
+    pages = [(1, "Sea"), (1, "Rock"), (2, "Wind")]
+    page = "<page><title>{1}</title><ns>0</ns><id>{0}</id><revision><id>7</id><text>{1}.</text></revision></page>"
+    path = tmp_path / "dump.xml"
+    path.write_text(f"<mediawiki>{''.join(page.format(*pages[each]) for each in order)}</mediawiki>")
+    with pytest.raises(CorpusError, match="'1' occurs twice"):
+        plan(path)
+
+
 def test_an_empty_corpus_says_what_was_looked_at(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n\n")

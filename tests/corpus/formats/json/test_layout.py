@@ -61,6 +61,15 @@ def test_keys_are_ids_unless_a_field_is_configured(write, documents):
     assert [each.doc_id for each in documents(path, text_field="words", id_field="id")] == ["a", "b"]
 
 
+def test_an_index_is_not_taken_for_ids(write, documents, refusal):
+    path = write("c.json", json.dumps({"0": {"docid": "a", "text": "t"}, "1": {"docid": "b", "text": "u"}}))
+    assert "stands under '0', and its field 'docid' holds 'a'. Set id_field to 'docid'" in refusal(path)
+    assert [each.doc_id for each in documents(path, id_field="docid")] == ["a", "b"]
+    assert [each.doc_id for each in documents(path, id_field="_id")] == ["0", "1"]
+    path = write("c.json", json.dumps({"0": {"id": 0, "text": "t"}, "1": {"id": 1, "text": "u"}}))
+    assert [each.doc_id for each in documents(path)] == ["0", "1"]
+
+
 def test_a_large_object_of_records_is_read_in_pieces(write):
     records = {f"é{n}": {"text": f"{n} " * 2000} for n in range(400)}
     documents, _ = read(write("c.json", json.dumps(records)), range(0, 400, 37))
@@ -85,6 +94,9 @@ def test_values_that_are_no_records_are_rejected(write):
             "holds records keyed by id beside other values, e.g. 'k'",
         ),
         ({"docs": {"k": {"text": "t"}, "l": {"text": "u"}}}, "holds records keyed by id in 'docs', e.g. "),
+        ({"docs": {"k": {"text": "t", "title": "T"}, "l": {"text": "u"}}}, "keyed by id in 'docs', e.g. 'k'"),
+        ({"id": {"0": "k", "1": "l"}, "text": {"0": "t", "1": "u"}}, "'id' and 'text' hold whole columns. Write one"),
+        ({"id": ["k", "l"], "text": ["t", "u"]}, "'id' and 'text' hold whole columns. Write one"),
         ({"a": {"id": 1, "words": "t"}}, "found 'a', 'a.id', 'a.words'. Set"),
         (
             {"id": 1, "en": {"text": "t"}, "de": {"text": "u"}},
