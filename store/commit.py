@@ -13,12 +13,12 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from ..errors import CorruptStoreError, StoreError
+from ..errors import CorruptStoreError
 from .ledger import empty_shards, record_empty, record_fallbacks
 from .plans import require_plan
 from .store import Store
 from .table.addresses import MEMORY, REJECTED, data_file_uri
-from .table.checksums import record_checksums
+from .table.checksums import record_written
 from .table.datasets import fragments_of, open_data_file, open_table
 from .table.failures import lance_errors
 from .table.files import data_file_problem
@@ -57,15 +57,16 @@ def commit(store: Store, written: Sequence[WrittenShard], plan: str | None = Non
         StoreError: the disk is full, the store could not be written in many attempts, or another plan is in force.
     """
     shards = {each.shard: each for each in reversed(written)}
+    # Before the commit, so that no crash leaves a committed file without a checksum. The system still caches the files.
+    # The end of the build records those that fail here.
+    with suppress(OSError):
+        record_written(store.uri, _data_paths(shards.values()))
     # Rows in memory make a shard done, so memory comes last.
     _publish(store, REJECTED, {n: _parse(each.rejected_fragments) for n, each in shards.items()})
     others = {n: {c: k for c, k in each.codecs.items() if c != store.meta.codec} for n, each in shards.items()}
     record_fallbacks(store.uri, {n: counts for n, counts in others.items() if counts})
     new = _publish(store, MEMORY, {n: _parse(each.memory_fragments) for n, each in shards.items()}, plan)
     new |= record_empty(store.uri, {n for n, each in shards.items() if not each.memory_fragments})
-    # Now, because the files are still in the system's cache. The end of the build records those that fail here.
-    with suppress(OSError, StoreError):
-        record_checksums(store.uri, data=_data_paths(shards[n] for n in new))
     return Committed(frozenset(new), frozenset(shards.keys() - new))
 
 

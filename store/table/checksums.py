@@ -1,19 +1,22 @@
 """Checksums of the files of a store's tables in a local folder, because Lance keeps none.
 
-Lance never changes a file that it has written, so a checksum that was recorded once stays right. Files of the search
-index have checksums of their own (``search/checksums.py``). docs/format.md describes the record.
+Lance never changes a file that it has written, so a checksum that was recorded once stays right. The record grows by
+blocks at its end, so that a commit costs no more in a large store. Files of the search index have checksums of their
+own (``search/checksums.py``). docs/format.md describes the record.
 """
 
+import errno
 import os
+import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
-from .addresses import TABLES, local_folder
+from .addresses import MEMORY, TABLES, local_folder
 from .datasets import find_table, fragments_of
 
 RECORD_NAME = ".checksums"
@@ -26,8 +29,13 @@ HINT = "latest_version_hint.json"
 
 # Bytes of a file that are read at a time: they stay in the processor's cache.
 _PIECE = 1 << 18
-# Begins the last line, which has the checksum of the lines before.
-_SEAL = b"# "
+# Last line of a block, with the checksum of the block's other lines.
+_SEAL = re.compile(rb"^# ([0-9a-f]{32})\n", re.MULTILINE)
+_SEAL_BYTES = 35
+# Beginning of a block, which a crash leaves.
+_TORN = re.compile(
+    rb"(?:[0-9a-f]{32}  \S+\n)*(?:[0-9a-f]{0,32}|[0-9a-f]{32} {1,2}\S*|#|# [0-9a-f]{0,32})",
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,13 @@ class Checksums:
         folder: the store's folder; None for an object store, whose files have no record.
         recorded: XXH3-128 in hexadecimal by the file's path in the store's folder.
         is_damaged: True if the record is damaged, so that nothing can be compared with it.
+        is_torn: True if the record ends in the middle of a block, as after a crash. ``recorded`` lacks that block.
     """
 
     folder: Path | None
     recorded: Mapping[str, str] = field(default_factory=dict)
     is_damaged: bool = False
+    is_torn: bool = False
 
     def has(self, path: str) -> bool:
         """Return True if the checksum of a file was recorded."""
@@ -75,12 +85,18 @@ def read_checksums(uri: str) -> Checksums:
         content = (folder / RECORD_NAME).read_bytes()
     except FileNotFoundError:
         return Checksums(folder)
-    begin = content.rfind(_SEAL)
-    lines = content[: max(begin, 0)]
-    if content[begin:] != _seal(lines):
+    recorded: dict[str, str] = {}
+    begin = 0
+    for seal in _SEAL.finditer(content):
+        lines = content[begin : seal.start()]
+        if _seal(lines) != seal[0]:
+            return Checksums(folder, is_damaged=True)
+        pairs = (line.split("  ", 1) for line in lines.decode().splitlines())
+        recorded.update({path: checksum for checksum, path in pairs})
+        begin = seal.end()
+    if not _TORN.fullmatch(content, begin):
         return Checksums(folder, is_damaged=True)
-    pairs = (line.split("  ", 1) for line in lines.decode().splitlines())
-    return Checksums(folder, {path: checksum for checksum, path in pairs})
+    return Checksums(folder, recorded, is_torn=begin < len(content) or not content)
 
 
 def stored_files(uri: str) -> set[str]:
@@ -99,9 +115,27 @@ def stored_files(uri: str) -> set[str]:
     return found
 
 
-def record_checksums(
-    uri: str, *, data: Collection[str] | None = None, before: Collection[str] = (), changed: Collection[str] = ()
-) -> int:
+def record_written(uri: str, paths: Iterable[str]) -> None:
+    """Record the checksums of data files that were just written, at a cost that only depends on these.
+
+    Args:
+        uri: resolved address of the store. Nothing is done in an object store.
+        paths: paths of the files in the store's folder. Missing ones are skipped.
+
+    Raises:
+        OSError: a file cannot be read, or the record cannot be written.
+    """
+    folder = local_folder(uri)
+    if folder is None:
+        return
+    checksums = {}
+    for path in sorted(paths):
+        with suppress(FileNotFoundError):
+            checksums[path] = _checksum(folder / path)
+    _append(folder, checksums)
+
+
+def record_checksums(uri: str, *, before: Collection[str] = (), changed: Collection[str] = ()) -> int:
     """Record the checksums of files that have none yet, and forget the files that are gone. The caller holds the lock.
 
     Of the data files, only those of the latest versions are recorded: a worker may still be writing another one. A
@@ -109,8 +143,7 @@ def record_checksums(
 
     Args:
         uri: resolved address of the store. Nothing is done in an object store.
-        data: paths of the data files to record; None for all.
-        before: paths of data files not to record, because reading them could take long.
+        before: paths of files whose memory is not to be recorded, because reading all of it could take long.
         changed: paths of files to record once more.
 
     Returns:
@@ -124,11 +157,10 @@ def record_checksums(
     if checksums.folder is None or checksums.is_damaged:
         return 0
     kept = {path: each for path, each in checksums.recorded.items() if path in present and path not in changed}
-    new = {path for path in present - kept.keys() if not is_data(path)}
-    if data is None:
-        data = (_data_files(uri) & present) - kept.keys() - set(before)
-    added = {path: _checksum(checksums.folder / path) for path in sorted(new | (set(data) - kept.keys()))}
-    if added or len(kept) < len(checksums.recorded):
+    long = {path for path in before if path.startswith(f"{MEMORY}.lance/{DATA}/")}
+    new = {path for path in present if not is_data(path)} | (_data_files(uri) & present - long)
+    added = {path: _checksum(checksums.folder / path) for path in sorted(new - kept.keys())}
+    if checksums.is_torn or len(kept) < len(checksums.recorded) or not _append(checksums.folder, added):
         _write(checksums.folder, kept | added)
     return len(added)
 
@@ -174,21 +206,40 @@ def _is_whole(name: str) -> bool:
     return name != HINT and "#" not in name
 
 
+def _append(folder: Path, checksums: Mapping[str, str]) -> bool:
+    """Add a block to the record; return False if that is not possible because a crash has torn its end."""
+    if not checksums:
+        return True
+    # In one piece, so that a crash or a full disk leaves the beginning of a block at most.
+    with (folder / RECORD_NAME).open("ab+", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(length - _SEAL_BYTES, 0))
+        if length and not _SEAL.fullmatch(file.read(_SEAL_BYTES)):
+            return False
+        block = _block(checksums)
+        if file.write(block) < len(block):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    return True
+
+
 def _write(folder: Path, checksums: Mapping[str, str]) -> None:
-    """Write a record, which appears as a whole or not at all."""
-    lines = "".join(f"{checksums[path]}  {path}\n" for path in sorted(checksums)).encode()
+    """Write a record anew. It appears as a whole or not at all."""
     draft = folder / f"{RECORD_NAME}.{secrets.token_hex(8)}"
     try:
-        with draft.open("xb") as file:
-            file.write(lines + _seal(lines))
+        draft.write_bytes(_block(checksums))
         draft.replace(folder / RECORD_NAME)
     except OSError:
         draft.unlink(missing_ok=True)
         raise
 
 
+def _block(checksums: Mapping[str, str]) -> bytes:
+    lines = "".join(f"{checksums[path]}  {path}\n" for path in sorted(checksums)).encode()
+    return lines + _seal(lines)
+
+
 def _seal(lines: bytes) -> bytes:
-    return _SEAL + xxhash.xxh3_128_hexdigest(lines).encode() + b"\n"
+    return f"# {xxhash.xxh3_128_hexdigest(lines)}\n".encode()
 
 
 def _checksum(path: Path) -> str:

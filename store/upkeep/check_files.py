@@ -139,6 +139,9 @@ def read_record(findings: Findings) -> None:
     if findings.checksums.is_damaged:
         what = "the record of the files' checksums is damaged, so no file was compared with it."
         findings.add(Problem("store", what, RERECORD, RECORD_NAME))
+    if findings.checksums.is_torn:
+        what = "the record of the files' checksums is cut off, as after a crash."
+        findings.add(Problem("store", what, RERECORD, RECORD_NAME))
 
 
 def changed_files(findings: Findings, table: str, fragment: lance.LanceFragment) -> dict[str, str]:

@@ -15,9 +15,13 @@ from pisco_index.store.table.checksums import (
     forget_checksums,
     read_checksums,
     record_checksums,
+    record_written,
     stored_files,
     version_of,
 )
+from pisco_index.store.table.datasets import append_assets
+from pisco_index.store.upkeep.check_files import read_record
+from pisco_index.store.upkeep.findings import Findings
 
 
 @pytest.fixture
@@ -29,6 +33,12 @@ def filled(store, rows_of):
         # The store was created without the lock.
         record_checksums(store.uri)
     return store
+
+
+def record_problems(uri: str) -> list[str]:
+    findings = Findings(uri)
+    read_record(findings)
+    return [problem.what for problem in findings.problems]
 
 
 def wrong(uri: str) -> list[str]:
@@ -72,10 +82,10 @@ def test_a_damaged_record_is_not_replaced(filled):
     for place in range(0, len(content), 7):
         record.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         assert read_checksums(filled.uri).is_damaged
-    record.write_bytes(content[:-1])
+    record.write_bytes(content[:40] + content[41:])
     assert read_checksums(filled.uri).is_damaged
     assert record_checksums(filled.uri) == 0
-    assert record.read_bytes() == content[:-1]
+    assert record.read_bytes() == content[:40] + content[41:]
     forget_checksums(filled.uri)
     assert record_checksums(filled.uri) == len(stored_files(filled.uri))
 
@@ -97,6 +107,51 @@ def test_data_files_of_before_are_left_to_a_repair(filled):
     assert read_checksums(filled.uri).recorded.keys() == stored_files(filled.uri)
 
 
+def test_a_commit_adds_to_the_record_and_reads_neither_it_nor_other_files(filled, rows_of, monkeypatch):
+    record = Path(filled.uri, RECORD_NAME)
+    before = record.read_bytes()
+    for function in ("stored_files", "read_checksums", "_write"):
+        monkeypatch.setattr(checksums, function, None)
+    commit(filled, [write_fragment(filled.uri, 2, rows_of(["late"]))])
+    after = record.read_bytes()
+    assert after.startswith(before)
+    assert len(after) - len(before) < 200
+
+
+def test_a_crash_while_the_record_grows_loses_only_what_was_being_added(filled, rows_of):
+    record, files = Path(filled.uri, RECORD_NAME), stored_files(filled.uri)
+    before = record.read_bytes()
+    commit(filled, [write_fragment(filled.uri, 2, rows_of(["late"]))])
+    after = record.read_bytes()
+    for length in range(len(before), len(after)):
+        record.write_bytes(after[:length])
+        found = read_checksums(filled.uri)
+        assert not found.is_damaged
+        assert found.is_torn == (length > len(before))
+        assert found.recorded.keys() == files
+        record_written(filled.uri, [next(iter(files))])
+        assert record.read_bytes().startswith(after[:length])
+    # Whoever takes the lock next makes the record whole.
+    record.write_bytes(after[:-1])
+    record_checksums(filled.uri)
+    assert read_checksums(filled.uri).recorded.keys() == stored_files(filled.uri)
+    assert not read_checksums(filled.uri).is_torn
+    for content in (b"", after[:-1]):
+        record.write_bytes(content)
+        (problem,) = record_problems(filled.uri)
+        assert "cut off" in problem
+        record_checksums(filled.uri)
+        assert not record_problems(filled.uri)
+
+
+def test_a_crash_between_commit_and_the_end_of_the_build_costs_no_checksum(filled, rows_of, one_reject):
+    commit(filled, [write_fragment(filled.uri, 2, rows_of(["late"]), one_reject)])
+    append_assets(filled.uri, {"note": b""})
+    with build_lock(filled.uri):
+        pass
+    assert read_checksums(filled.uri).recorded.keys() == stored_files(filled.uri)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_record_that_cannot_be_written_fails_no_commit(store, rows_of):
     Path(store.uri).chmod(0o555)
@@ -110,7 +165,7 @@ def test_a_record_that_cannot_be_written_fails_no_commit(store, rows_of):
 def test_a_full_disk_leaves_the_former_record(filled, monkeypatch):
     record = Path(filled.uri, RECORD_NAME)
     before = record.read_bytes()
-    monkeypatch.setattr(checksums, "_seal", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(checksums, "_block", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         checksums._write(Path(filled.uri), {})
     assert record.read_bytes() == before
