@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from .base import Config, FileOnly, Flag
 from .corpus import CorpusConfig
-from .names import CodecName, Dtype, Keep, Stage
+from .names import AttentionName, CodecName, Dtype, Keep, Stage
 from .search import SearchConfig
 
 
@@ -112,6 +112,11 @@ class RunConfig(Config):
     )
     compiled: bool | None = Field(
         None, description="Compile the compressor's layers; default: on a GPU only. It changes rounding only."
+    )
+    attention: AttentionName = Field(
+        "auto",
+        description="Attention kernel: torch or flash-attn, which need a GPU, or padded; auto takes the fastest that "
+        "works. It changes rounding only.",
     )
     shard_documents: int = Field(
         4096,

@@ -17,6 +17,9 @@ CodecName = Literal["fp32", "bf16", "bf16z", "int8", "int4", "klt3", "klt2"]
 Dtype = Literal["bfloat16", "float32"]
 """Dtypes that compressors and decoders are loaded in."""
 
+AttentionName = Literal["auto", "torch", "flash-attn", "padded"]
+"""Attention kernels of the compressor; ``auto`` is the fastest one that computes correctly on the device."""
+
 CorpusFormat = Literal["auto", "jsonl", "json", "parquet", "arrow", "tsv", "mediawiki"]
 """Formats of corpus files; ``auto`` recognises the format from the first bytes."""
 

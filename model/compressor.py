@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..configs.names import AttentionName
 from .connector import Connector
 from .families import Checkpoint
 from .forward.attention import Attention, padded_attention
@@ -56,6 +57,10 @@ class Compressor:
         whole_last_layer: True to compute the last layer at every token.
         compiled: True to compile the layers for a few batch sizes, if the architecture is one of ``NativeModel``. That
             takes minutes at first, and seconds once torch has the graphs in its cache.
+        attention: name of the attention kernel.
+
+    Raises:
+        ConfigError: the named attention kernel cannot be used on the device.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Compressor:
         token_budget: int | None = None,
         whole_last_layer: bool = False,
         compiled: bool = False,
+        attention: AttentionName = "auto",
     ):
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
@@ -81,23 +87,25 @@ class Compressor:
         self._memory_token_ids = tuple(memory_token_ids)
         self._group = 1
         self._rotary = ScaledRotary(model)
-        attention = _attention_for(model.config, self.device, self.dtype)
+        kernel = _attention_for(model.config, self.device, self.dtype, attention)
         self._forward: Callable[[PackedBatch], torch.Tensor]
         if isinstance(model, GroupedEncoder):
             self.hidden_dim, self._group = model.projection.out_features, model.rate
             self._forward, self._pads = model, True
         elif NativeModel.supports(model):
-            self._forward = NativeModel(model, attention, whole_last_layer=whole_last_layer)
-            self._pads = attention is padded_attention
+            self._forward = NativeModel(model, kernel, whole_last_layer=whole_last_layer)
+            self._pads = kernel is padded_attention
         else:
-            self._forward = fallback = choose_fallback(model, attention, self._memory_token_ids)
+            self._forward = fallback = choose_fallback(model, kernel, self._memory_token_ids)
             if isinstance(fallback, PaddedFallback):
                 fallback.needs_positions = memory_position is not None
-            self._pads = fallback.pads or attention is padded_attention
+            self._pads = fallback.pads or kernel is padded_attention
         self.token_budget = token_budget or CPU_TOKEN_BUDGET
         self._compiled_sizes: tuple[int, ...] = ()
         if self.device.type == "cuda" and token_budget is None:
-            self.token_budget = gpu_token_budget(self.device, model.config, self.dtype, self._probe, BudgetCache())
+            self.token_budget = gpu_token_budget(
+                self.device, model.config, self.dtype, self._probe, BudgetCache(), attention
+            )
         if compiled and isinstance(self._forward, NativeModel):
             self._compile(self._forward)
 
@@ -111,6 +119,7 @@ class Compressor:
         token_budget: int | None = None,
         whole_last_layer: bool = False,
         compiled: bool | None = None,
+        attention: AttentionName = "auto",
     ) -> "Compressor":
         """Load the compressor and connector of a checkpoint onto a device.
 
@@ -121,9 +130,11 @@ class Compressor:
             token_budget: largest number of tokens in a batch; default: 2,048 on a CPU, and what fits on a GPU.
             whole_last_layer: True to compute the last layer at every token.
             compiled: True to compile the layers; default: only on a GPU.
+            attention: name of the attention kernel.
 
         Raises:
             CheckpointError: weights are missing or do not fit.
+            ConfigError: the named attention kernel cannot be used on the device.
         """
         return cls(
             checkpoint.load_compressor(dtype=dtype, device=device),
@@ -134,6 +145,7 @@ class Compressor:
             token_budget=token_budget,
             whole_last_layer=whole_last_layer,
             compiled=torch.device(device).type == "cuda" if compiled is None else compiled,
+            attention=attention,
         )
 
     @property
@@ -302,7 +314,7 @@ class Compressor:
         self._run(self._pack(Passages(ids, lengths), np.arange(len(lengths)), tokens), "embedding")
 
 
-def _attention_for(config: Any, device: torch.device, dtype: torch.dtype) -> Attention:
+def _attention_for(config: Any, device: torch.device, dtype: torch.dtype, name: AttentionName) -> Attention:
     heads = getattr(config, "num_attention_heads", None)
     if not heads:
         return padded_attention
@@ -312,4 +324,5 @@ def _attention_for(config: Any, device: torch.device, dtype: torch.dtype) -> Att
         heads=heads,
         key_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        name=name,
     )

@@ -272,7 +272,8 @@ def _encode_long(tokenizer: Any, text: str, special: bool) -> array:
 
     A tokenizer looks at a bounded part of the text around a token. So two windows give the same tokens within their
     overlap, except near its ends, and are joined in its middle. If they do not, or the text only repeats itself there,
-    the first window is doubled, up to the whole text.
+    the first window is doubled, up to the whole text. Only of two splits with the same score, a Unigram model may take
+    another one: it adds up scores from the beginning of what it is given.
     """
     fast = tokenizer.backend_tokenizer
     before, after = special_tokens(tokenizer) if special else ([], [])

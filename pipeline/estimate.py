@@ -289,6 +289,7 @@ def _probe(sample: _Sample, job: Job, device: str) -> _Probe:
         device=device,
         token_budget=run.token_budget,
         compiled=run.compiled,
+        attention=run.attention,
     )
     loaded_s = time.perf_counter() - began
     probed = _spread(sample.tokenized, max(PROBE_TOKENS, compressor.token_budget))

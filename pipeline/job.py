@@ -138,6 +138,7 @@ class Job:
             device=self.device,
             token_budget=self.config.run.token_budget,
             compiled=self.config.run.compiled,
+            attention=self.config.run.attention,
             at_question=self.at_question,
             decoder_base=self.decoder_base,
             compressor_base=self.compressor_base,

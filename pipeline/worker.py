@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..configs import CompressionConfig
+from ..configs.names import AttentionName
 from ..corpus import Document, OnRejected, RejectedRecord, is_cut
 from ..errors import CorpusError, PiscoIndexError
 from ..model.compressor import Compressor
@@ -65,6 +66,7 @@ class WorkerSpec:
         device: device that the compressor runs on.
         token_budget: largest number of tokens in a batch; None is the device's default.
         compiled: True to compile the compressor's layers; None compiles them on a GPU.
+        attention: name of the attention kernel.
         threads: number of CPU threads to compute with; None keeps torch's own number.
         store_patience_s: seconds to wait for a store that cannot be reached.
         at_question: True if memory is made with each question: the worker writes texts and compresses nothing.
@@ -82,6 +84,7 @@ class WorkerSpec:
     device: str
     token_budget: int | None = None
     compiled: bool | None = None
+    attention: AttentionName = "auto"
     threads: int | None = None
     store_patience_s: float = 0.0
     at_question: bool = False
@@ -359,6 +362,7 @@ def _compressing(spec: WorkerSpec) -> tuple[DocumentTokenizer, Compressor | NoCo
         device=spec.device,
         token_budget=spec.token_budget,
         compiled=spec.compiled,
+        attention=spec.attention,
     )
     return checkpoint.passage_tokenizer(spec.compression), compressor
 

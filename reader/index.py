@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Self
 
@@ -103,8 +104,8 @@ class Index:
         """
         require_texts(questions, "questions")
         for name, value in (("hits", hits), ("max_new_tokens", max_new_tokens)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value!r}")
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
         if doc_ids is not None:
             _require_lists(questions, doc_ids)
         retriever = None

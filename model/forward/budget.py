@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
+from ...configs.names import AttentionName
 from .failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,12 @@ _STEP = 1024
 
 
 def gpu_token_budget(
-    device: torch.device, model_config: Any, dtype: torch.dtype, run: Callable[[int], None], cache: "BudgetCache"
+    device: torch.device,
+    model_config: Any,
+    dtype: torch.dtype,
+    run: Callable[[int], None],
+    cache: "BudgetCache",
+    attention: AttentionName = "auto",
 ) -> int:
     """Return the largest token budget that fits a GPU, from the cache or by trying.
 
@@ -37,6 +43,7 @@ def gpu_token_budget(
         dtype: dtype of the compressor.
         run: function that computes a batch of a given number of tokens.
         cache: budgets found before.
+        attention: name of the attention kernel; part of the name in the cache.
 
     Raises:
         torch.OutOfMemoryError: not even 1,024 tokens fit.
@@ -56,6 +63,7 @@ def gpu_token_budget(
     free, _ = torch.cuda.mem_get_info(device)
     # A GPU that other processes use too has another budget.
     key = f"{_name_of(device, model_config, dtype)}, {free >> 30} GiB free"
+    key += "" if attention == "auto" else f", {attention}"
     cached = cache.get(key)
     budget = find_token_budget(peak_of, free, cached)
     if budget != cached:

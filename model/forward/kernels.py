@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn.attention.varlen import varlen_attn
 
+from ...configs.names import AttentionName
+from ...errors import ConfigError
 from .attention import Attention, Spans, attention_operator, padded_attention
-from .failures import is_out_of_memory
+from .failures import first_line, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +83,15 @@ def _window(causal: bool, window: int | None) -> tuple[int, int]:
 
 
 def choose_attention(
-    device: torch.device, dtype: torch.dtype, *, heads: int, key_heads: int, head_dim: int
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    heads: int,
+    key_heads: int,
+    head_dim: int,
+    name: AttentionName = "auto",
 ) -> Attention:
-    """Return the fastest attention that computes correctly on a device.
+    """Return the named attention, or the fastest one that computes correctly on a device.
 
     Each kernel is compared with ``padded_attention``, then timed.
 
@@ -93,20 +101,33 @@ def choose_attention(
         heads: number of query heads.
         key_heads: number of key and value heads.
         head_dim: width of a head.
+        name: name of the kernel.
+
+    Raises:
+        ConfigError: the named kernel cannot be used on this device, or computes wrong values there.
     """
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    is_possible = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    if name == "padded" or (name == "auto" and not is_possible):
         return padded_attention
+    if not is_possible:
+        raise _unusable(name, f"it needs a GPU and a dtype of 16 bits, not {device} and {dtype}")
     sample = _Sample(device, dtype, heads, key_heads, head_dim)
     seconds: dict[Attention, float] = {}
     for library, kernel in (("torch", torch_attention), ("flash-attn", flash_attention)):
+        if name not in ("auto", library):
+            continue
         try:
             if sample.error(kernel) < _MAX_ERROR:
                 seconds[kernel] = sample.seconds(kernel)
+            elif name == library:
+                raise _unusable(name, f"it computes wrong values on {device}")
             else:
                 log.warning("The attention of %s computes wrong values on %s and is not used.", library, device)
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
+            if name == library:
+                raise _unusable(name, first_line(error)) from error
             log.debug("The attention of %s cannot be used on %s: %s", library, device, error)
     if not seconds:
         log.warning(
@@ -122,6 +143,10 @@ def choose_attention(
     times = ", ".join(f"{_name(kernel)} {1000 * taken:.2f} ms" for kernel, taken in seconds.items())
     log.info("%s uses %s (of %s a call)", device, _name(chosen), times)
     return chosen
+
+
+def _unusable(name: str, reason: str) -> ConfigError:
+    return ConfigError(f"The attention kernel {name} cannot be used: {reason}. Set attention to auto or padded.")
 
 
 def _name(kernel: Attention) -> str:

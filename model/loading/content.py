@@ -172,7 +172,10 @@ def digest_tokenizer(tokenizer: Any, *settings: object) -> str:
     """
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     spelled = [token.replace("\u0120", " ").replace("\u2581", " ") for token, _ in vocabulary[::_SPELLED]]
-    texts = [*_TEXTS, *(" ".join(spelled[start : start + _JOINED]) for start in range(0, len(spelled), _JOINED))]
+    # Added tokens are found in the text by rules of their own: about blanks, words and letter case.
+    added = [f"a{token}a  {token}  {token.swapcase()} a" for token in sorted(tokenizer.get_added_vocab())]
+    parts = (part[start : start + _JOINED] for part in (spelled, added) for start in range(0, len(part), _JOINED))
+    texts = [*_TEXTS, *map(" ".join, parts)]
     with quiet_transformers():
         ids = tokenizer(texts)["input_ids"]
     digest = hashlib.blake2b(json.dumps([ids, settings, _learned(tokenizer)]).encode(), digest_size=16)

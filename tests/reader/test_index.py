@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,7 +92,7 @@ def test_refusals(hidden_store, checkpoint, tmp_path):
             index.search(" ")
         with pytest.raises(ValueError, match="at least 1, not 0"):
             index.answer([QUESTION], hits=0)
-        with pytest.raises(ValueError, match="max_new_tokens must be at least 1, not None"):
+        with pytest.raises(ValueError, match="max_new_tokens must be a whole number of at least 1, not None"):
             index.answer([QUESTION], max_new_tokens=None)
         with pytest.raises(ValueError, match="1 questions, but 2 lists"):
             index.answer([QUESTION], doc_ids=[IDS, IDS])
@@ -115,7 +116,7 @@ def test_questions_are_answered_from_what_the_search_finds(hidden_store, checkpo
     with Index(hidden_store, checkpoint, dtype="float32", device="cpu") as index:
         (best,) = index.search(questions[0], hits=1)
         assert best.doc_id == "doc-4"
-        found = index.answer(questions, hits=2, max_new_tokens=5)
+        found = index.answer(questions, hits=np.int64(2), max_new_tokens=5)
         (lone,) = index.answer(["\ud800"])
         with pytest.raises(PromptError, match="not valid Unicode"):
             index.search("\ud800")

@@ -239,6 +239,12 @@ def edit_merges(path, change):
     path.write_text(json.dumps(values))
 
 
+def edit_added(path, token, **flags):
+    values = json.loads(path.read_text())
+    next(each for each in values["added_tokens"] if each["content"] == token).update(flags)
+    path.write_text(json.dumps(values))
+
+
 def swap(values, one, other):
     values[one], values[other] = values[other], values[one]
 
@@ -254,6 +260,8 @@ CHANGES = {
     "compressor_tokenizer": [
         lambda f: edit_json(f / "compressor_tokenizer" / "tokenizer.json", normalizer={"type": "Lowercase"}),
         lambda f: edit_tokens(f / "compressor_tokenizer" / "tokenizer.json", lambda vocab: swap(vocab, "t", "e")),
+        lambda f: edit_added(f / "compressor_tokenizer" / "tokenizer.json", "<|im_end|>", lstrip=True),
+        lambda f: edit_added(f / "compressor_tokenizer" / "tokenizer.json", "<|im_end|>", single_word=True),
         lambda f: edit_merges(f / "compressor_tokenizer" / "tokenizer.json", lambda merges: merges[:-1]),
     ],
     "rate": [lambda f: edit_json(f / "config.json", compr_rate=8)],

@@ -1,13 +1,22 @@
 import pytest
 import torch
 
+from pisco_index.errors import ConfigError
 from pisco_index.model.forward import kernels
 from pisco_index.model.forward.attention import padded_attention
 from pisco_index.model.forward.kernels import choose_attention
 
+SHAPE = {"heads": 4, "key_heads": 2, "head_dim": 8}
 
-def test_a_cpu_pads():
-    assert choose_attention(torch.device("cpu"), torch.bfloat16, heads=4, key_heads=2, head_dim=8) is padded_attention
+
+@pytest.mark.parametrize("name", ["auto", "padded"])
+def test_a_cpu_pads(name):
+    assert choose_attention(torch.device("cpu"), torch.bfloat16, **SHAPE, name=name) is padded_attention
+
+
+def test_a_cpu_has_no_other_kernel():
+    with pytest.raises(ConfigError, match=r"The attention kernel torch cannot be used: it needs a GPU .* not cpu and"):
+        choose_attention(torch.device("cpu"), torch.bfloat16, **SHAPE, name="torch")
 
 
 class TestChoiceOnAGpu:
@@ -18,12 +27,12 @@ class TestChoiceOnAGpu:
         class Device(str):
             type = "cuda"
 
-        def choose(given, seconds):
+        def choose(given, seconds, **options):
             for name, kernel in given.items():
                 monkeypatch.setattr(kernels, name, kernel)
             monkeypatch.setattr(kernels._Sample, "repeats", 1)
             monkeypatch.setattr(kernels._Sample, "seconds", lambda self, kernel: seconds[kernel])
-            return choose_attention(Device("cpu"), torch.bfloat16, heads=4, key_heads=2, head_dim=8)
+            return choose_attention(Device("cpu"), torch.bfloat16, heads=4, key_heads=2, head_dim=8, **options)
 
         return choose
 
@@ -77,6 +86,24 @@ class TestChoiceOnAGpu:
 
         given = {"torch_attention": no_numbers_in_windows, "flash_attention": right}
         assert choose(given, {no_numbers_in_windows: 1.0, right: 2.0}) is right
+
+    def test_a_named_kernel_is_used_unless_it_cannot_be(self, choose):
+        def right(*arguments, **options):
+            return padded_attention(*arguments, **options)
+
+        def wrong(*arguments, **options):
+            return padded_attention(*arguments, **options) + 1
+
+        def missing(*arguments, **options):
+            raise ImportError("no such package")
+
+        given = {"torch_attention": wrong, "flash_attention": right}
+        assert choose(given, {right: 2.0}, name="flash-attn") is right
+        assert choose(given, {}, name="padded") is padded_attention
+        with pytest.raises(ConfigError, match="kernel torch cannot be used: it computes wrong values"):
+            choose(given, {}, name="torch")
+        with pytest.raises(ConfigError, match=r"kernel flash-attn cannot be used: no such package\."):
+            choose({"torch_attention": right, "flash_attention": missing}, {right: 1.0}, name="flash-attn")
 
     def test_without_a_kernel_attention_is_padded(self, choose):
         def missing(*arguments, **options):
