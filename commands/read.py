@@ -97,7 +97,7 @@ def get(
             table.add_row(Text(each["doc_id"]), *map(str, each["shape"]), f"{each['mean_norm']:.4f}")
         yield table
         if to is not None:
-            yield f"{len(documents)} arrays of stage {memory.stage} in {to}"
+            yield f"{count(len(documents), 'array')} of stage {memory.stage} in {to}"
 
     with Reader(uri) as reader:
         memory = reader.fetch(doc_ids)

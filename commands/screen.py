@@ -130,7 +130,8 @@ class _Screen(Tally):
 
     @property
     def _rates(self) -> str:
-        return f"{self.pace.documents:,} documents in this run · {self.tokens_per_s:,.0f} tokens/s · {self._written}"
+        documents = count(self.pace.documents, "document")
+        return f"{documents} in this run · {self.tokens_per_s:,.0f} tokens/s · {self._written}"
 
     @property
     def _written(self) -> str:
@@ -191,7 +192,7 @@ class LineProgress(_Screen):
         """Print the totals."""
         if self.shards:
             self._say(
-                f"{self.done:,}/{self.shards:,} shards · {self.written_documents:,} documents in this run · "
+                f"{self.done:,}/{self.shards:,} shards · {count(self.written_documents, 'document')} in this run · "
                 f"{self.written_tokens / self.elapsed_s:,.0f} tokens/s · {self._written}"
             )
 
