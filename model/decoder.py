@@ -160,6 +160,8 @@ class Decoder:
         if len(questions) != len(memories):
             raise ValueError(f"{len(questions)} questions for the memory of {len(memories)}")
         if prompts is None:
+            for question in questions:
+                require_question(question)
             prompts = [self.prompt_ids(q, memory.lengths) for q, memory in zip(questions, memories, strict=True)]
         generated = self.generate(
             prompts, memories, max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty
@@ -167,12 +169,7 @@ class Decoder:
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 
     def prompt_ids(self, question: str, documents: Sequence[int | str], *, answer: str | None = None) -> list[int]:
-        """Return the token ids of a prompt, with one memory token for each memory vector (see ``Prompt``).
-
-        Raises:
-            PromptError: the question is empty.
-        """
-        require_question(question)
+        """Return the token ids of a prompt, with one memory token for each memory vector (see ``Prompt``)."""
         text = self._prompt(question, documents, answer=answer)
         return self.tokenizer(text, add_special_tokens=self._prompt.adds_special_tokens)["input_ids"]
 

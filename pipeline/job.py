@@ -206,7 +206,7 @@ def _from_anywhere(base: str | None) -> str | None:
     if base is None:
         return None
     path = local_path(base, ConfigError)
-    return str(path.resolve()) if path.is_dir() else str(path)
+    return str(path.resolve()) if path.is_dir() else base
 
 
 def _stage(checkpoint: Checkpoint, asked: str) -> tuple[Stage, bool]:

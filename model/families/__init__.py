@@ -63,7 +63,8 @@ def open_checkpoint(
 
 
 def _base(name: str | None) -> str | None:
-    return None if name is None else str(local_path(name, CheckpointError))
+    # A Path has no ./ at its beginning, and the name without it could be one of the hub.
+    return name if name is None or name.startswith(".") else str(local_path(name, CheckpointError))
 
 
 def _folder(path: str | Path) -> Path:

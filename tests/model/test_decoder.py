@@ -198,6 +198,8 @@ class TestGreedy:
         assert decoder.answer_batch([], []) == []
 
     def test_the_models_own_generation_stops(self, decoder):
+        # Other tests give copies, which share the model, other stop tokens.
+        decoder.generation = decoder.generation
         ends = decoder.generation.stop_token_ids
         assert ends
         assert decoder.model.generation_config.eos_token_id == list(ends)

@@ -74,7 +74,7 @@ class TestNames:
                 (name, rf"'{name}' is no model folder.*--decoder-base")
                 for name in ("/nowhere/base", "./base", "../base")
             ),
-            ("~/no-such-base", r"'~/no-such-base' is no model folder.*--decoder-base"),
+            ("~/no-such-base", r"/no-such-base' is no model folder.*--decoder-base"),
             ("someone/some-model", r"^someone/some-model: neither .*hf download someone/some-model"),
             ("not a name: at all", "^not a name: at all: neither"),
             ("a/b/c", "^a/b/c: neither"),
