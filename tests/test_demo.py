@@ -42,7 +42,6 @@ def test_it_runs_over_what_an_earlier_run_left(tmp_path):
     assert float(*STORED.findall(said)) == pytest.approx(float(*STORED.findall(readme)), abs=2)
     assert [path.name for path in tmp_path.iterdir()] == ["demo-index"]
     assert sorted(path.name for path in (tmp_path / "demo-index").iterdir()) == [
-        ".answers.jsonl.lock",
         "answers.jsonl",
         "answers.jsonl.settings.json",
         "compared.jsonl",
