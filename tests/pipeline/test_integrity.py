@@ -653,7 +653,8 @@ class TestChangedStores:
         def run(documents: dict[str, str], store: str = "store", **options) -> Path:
             path = tmp_path / "changing.jsonl"
             write(path, documents)
-            build([path], checkpoint, tmp_path / store, config, **options)
+            # Most documents may change here.
+            build([path], checkpoint, tmp_path / store, config, recompress=True, **options)
             return tmp_path / store
 
         return run

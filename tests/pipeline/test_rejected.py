@@ -106,7 +106,7 @@ def test_a_resumed_build_names_each_once(checkpoint, skipping, small, tmp_path, 
             build([corpus], checkpoint, store, skipping)
     assert 0 < len(rejected_in(store)) < bad
     with pytest.raises(PlanMismatchError, match="with on_error 'skip' and is to be read with 'fail'"):
-        build([corpus], checkpoint, store, small(corpus={"format": "jsonl"}))
+        build([corpus], checkpoint, store, small(corpus={"format": "jsonl", "on_error": "fail"}))
     build([corpus], checkpoint, store, skipping)
     assert ids_in(store) == sorted(ids)
     assert len(rejected_in(store)) == bad
