@@ -5,8 +5,6 @@ Format: https://enterprise.wikimedia.com/docs/data-dictionary/
 
 from dataclasses import replace
 
-from mwparserfromhell.parser import ParserError
-
 from ...configs.corpus import CorpusConfig
 from ..document import Document
 from ..fields import Fields
@@ -39,8 +37,8 @@ def cleaned(document: Document, place: str) -> Document:
     """
     try:
         return replace(document, text=prose(document.text, _DROPPED_LINKS))
-    # Any error inside the parser concerns this page only.
-    except (ParserError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
+    # Any error of the cleaning concerns this page only.
+    except (RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
         problem = (
             f"its wikitext cannot be parsed ({type(error).__name__}: {error})."
             " Skip the page with --on-error skip, and report this error."
