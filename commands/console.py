@@ -155,7 +155,7 @@ def steps(titles: Mapping[str, str]) -> Iterator[Callable[[str, int, int], None]
         def show(step: str, done: int, total: int) -> None:
             nonlocal lined
             if step not in tasks:
-                # What earlier runs have done says nothing about the speed.
+                # The work of earlier runs says nothing about the speed of this one.
                 tasks[step] = bars.add_task(titles[step], total=total, completed=done)
                 lined = lined if done else -math.inf
             bars.update(tasks[step], completed=done, total=total)

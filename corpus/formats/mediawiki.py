@@ -175,7 +175,7 @@ class MediaWikiSource(FileSource):
                 if (page_id := raw.page_id) in self._scattered:
                     found = version(raw.xml), raw.position
                     newest[page_id] = max(newest.get(page_id, found), found)
-                    # Of two pages with one id, neither is a version of the other: the id is repeated.
+                    # Two pages that share an id are not versions of each other: the id is repeated.
                     if titles.setdefault(page_id, raw.title) != raw.title:
                         self._scattered.remove(page_id)
                         del newest[page_id]

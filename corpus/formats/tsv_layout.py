@@ -47,7 +47,7 @@ def recognise_layout(lines: Sequence[str], config: CorpusConfig, place: str) -> 
         CorpusError: if the columns have no names, or the first row may be a header and may be a document.
     """
     first, rows = unquoted(lines[0]), [unquoted(line) for line in lines[1:] if line != lines[0]]
-    # One row alone may be broken.
+    # A single row may be broken.
     longer = len(rows) > 1 and all(len(row) == len(first) + 1 for row in rows)
     header = _has_header(first, rows, longer, config, place) if config.header is None else config.header
     if not header:

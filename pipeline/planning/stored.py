@@ -71,7 +71,7 @@ def with_kept_settings(config: BuildConfig, kept: BuildConfig) -> tuple[BuildCon
     sections = {name: getattr(config, name) for name in BuildConfig.model_fields}
     for name in _KEPT_SECTIONS:
         given: Config = sections[name]
-        # Whether a store is searchable can change after its first build.
+        # A store can get or lose its search index after its first build.
         own = given.model_fields_set | {"index"}
         stored = {key: value for key, value in getattr(kept, name) if key not in own}
         taken |= {f"{name}.{key}": value for key, value in stored.items() if value != getattr(given, key)}

@@ -22,7 +22,7 @@ _DISK_AWAY = re.compile(
 )
 _PROCESS_LIMITS = re.compile("Too many open files|Permission denied")
 
-# What the machine lacks, and what to do about it, by the words of the operating system.
+# Message for each thing that a machine may lack, by the words of the operating system.
 _LACKS = {
     "No space left on device": ("the disk is full", "Free some space"),
     "Disk quota exceeded": ("the disk quota is used up", "Free some space"),

@@ -11,7 +11,7 @@ from ...fields import ID_FIELDS, TEXT_FIELDS
 from ..nested import CONTAINERS
 
 Layout = Literal["lines", "objects", "array", "keyed"]
-"""One record per line; records one after another; an array of records; or an object that holds records by their ids."""
+"""Layout of a JSON file: a record per line; records one after another; an array; or an object of records by id."""
 
 SEPARATOR = b"\x1e"
 """Byte that begins each record of a JSON text sequence (RFC 7464)."""

@@ -1,4 +1,4 @@
-"""One JSON object as a document: parsed, its fields chosen, its values checked. All layouts of JSON files share it."""
+"""Make a document of a JSON object: parse it, choose its fields, check its values. All layouts of JSON files share it."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

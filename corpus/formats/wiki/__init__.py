@@ -1,1 +1,1 @@
-"""What the formats know of MediaWiki: its words, its exports' pages, and its preprocessor."""
+"""MediaWiki for the formats that contain it: its words, the pages of its exports, and its preprocessor."""

@@ -129,7 +129,7 @@ def without_templates(text: str) -> str:
     for braces in _BRACES.finditer(text):
         start, end = braces.span()
         if has_variants and braces[0][0] == "{" and (end - start) % 2 and text[start - 1 : start] == "-":
-            # Of -{{{name}}}- the outer braces are those of a language variant.
+            # In -{{{name}}}- the outer braces belong to a language variant.
             start += 1
         _add_text(text[begin:start], pieces, opened)
         begin = end
