@@ -1,4 +1,4 @@
-"""Make a document of a JSON object: parse it, choose its fields, check its values. All layouts of JSON files share it."""
+"""Make a document of a JSON object: parse it, choose its fields, check its values. All JSON layouts share it."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
