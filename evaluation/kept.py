@@ -27,7 +27,8 @@ class Answers:
 class KeptBatches:
     """Batches that are finished, by the number of their first question.
 
-    The first line of the file holds the settings, each further line a batch. A torn last line is dropped.
+    The first line of the file holds the settings, each further line a batch. A line that is torn or holds no
+    batch is dropped, with all that follow it.
 
     Args:
         path: the file, which is made by the first batch; None to keep nothing.
@@ -83,10 +84,11 @@ class KeptBatches:
             if not self._size:
                 self._require_same_settings(path, value)
             else:
-                self._batches[value["first"]] = [
-                    Answers([EvaluatedAnswer(**_tuples(answer)) for answer in each["answers"]], each["sizes"])
-                    for each in value["batch"]
-                ]
+                try:
+                    self._batches[value["first"]] = list(map(_answers, value["batch"]))
+                except (KeyError, TypeError, ValueError):
+                    # Like a torn line: this batch and those behind it are answered again.
+                    break
             self._size += len(line)
         if content and not self._size:
             self._require_same_settings(path, {})
@@ -104,5 +106,6 @@ class KeptBatches:
             )
 
 
-def _tuples(answer: dict[str, Any]) -> dict[str, Any]:
-    return answer | {"references": tuple(answer["references"])}
+def _answers(kept: Mapping[str, Any]) -> Answers:
+    answers = [EvaluatedAnswer(**answer | {"references": tuple(answer["references"])}) for answer in kept["answers"]]
+    return Answers(answers, kept["sizes"])

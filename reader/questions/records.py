@@ -30,6 +30,7 @@ _LIST_FIELDS = ("questions", "data", "Data")
 _DELIMITERS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 # Names of columns have no digits: q1 is an id.
 _COLUMN_NAME = re.compile(r"[^\W\d](?:[^\W\d]|[ .-]){0,29}")
+_RUN_LINE = re.compile(r"\S+\s+Q0\s+\S+\s+\d+\s+\S+(\s+\S+)?\s*")
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,11 @@ def _table(path: str | Path, lines: TextLines) -> Records:
     numbered = iter(lines)
     number, line = first = next(numbered, (1, ""))
     rest = chain([first] if line else [], numbered)
+    if _RUN_LINE.fullmatch(line):
+        raise QuestionsError(
+            f"{path}, line {number}: this is a line of a TREC run, not a question. Give the run as --run, and the file "
+            "of the questions' texts as --questions."
+        )
     tab = "\t" in line
     for delimiter, kind in _DELIMITERS.items():
         names = _header(line, delimiter)

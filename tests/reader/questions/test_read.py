@@ -203,6 +203,8 @@ def test_forms_of_data_sets(tmp_path, content, form, expected, encode):
         ("[1] Who?", "A file that begins with a brace or bracket is read as JSON"),
         ("{x} Who?", "line 1: not JSON"),
         ("\u00a0", "the file holds no questions"),
+        ("q1 Q0 doc-1 1 12.5 bm25\n", "line 1: this is a line of a TREC run, not a question. Give the run as --run"),
+        ("q1\tQ0\tdoc-1\t1\t12.5\tbm25\n", "line 1: this is a line of a TREC run"),
         ("<topics/>", "the file is XML. Write it as JSON lines or as text with tabs"),
         ("PAR1\x15\x04", "the file is a Parquet file"),
     ],
