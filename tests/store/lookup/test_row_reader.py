@@ -368,8 +368,8 @@ def test_a_panic_in_lance_is_an_error_of_ours(filled, monkeypatch):
     def panic(*_, **__):
         raise PanicException("index out of bounds")
 
-    monkeypatch.setattr(lance.LanceDataset, "take", panic)
-    with pytest.raises(StoreError, match=r"cannot read 1 documents.*Lance panicked.*index out of bounds"):
+    monkeypatch.setattr(lance.LanceDataset, "_take_rows", panic)
+    with pytest.raises(StoreError, match=r"cannot read 1 rows.*Lance panicked.*index out of bounds"):
         filled.fetch(["0-0"], columns=["shard"])
 
 
@@ -497,7 +497,7 @@ def test_no_damage_of_a_data_file_gives_wrong_numbers(filled, memory_of, data):
 
 def test_offsets_that_lead_beyond_a_file_are_refused_before_lance_reads_by_them(filled):
     """Lance would ask for as much memory as they say."""
-    (page,) = filled._rows()._places.id_map.segments[0].pages
+    (page,) = filled._rows()._places.id_map.shares[0].segment.parts[0].pages
     path = Path(filled.uri, "memory.lance", "data", page.file)
     content = bytearray(path.read_bytes())
     width = np.dtype(page.index_integer).itemsize
