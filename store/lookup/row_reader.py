@@ -52,7 +52,7 @@ class RowReader:
         self._turn = turn
         with lance_errors(f"cannot read the store at {uri}"):
             self._fragments = named_fragments(table)
-        self._files = DataFiles(data_file_uri(uri, MEMORY, "").rstrip("/"))
+        self._files = DataFiles(data_file_uri(uri, MEMORY, "").rstrip("/"), len(self._fragments))
         self._places = self._place(open_map(uri, table, self._fragments))
 
     def read(
