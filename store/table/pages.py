@@ -94,11 +94,13 @@ def payload_pages(uri: str, table: str, fragment: FragmentMetadata, field_id: in
         return only_lance
     # In damaged metadata one list can be shorter than the other, or a number in it too large.
     column = dict(zip(file.fields, file.column_indices, strict=False)).get(field_id, -1)
+    # Lance makes a class each time that the path is asked for.
+    name = str(file.path)
     try:
-        described = column_pages(Path(data_file_uri(uri, table, file.path)), column)
+        described = column_pages(Path(data_file_uri(uri, table, name)), column)
     except (OSError, ValueError):
         return only_lance
-    found = [_payload_page(file.path, page) for page in described]
+    found = [_payload_page(name, page) for page in described]
     pages = [page if page is not None and page.prefix else None for page in found]
     unreadable = pages.count(None)
     rest = fragment.physical_rows - sum(page.rows for page in pages if page is not None)
@@ -145,17 +147,16 @@ def row_index_problem(address: str) -> str | None:
 
 def _payload_page(file: str, page: Page) -> PayloadPage | None:
     """Return the layout of a page; None if the page has no repetition index."""
-    rows = _rows_of_full_zip(page.layout)
+    prefix = next(
+        (_LENGTH_BYTES + has_nulls for has_nulls in (0, 1) if page.layout == uncompressed(page.rows, has_nulls)), 0
+    )
+    rows = page.rows if prefix else _rows_of_full_zip(page.layout)
     if rows is None or len(page.buffers) != 2:
         return None
     (data, data_bytes), (index, index_bytes) = page.buffers
     width, remainder = divmod(index_bytes, rows + 1)
     if remainder or width not in _INTEGERS:
         return None
-    prefix = 0
-    for has_nulls in (0, 1):
-        if page.layout == uncompressed(rows, has_nulls):
-            prefix = _LENGTH_BYTES + has_nulls
     return PayloadPage(file, rows, data, data_bytes, index, _INTEGERS[width], prefix)
 
 
