@@ -3,7 +3,9 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
+from typing import TypeVar
 
 import lance
 import numpy as np
@@ -15,6 +17,8 @@ from ..table.failures import lance_errors
 from ..table.rows import read_rows
 from .idmap import hashes_of
 from .segments import UnsortedRows, integer_for
+
+_Value = TypeVar("_Value")
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +78,7 @@ def _hashes(
         begins: position of the first row of each fragment.
     """
     ends = {each.fragment_id: begin for each, begin in zip(fragments, begins, strict=False)}
-    for fragment, batch in read_rows(table, ["doc_id"], fragments=list(ends)):
+    for fragment, batch in _ahead(read_rows(table, ["doc_id"], fragments=list(ends))):
         # Only a scan returns the ids of deleted rows, and damage ends the process in a scan. A fragment with deleted
         # rows is read here first, so that damage raises an error.
         if fragment.metadata.deletion_file is None:
@@ -122,6 +126,15 @@ def _are_at(addresses: pa.Array, first: int) -> bool:
     live = addresses.is_valid().to_numpy(zero_copy_only=False)
     expected = np.arange(first, first + len(live), dtype=np.uint64)
     return bool((addresses.fill_null(0).to_numpy() == expected)[live].all())
+
+
+def _ahead(values: Iterator[_Value]) -> Iterator[_Value]:
+    """Yield values, each read by another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, values, None)
+        while (value := coming.result()) is not None:
+            coming = thread.submit(next, values, None)
+            yield value
 
 
 class _Progress:
