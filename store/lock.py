@@ -17,6 +17,7 @@ except ImportError:  # Windows
     fcntl = None
 
 from ..errors import StoreError, StoreLockedError
+from .lookup.idcache import keep_map
 from .table.addresses import TABLES, local_folder, resolve_uri, table_uri
 from .table.checksums import record_checksums, stored_files
 
@@ -47,7 +48,9 @@ class Holder:
 
 @contextmanager
 def build_lock(uri: str | Path) -> Iterator[None]:
-    """Hold the lock of a store; its folder is created if it does not exist. At the end, record new files' checksums.
+    """Hold the lock of a store; its folder is created if it does not exist.
+
+    At the end, record the checksums of new files. If no error came, also bring the id map in step for the next reader.
 
     The operating system releases the lock when its process ends, however that ends, so no lock is ever stale. The lock
     file stays. An object store has no lock: two builds of one store waste each other's work there, but each commit is a
@@ -73,6 +76,7 @@ def build_lock(uri: str | Path) -> Iterator[None]:
         before = stored_files(str(folder))
         try:
             yield
+            keep_map(str(folder))
         finally:
             # A file without a checksum is named by `verify`. It must not make a build fail.
             with suppress(OSError, StoreError):

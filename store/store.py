@@ -350,6 +350,14 @@ class Store:
             calibrations=self.calibration,
         )
 
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Return columns of documents by the numbers of their rows, in the order of the numbers.
+
+        Raises:
+            StoreError: the rows cannot be read.
+        """
+        return self._taker.take(rows, columns)
+
     def missing(self, doc_ids: Sequence[str]) -> list[str]:
         """Return those of the given ids that the store does not hold, in their order.
 

@@ -1,45 +1,47 @@
-"""Keep id maps in files, so that they need not be made again.
+"""Keep the segments of id maps in files, so that they need not be made again.
 
-There is one file for each set of data files, in a hidden folder of the store or else in the user's cache.
+They are in a hidden folder of the store or else in the user's cache. A lost, stale or damaged file is made again.
 """
 
 import hashlib
+import io
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import accumulate
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
 
 import lance
-import numpy as np
-import pyarrow as pa
+from filelock import FileLock, Timeout
 from lance.fragment import FragmentMetadata, LanceFragment
 from platformdirs import user_cache_path
 
-from ...errors import CorruptStoreError
+from ...errors import StoreError
 from ..table.addresses import MEMORY, local_folder
-from ..table.failures import lance_errors
+from ..table.deletions import open_checked
 from ..table.pages import payload_pages
-from ..table.rows import read_rows
-from .idmap import Bytes, DamagedMapError, IdMap, Segment, encode_map, extend, hashes_of
+from .hashing import read_runs
+from .idmap import IdMap, first_positions, taken_in
+from .segments import DamagedMapError, KeptRows, Part, Run, Segment, write_segment
 
 CACHE_FOLDER = ".pisco-index"
 """Name of the hidden folder for id maps in a store."""
 
 _SUFFIX = ".idmap"
 _TEMPORARY = ".tmp"
-# Maps that stay in a folder: the newest, and the one before it for readers that still have the older version open.
-_KEPT = 2
-# Age of a temporary file whose process must have died: writing a map takes seconds.
+_LOCK = "idmap.lock"
+# Longest time to wait for another process that makes the map: several times what 25 million documents take.
+_PATIENCE_S = 120
+# Files that only other versions use stay while all their rows are at most this many times the rows of the version.
+_OTHERS = 2
+# Age of a temporary file whose process must have died: writing a segment takes seconds.
 _ABANDONED_S = 3600
 
 
 def named_fragments(table: lance.LanceDataset) -> dict[str, LanceFragment]:
-    """Return the fragments of a version by names that stand for their data files."""
+    """Return the fragments of a version by names that stand for their data files, in the order of the table."""
     named: dict[str, LanceFragment] = {}
     for fragment in table.get_fragments():
         name = _name(fragment.metadata)
@@ -50,8 +52,30 @@ def named_fragments(table: lance.LanceDataset) -> dict[str, LanceFragment]:
     return named
 
 
+def keep_map(uri: str) -> None:
+    """Bring the id map of a store's latest version in step, so that the next reader need not. Writers call this last.
+
+    In an object store this does nothing, since each machine has its own cache. If the ids cannot be read, readers will
+    say so.
+
+    Args:
+        uri: resolved address of the store.
+    """
+    if local_folder(uri) is None:
+        return
+    with suppress(StoreError):
+        table = open_checked(uri, MEMORY)
+        fragments = named_fragments(table)
+        with _alone(uri):
+            found = _cached(uri, fragments)
+            if found.lacking or taken_in(found, 0):
+                _extended(uri, table, fragments, found)
+
+
 def open_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment]) -> IdMap:
-    """Return the id map of a version: the cached one, or a new one that extends the best cached one and is cached too.
+    """Return the id map of a version. Fragments that no cached segment has become a new segment, which is cached too.
+
+    One process makes the segment while others wait for it.
 
     Args:
         uri: resolved address of the store.
@@ -62,96 +86,91 @@ def open_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceF
         CorruptStoreError: the ids that Lance returns do not match the rows.
         StoreError: the ids cannot be read.
     """
-    file_name = _file_name(fragments)
-    for folder in _folders(uri):
-        kept = _load(folder / file_name)
-        if kept is not None and {segment.key for segment in kept.segments} == fragments.keys():
-            return kept
-    others = (_load(path) for folder in _folders(uri) for path in _maps_in(folder))
-    base = max((each for each in others if each), key=lambda each: _shared_rows(each, fragments), default=None)
-    try:
-        pieces = _make(uri, table, fragments, base)
-    except DamagedMapError:
-        pieces = _make(uri, table, fragments, None)
-    return _keep(uri, file_name, pieces) or IdMap(b"".join(pieces))
+    found = _cached(uri, fragments)
+    if not found.lacking:
+        return found
+    with _alone(uri):
+        # Another process may have made the segment meanwhile.
+        found = _cached(uri, fragments)
+        return _extended(uri, table, fragments, found) if found.lacking else found
 
 
 def remake_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment]) -> IdMap:
-    """Return the id map of a version, made from nothing but its ids and held in memory, to replace a damaged map.
+    """Return the id map of a version, made from nothing but its ids, to replace a damaged map.
 
     Raises:
         CorruptStoreError: the ids that Lance returns do not match the rows.
         StoreError: the ids cannot be read.
     """
-    pieces = _make(uri, table, fragments, None)
-    _keep(uri, _file_name(fragments), pieces)
-    return IdMap(b"".join(pieces))
+    with _alone(uri):
+        return _make(uri, table, fragments, IdMap((), fragments))
 
 
-def _make(
-    uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment], base: IdMap | None
-) -> list[Bytes]:
-    """Return the bytes of a map that takes known fragments from a base, and reads the rows of the other fragments."""
-    known = set() if base is None else {segment.key for segment in base.segments}
-    added = {name: fragment for name, fragment in fragments.items() if name not in known}
+def _cached(uri: str, fragments: Mapping[str, LanceFragment]) -> IdMap:
+    """Return the map of a version as far as cached segments have it."""
+    paths = (path for folder in _folders(uri) for path in _files_in(folder))
+    return IdMap(filter(None, map(_load, paths)), fragments)
+
+
+def _extended(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment], found: IdMap) -> IdMap:
+    """Return a map with all fragments of a version."""
+    try:
+        return _make(uri, table, fragments, found)
+    except DamagedMapError:
+        return _make(uri, table, fragments, IdMap((), fragments))
+
+
+def _make(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment], found: IdMap) -> IdMap:
+    """Make a segment of the fragments that a map lacks, and of the segments that it takes in; return the whole map.
+
+    Raises:
+        DamagedMapError: one of these segments is damaged.
+    """
+    added = {name: fragment for name, fragment in fragments.items() if name in found.lacking}
+    taken = taken_in(found, sum(fragment.physical_rows for fragment in added.values()))
+    parts: list[Part] = []
+    runs: list[Run] = []
+    begin = 0
+    for share in taken:
+        own, firsts = first_positions(share, begin)
+        runs.append(KeptRows(share.segment, firsts))
+        parts += own
+        begin += share.rows
     payload = next(field.id() for field in table.lance_schema.fields() if field.name() == "payload")
-    segments = [
+    for name, fragment in added.items():
         # The metadata can lack the number of rows; physical_rows of the fragment then reads it from the file.
-        Segment(name, rows, payload_pages(uri, MEMORY, replace(fragment.metadata, physical_rows=rows), payload))
-        for name, fragment in added.items()
-        for rows in [fragment.physical_rows]
-    ]
-    return encode_map(*extend(base, fragments.keys(), segments, _hashes(uri, table, list(added.values()))))
+        rows = fragment.physical_rows
+        pages = payload_pages(uri, MEMORY, replace(fragment.metadata, physical_rows=rows), payload)
+        parts.append(Part(name, rows, pages))
+    runs += read_runs(uri, table, list(added.values()), begin)
+    segment = _keep(uri, parts, runs, fragments)
+    return IdMap([*(share.segment for share in found.shares if share not in taken), segment], fragments)
 
 
-def _hashes(uri: str, table: lance.LanceDataset, fragments: list[LanceFragment]) -> np.ndarray:
-    """Return the hashes of the ids in all rows of fragments, deleted rows included, in the order of the rows."""
-    begins = list(accumulate((each.physical_rows for each in fragments), initial=0))
-    hashes = np.empty(begins[-1], dtype=np.uint64)
-    ends = {each.fragment_id: begin for each, begin in zip(fragments, begins, strict=False)}
-    for fragment, batch in read_rows(table, ["doc_id"], fragments=list(ends)):
-        # Only a scan returns the ids of deleted rows, and damage ends the process in a scan. A fragment with deleted
-        # rows is read here first, so that damage raises an error.
-        if fragment.metadata.deletion_file is None:
-            start = ends[fragment.fragment_id]
-            ends[fragment.fragment_id] = end = start + batch.num_rows
-            hashes[start:end] = _hashes_of(batch)
-    for fragment, begin in zip(fragments, begins, strict=False):
-        if fragment.metadata.deletion_file is not None:
-            _scan(uri, table, fragment, hashes[begin : begin + fragment.physical_rows])
-    return hashes
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Hold the lock of the first folder that can have one, so that only one process at a time makes a store's map.
 
-
-def _scan(uri: str, table: lance.LanceDataset, fragment: LanceFragment, hashes: np.ndarray) -> None:
-    """Hash the ids in all rows of a fragment, deleted rows included, in the order of the rows."""
-    expected = np.arange(len(hashes), dtype=np.uint64) + np.uint64(fragment.fragment_id << 32)
-    end = 0
-    with lance_errors(f"cannot read the document ids of the store at {uri}"):
-        batches = table.scanner(
-            columns=["doc_id"],
-            fragments=[fragment],
-            with_row_id=True,
-            with_row_address=True,
-            include_deleted_rows=True,
-            scan_in_order=True,
-        ).to_batches()
-        for batch in batches:
-            start, end = end, end + batch.num_rows
-            if not _are_at(batch.column("_rowaddr"), expected[start:end]):
-                raise CorruptStoreError(f"the store at {uri} returns its document ids in another order than its rows.")
-            hashes[start:end] = _hashes_of(batch)
-    if end != len(hashes):
-        raise CorruptStoreError(f"the store at {uri} returns {end:,} document ids for {len(hashes):,} rows.")
-
-
-def _hashes_of(batch: pa.RecordBatch) -> np.ndarray:
-    return hashes_of(batch.column("doc_id").cast(pa.binary()).to_pylist())
-
-
-def _are_at(addresses: pa.Array, expected: np.ndarray) -> bool:
-    """Return True if the rows that are not deleted have these addresses; deleted rows have no address."""
-    live = addresses.is_valid().to_numpy(zero_copy_only=False)
-    return len(live) == len(expected) and bool((addresses.fill_null(0).to_numpy() == expected)[live].all())
+    The operating system releases the lock of a process that ends. Without a folder, or after a long wait, there is no
+    lock: the map is then made more than once, which takes time and does no harm.
+    """
+    lock = None
+    for folder in _folders(uri):
+        try:
+            _create(folder, uri)
+            lock = FileLock(folder / _LOCK, timeout=_PATIENCE_S)
+            lock.acquire()
+        except Timeout:
+            lock = None
+        except (OSError, NotImplementedError):
+            lock = None
+            continue
+        break
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _folders(uri: str) -> Iterator[Path]:
@@ -165,6 +184,18 @@ def _folders(uri: str) -> Iterator[Path]:
         yield user_cache_path("pisco-index") / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
 
 
+def _create(folder: Path, uri: str) -> None:
+    """Create a folder for maps of a store, if it does not exist.
+
+    Raises:
+        OSError: it cannot be created, or the store was deleted, and creating it would bring the store's folder back.
+    """
+    store = local_folder(uri)
+    if store is not None and not store.is_dir():
+        raise FileNotFoundError(f"{store} is gone")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def _name(fragment: FragmentMetadata) -> str:
     """Return a name for a fragment's data files and columns. Data files have random names and never change."""
     files = [(file.base_id, file.path, file.fields, file.column_indices) for file in fragment.files]
@@ -172,61 +203,73 @@ def _name(fragment: FragmentMetadata) -> str:
     return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
 
 
-def _file_name(fragments: Mapping[str, LanceFragment]) -> str:
-    return hashlib.blake2b("".join(sorted(fragments)).encode(), digest_size=16).hexdigest() + _SUFFIX
+def _file_name(parts: Sequence[Part]) -> str:
+    keys = "".join(sorted(part.key for part in parts))
+    return hashlib.blake2b(keys.encode(), digest_size=16).hexdigest() + _SUFFIX
 
 
-def _shared_rows(kept: IdMap, fragments: Mapping[str, Any]) -> int:
-    return sum(segment.rows for segment in kept.segments if segment.key in fragments)
-
-
-def _maps_in(folder: Path) -> list[Path]:
-    """Return the maps in a folder, the newest first."""
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files of segments in a folder, the newest first."""
     try:
         return sorted(folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     except OSError:
         return []
 
 
-def _load(path: Path) -> IdMap | None:
-    """Return the map in a file; None if the file does not hold a whole map."""
+def _load(path: Path) -> Segment | None:
+    """Return the segment in a file; None if the file does not hold a whole segment."""
     try:
         with path.open("rb") as file:
             mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
-        return IdMap(mapped)
+        return Segment(mapped)
     except (OSError, ValueError, DamagedMapError):  # ValueError: mmap of an empty file
         return None
 
 
-def _keep(uri: str, file_name: str, pieces: list[Bytes]) -> IdMap | None:
-    """Write a map to the first folder where that is possible, and return it from there; None if no folder works.
+def _keep(uri: str, parts: Sequence[Part], runs: Sequence[Run], fragments: Mapping[str, LanceFragment]) -> Segment:
+    """Write a segment to the first folder where that is possible, or else to memory, and return it from there.
 
     The file appears as a whole or not at all.
     """
-    store = local_folder(uri)
+    name = _file_name(parts)
     for folder in _folders(uri):
-        if store is not None and not store.is_dir():
-            continue  # The store was deleted, and mkdir would bring its folder back.
-        temporary = folder / f"{file_name}.{secrets.token_hex(8)}{_TEMPORARY}"
+        temporary = folder / f"{name}.{secrets.token_hex(8)}{_TEMPORARY}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _create(folder, uri)
             with temporary.open("xb") as file:
-                file.writelines(pieces)
-            temporary.replace(folder / file_name)
+                write_segment(file, parts, runs)
+            temporary.replace(folder / name)
         except OSError:
-            with suppress(OSError):
-                temporary.unlink()
             continue
-        _tidy(folder)
-        return _load(folder / file_name)
-    return None
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if (segment := _load(folder / name)) is not None:
+            _tidy(folder, fragments)
+            return segment
+    buffer = io.BytesIO()
+    write_segment(buffer, parts, runs)
+    return Segment(buffer.getbuffer())
 
 
-def _tidy(folder: Path) -> None:
-    """Delete maps of older versions, and temporary files of processes that died."""
+def _tidy(folder: Path, fragments: Mapping[str, LanceFragment]) -> None:
+    """Delete files of segments that others replace, of old versions, and temporary files of processes that died."""
+    loaded = {path: segment for path in _files_in(folder) if (segment := _load(path)) is not None}
+    id_map = IdMap(loaded.values(), fragments)
+    used = {id(share.segment) for share in id_map.shares}
+    room = _OTHERS * sum(share.rows for share in id_map.shares)
+    kept: set[Path] = set()
+    for path, segment in loaded.items():
+        # Readers of another version may have use for fragments that this one lacks.
+        is_other = any(part.key not in fragments for part in segment.parts)
+        if id(segment) in used:
+            kept.add(path)
+        elif is_other and segment.count <= room:
+            room -= segment.count
+            kept.add(path)
     with suppress(OSError):
         abandoned = time.time() - _ABANDONED_S
         old = [path for path in folder.glob(f"*{_TEMPORARY}") if path.stat().st_mtime < abandoned]
-        for path in [*_maps_in(folder)[_KEPT:], *old]:
+        for path in [*(each for each in _files_in(folder) if each not in kept), *old]:
             with suppress(OSError):  # Another process was faster.
                 path.unlink()

@@ -4,21 +4,20 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any
 
 import lance
 import numpy as np
-from lance.fragment import LanceFragment
 
 from ...errors import CorruptStoreError, StoreError
 from ..codecs.record import Records
 from ..table.addresses import MEMORY, data_file_uri
 from ..table.direct import DataFile, DataFiles, PageReader, read_cached, read_late
 from ..table.failures import lance_errors
-from ..table.rows import RowTaker, live_rows
+from ..table.rows import RowTaker
 from .idcache import named_fragments, open_map, remake_map
-from .idmap import DamagedMapError, IdMap
+from .idmap import IdMap
+from .segments import DamagedMapError
 
 
 class RowReader:
@@ -53,9 +52,7 @@ class RowReader:
         self._turn = turn
         with lance_errors(f"cannot read the store at {uri}"):
             self._fragments = named_fragments(table)
-            counts = [fragment.count_rows() for fragment in self._fragments.values()]
-        self._files = DataFiles(data_file_uri(uri, MEMORY, "").rstrip("/"))
-        self._live_before = dict(zip(self._fragments, accumulate(counts, initial=0), strict=False))
+        self._files = DataFiles(data_file_uri(uri, MEMORY, "").rstrip("/"), len(self._fragments))
         self._places = self._place(open_map(uri, table, self._fragments))
 
     def read(
@@ -93,7 +90,7 @@ class RowReader:
                 raise StoreError(f"cannot read documents of the store at {self._uri}: {error}") from error
             records = Records(heads, bodies)
             if wrong := records.wrong(names):
-                by_lance += [places.rows_at(positions[i]).offset(positions[i]) for i in wrong]
+                by_lance += [places.rows_at(positions[i]).address(positions[i]) for i in wrong]
                 kept = sorted(set(range(len(names))).difference(wrong))
                 names, records = [names[i] for i in kept], records.select(kept)
             self.direct += len(names)
@@ -118,8 +115,8 @@ class RowReader:
             CorruptStoreError: the store holds an id twice.
             StoreError: the store cannot be read.
         """
-        *_, offsets, _ = self._locate(doc_ids, direct=False)
-        return self._take(offsets, set(doc_ids), ["doc_id", *columns]) if offsets else {}
+        *_, addresses, _ = self._locate(doc_ids, direct=False)
+        return self._take(addresses, set(doc_ids), ["doc_id", *columns]) if addresses else {}
 
     def _locate(
         self, doc_ids: Sequence[str], direct: bool
@@ -128,8 +125,7 @@ class RowReader:
 
         Returns:
             Id of each payload to read directly; file, position and length of the same payloads; positions of the same
-            rows; the numbers in the table of the rows that Lance must read; and the places that the positions belong
-            to.
+            rows; the addresses of the rows that Lance must read; and the places that the positions belong to.
 
         Raises:
             OSError: a data file cannot be read.
@@ -145,7 +141,7 @@ class RowReader:
             if isinstance(position, tuple):
                 live = [each for each in position if not places.rows_at(each).is_deleted(each)]
                 if len(live) != 1:
-                    by_lance += [places.rows_at(each).offset(each) for each in live]
+                    by_lance += [places.rows_at(each).address(each) for each in live]
                     continue
                 (position,) = live
             reader, first, rows = pages[bisect_right(firsts, position) - 1]
@@ -153,7 +149,7 @@ class RowReader:
                 continue
             place = reader.locate(position - first) if direct else None
             if place is None:
-                by_lance.append(rows.offset(position))
+                by_lance.append(rows.address(position))
             else:
                 names.append(doc_id)
                 ranges.append(place)
@@ -174,17 +170,20 @@ class RowReader:
     def _place(self, id_map: IdMap) -> "_Places":
         places = _Places(id_map)
         position = 0
-        for segment in id_map.segments:
-            rows = _FragmentRows(self._fragments[segment.key], position, self._live_before[segment.key])
-            for page in segment.pages:
-                places.firsts.append(position)
-                places.pages.append((PageReader(page, self._files), position, rows))
-                position += page.rows
+        for share in id_map.shares:
+            for part, counts in zip(share.segment.parts, share.has, strict=True):
+                fragment = self._fragments[part.key].fragment_id if counts else None
+                has_deleted = not counts or self._fragments[part.key].metadata.deletion_file is not None
+                rows = _PartRows(self._taker, fragment, position, part.rows, has_deleted)
+                for page in part.pages:
+                    places.firsts.append(position)
+                    places.pages.append((PageReader(page, self._files), position, rows))
+                    position += page.rows
         return places
 
-    def _take(self, offsets: Sequence[int], wanted: Set[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def _take(self, addresses: Sequence[int], wanted: Set[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return rows by id, read by Lance. A row with another id is ignored: it shares its hash with a wanted id."""
-        rows = self._taker.take(sorted(set(offsets)), list(dict.fromkeys(columns))).to_pylist()
+        rows = self._taker.take_at(sorted(set(addresses)), list(dict.fromkeys(columns))).to_pylist()
         self.by_lance += len(rows)
         taken: dict[str, dict[str, Any]] = {}
         for row in rows:
@@ -218,42 +217,43 @@ class _Places:
     def __init__(self, id_map: IdMap):
         self.id_map = id_map
         self.firsts: list[int] = []
-        self.pages: list[tuple[PageReader, int, _FragmentRows]] = []
+        self.pages: list[tuple[PageReader, int, _PartRows]] = []
 
-    def rows_at(self, position: int) -> "_FragmentRows":
+    def rows_at(self, position: int) -> "_PartRows":
         return self.pages[bisect_right(self.firsts, position) - 1][2]
 
 
-class _FragmentRows:
-    """The rows of a fragment: which of them are deleted, and the numbers of the other rows in the table.
+class _PartRows:
+    """The rows of a part of the map: their addresses, and which of them are deleted.
 
     Args:
-        fragment: the fragment, at the version that is read.
+        taker: reader of the lists of deleted rows.
+        fragment: number of the fragment in the version that is read; None if the part does not count, as if all its
+            rows were deleted.
         first: position of its first row.
-        live_before: number of rows before the fragment in the table, deleted ones not counted.
+        count: number of its rows.
+        has_deleted: True if some rows may be deleted.
     """
 
-    def __init__(self, fragment: LanceFragment, first: int, live_before: int):
+    def __init__(self, taker: RowTaker, fragment: int | None, first: int, count: int, has_deleted: bool):
+        self._taker = taker
         self._fragment = fragment
         self._first = first
-        self._live_before = live_before
+        self._count = count
         self._deleted: np.ndarray | None = None
-        self.has_deleted = fragment.metadata.deletion_file is not None
+        self.has_deleted = has_deleted
 
     def is_deleted(self, position: int) -> bool:
         """Return True if the row at a position is deleted."""
-        return self.has_deleted and bool(self._mask()[position - self._first])
-
-    def offset(self, position: int) -> int:
-        """Return the number of a row that is not deleted, counted over the rows of the table that are not deleted."""
-        row = position - self._first
-        gone = int(np.count_nonzero(self._mask()[:row])) if self.has_deleted else 0
-        return self._live_before + row - gone
-
-    def _mask(self) -> np.ndarray:
-        """Return which rows are deleted, ``(rows,)`` bool. The list is read once and kept."""
+        if self._fragment is None or not self.has_deleted:
+            return self.has_deleted
         if self._deleted is None:
-            deleted = np.ones(self._fragment.physical_rows, dtype=bool)
-            deleted[live_rows(self._fragment)] = False
+            deleted = np.zeros(self._count, dtype=bool)
+            deleted[self._taker.deleted(self._fragment)] = True
             self._deleted = deleted
-        return self._deleted
+        return bool(self._deleted[position - self._first])
+
+    def address(self, position: int) -> int:
+        """Return the address of a row that is not deleted."""
+        assert self._fragment is not None
+        return self._fragment << 32 | (position - self._first)

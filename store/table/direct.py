@@ -7,6 +7,7 @@ every value that is read must turn out to be a payload record of the requested d
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -30,9 +31,10 @@ _MOST_OPEN = 8192
 class DataFile:
     """An open data file, closed when the last reference to it is gone, so that no reader loses it while reading."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "is_used")
 
     def __init__(self, path: str):
+        self.is_used = True
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
     def __del__(self):
@@ -43,15 +45,21 @@ class DataFile:
 class DataFiles:
     """The data files of a table in a local folder. A limited number of them stays open. Threads may share it.
 
+    The file that was opened first is closed first, unless it was used since it was last looked at.
+
+    Args:
+        folder: path of the folder.
+        count: number of the files. If the process may not keep as many open, its soft limit is raised.
+
     Attributes:
         opened: files that are open, by name. Reading it needs no lock.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, count: int):
         self._folder = folder
         self.opened: dict[str, DataFile] = {}
         self._lock = threading.Lock()
-        self._limit = _open_files_limit()
+        self._limit = _open_files_limit(count)
 
     def get(self, name: str) -> DataFile:
         """Return the file with a name, and open it if it is not open.
@@ -62,7 +70,11 @@ class DataFiles:
         with self._lock:
             if name not in self.opened:
                 while len(self.opened) >= self._limit:
-                    del self.opened[next(iter(self.opened))]
+                    oldest = next(iter(self.opened))
+                    file = self.opened.pop(oldest)
+                    if file.is_used:
+                        file.is_used = False
+                        self.opened[oldest] = file
                 self.opened[name] = DataFile(f"{self._folder}/{name}")
             return self.opened[name]
 
@@ -98,7 +110,9 @@ class PageReader:
         length = index[row + 1] - start - self._prefix
         if length < HEADER_BYTES:  # a null
             return None
-        return self._opened.get(self._name) or self._files.get(self._name), self._data + start, length
+        file = self._opened.get(self._name) or self._files.get(self._name)
+        file.is_used = True
+        return file, self._data + start, length
 
     def _read_index(self) -> memoryview:
         """Return the offsets of the page's repetition index; none if the file does not hold a valid one there."""
@@ -172,9 +186,23 @@ def _pread(fd: int, length: int, position: int) -> bytes:
     return b"".join(pieces)
 
 
-def _open_files_limit() -> int:
-    """Return how many data files to keep open: half of what the process may open, to leave room for the rest."""
+def _open_files_limit(count: int) -> int:
+    """Return the number of data files to keep open: at most half of what the process may open.
+
+    Opening a file for each document that is read would take longer than reading it. The soft limit, often 1,024, is
+    therefore raised as far as the files need it and the hard limit allows.
+
+    Args:
+        count: number of the data files.
+    """
     if resource is None:
         return 64
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(count, _MOST_OPEN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < 2 * wanted:
+        raised = 2 * wanted if hard == resource.RLIM_INFINITY else min(2 * wanted, hard)
+        # macOS refuses more than it has by another limit.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
     return _MOST_OPEN if soft == resource.RLIM_INFINITY else max(16, min(_MOST_OPEN, soft // 2))

@@ -5,23 +5,22 @@ buffers. One holds the values back to back. The other, the repetition index, hol
 and, last, the offset at which the last value ends.
 
 The layout is internal to Lance and may change. Payloads are therefore read without Lance only from pages whose
-description is the known one, word by word. Each value in them is
+description is the known one, byte by byte. Each value in them is
 ``[control byte, if the page has nulls][u64 length][bytes]``.
 """
 
 import os
-import re
 import sys
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from lance.fragment import FragmentMetadata
 
 from ...errors import StoreError
 from .addresses import data_file_uri, local_folder
-from .datasets import open_data_file
 from .failures import lance_errors
+from .footers import FILE_VERSION, Page, column_pages, fields, varint
 
 # Windows has no preadv, and Lance's integers are little-endian.
 CAN_READ_DIRECTLY = hasattr(os, "preadv") and sys.byteorder == "little"
@@ -30,19 +29,14 @@ Integer = Literal["B", "H", "I", "Q"]
 """Format of an unsigned integer, in the letters of ``struct``."""
 
 _INTEGERS: dict[int, Integer] = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_FILE_VERSION = (2, 2)
 _LENGTH_BYTES = 8
 
-# Lance describes a page in Rust's debug format, here without white space: the part that all pages with a repetition
-# index have, and the whole description of a page of uncompressed values.
-_FULL_ZIP = re.compile(r"FullZipLayout\{.*?num_items:(?P<rows>\d+)")
-_UNCOMPRESSED = (
-    "PageLayout{layout:Some(FullZipLayout(FullZipLayout{bits_rep:0,bits_def:%d,num_items:%d,num_visible_items:%d,"
-    "value_compression:Some(CompressiveEncoding{compression:Some(Variable(Variable{"
-    "offsets:Some(CompressiveEncoding{compression:Some(Flat(Flat{bits_per_value:64,data:None,},),),},),"
-    "values:None,},),),},),layers:[%s,],details:Some(BitsPerOffset(64,),),},),),}"
-)
-_LAYERS = ("RepdefAllValidItem", "RepdefNullableItem")
+# Fields of the messages PageLayout and FullZipLayout.
+_FULL_ZIP, _ITEMS = 3, 5
+# The whole PageLayout of a page of uncompressed values without nulls, and of one with nulls. Between the pieces are the
+# length of what follows and twice the number of rows.
+_UNCOMPRESSED = ((b"\x20\x40\x28", b"\x42\x01\x01"), (b"\x10\x01\x20\x40\x28", b"\x42\x01\x03"))
+_LENGTHS_OF_64_BITS = bytes.fromhex("3a081206 0a040a02 0840")
 
 
 class PayloadPage(NamedTuple):
@@ -96,19 +90,17 @@ def payload_pages(uri: str, table: str, fragment: FragmentMetadata, field_id: in
     if not CAN_READ_DIRECTLY or local_folder(uri) is None or len(holders) != 1 or fragment.overlays:
         return only_lance
     (file,) = holders
-    if file.base_id is not None or (file.file_major_version, file.file_minor_version) != _FILE_VERSION:
+    if file.base_id is not None or (file.file_major_version, file.file_minor_version) != FILE_VERSION:
         return only_lance
     # In damaged metadata one list can be shorter than the other, or a number in it too large.
     column = dict(zip(file.fields, file.column_indices, strict=False)).get(field_id, -1)
-    address = data_file_uri(uri, table, file.path)
+    # Lance makes a class each time that the path is asked for.
+    name = str(file.path)
     try:
-        with lance_errors(f"cannot read {address}"):
-            columns = open_data_file(address).metadata().columns
-    except StoreError:
+        described = column_pages(Path(data_file_uri(uri, table, name)), column)
+    except (OSError, ValueError):
         return only_lance
-    if not 0 <= column < len(columns):
-        return only_lance
-    found = [_payload_page(file.path, page) for page in columns[column].pages]
+    found = [_payload_page(name, page) for page in described]
     pages = [page if page is not None and page.prefix else None for page in found]
     unreadable = pages.count(None)
     rest = fragment.physical_rows - sum(page.rows for page in pages if page is not None)
@@ -131,10 +123,19 @@ def row_index_problem(address: str) -> str | None:
     """
     if local_folder(address) is None:
         return None
-    with lance_errors(f"cannot open {address}"):
-        columns = open_data_file(address).metadata().columns
-        pages = [_payload_page(address, page) for column in columns for page in column.pages]
-    with Path(address).open("rb") as file:
+    path = Path(address)
+    try:
+        described = column_pages(path)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"the data file {address} is gone: since the store was opened, it was changed and cleaned up, or deleted. "
+            "Open it again."
+        ) from error
+    except (OSError, ValueError):
+        with lance_errors(f"cannot open {address}"):
+            raise
+    pages = [_payload_page(address, page) for page in described]
+    with path.open("rb") as file:
         for page in pages:
             if page is None:
                 continue
@@ -144,19 +145,34 @@ def row_index_problem(address: str) -> str | None:
     return None
 
 
-def _payload_page(file: str, page: Any) -> PayloadPage | None:
-    """Return the layout of a page as Lance describes it; None if the page has no repetition index."""
-    description = "".join(page.encoding.split())
-    found = _FULL_ZIP.search(description)
-    if found is None or len(page.buffers) != 2:
+def _payload_page(file: str, page: Page) -> PayloadPage | None:
+    """Return the layout of a page; None if the page has no repetition index."""
+    prefix = next(
+        (_LENGTH_BYTES + has_nulls for has_nulls in (0, 1) if page.layout == uncompressed(page.rows, has_nulls)), 0
+    )
+    rows = page.rows if prefix else _rows_of_full_zip(page.layout)
+    if rows is None or len(page.buffers) != 2:
         return None
-    data, index = page.buffers
-    rows = int(found["rows"])
-    width, remainder = divmod(index.size, rows + 1)
+    (data, data_bytes), (index, index_bytes) = page.buffers
+    width, remainder = divmod(index_bytes, rows + 1)
     if remainder or width not in _INTEGERS:
         return None
-    prefix = 0
-    for has_nulls, layer in enumerate(_LAYERS):
-        if description == _UNCOMPRESSED % (has_nulls, rows, rows, layer):
-            prefix = _LENGTH_BYTES + has_nulls
-    return PayloadPage(file, rows, data.position, data.size, index.position, _INTEGERS[width], prefix)
+    return PayloadPage(file, rows, data, data_bytes, index, _INTEGERS[width], prefix)
+
+
+def _rows_of_full_zip(layout: bytes) -> int | None:
+    """Return the number of rows in a page with a repetition index; None for a page of another layout."""
+    try:
+        full_zip = dict(fields(layout)).get(_FULL_ZIP)
+        rows = dict(fields(full_zip)).get(_ITEMS) if isinstance(full_zip, bytes) else None
+    except ValueError:
+        return None
+    return rows if isinstance(rows, int) else None
+
+
+def uncompressed(rows: int, has_nulls: int) -> bytes:
+    """Return the description of a page of values that can be read without Lance."""
+    before, after = _UNCOMPRESSED[has_nulls]
+    number = varint(rows)
+    described = before + number + b"\x30" + number + _LENGTHS_OF_64_BITS + after
+    return bytes([_FULL_ZIP << 3 | 2]) + varint(len(described)) + described

@@ -6,10 +6,13 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from ...errors import CorruptStoreError
+from ...errors import CorruptStoreError, StoreError
 from .addresses import MEMORY, data_file_uri
 from .failures import check_process, lance_errors
 from .pages import row_index_problem
+
+# Name by which Lance returns the address of a row.
+_ADDRESS = "_rowaddr"
 
 
 def read_rows(
@@ -77,8 +80,36 @@ def read_addressed(dataset: lance.LanceDataset, columns: Sequence[str]) -> Itera
         yield addresses[start:begin], batch
 
 
+def take_rows(dataset: lance.LanceDataset, addresses: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """Return rows of a table in the order of their addresses.
+
+    An address is the number of a fragment in the upper 32 bits, and below it the number of a row in its data files.
+    By numbers of rows, Lance's ``take`` would search the list of deleted rows again for each row, in time that grows
+    with the fragment: a thousand rows took 90 times as long.
+
+    Args:
+        dataset: the table.
+        addresses: addresses of rows that are not deleted, ``(k,)`` uint64. They may repeat.
+        columns: names of the columns to read.
+
+    Raises:
+        CorruptStoreError: one of the rows is deleted, or Lance returns other rows.
+        StoreError: a row does not exist, or a file is missing or cannot be read.
+    """
+    check_process()
+    with lance_errors(f"cannot read {len(addresses)} rows of {dataset.uri}"):
+        # Without stable row ids, which no store has, Lance's row id is the address.
+        taken = dataset._take_rows(pa.array(addresses, pa.uint64()), columns=[*columns, _ADDRESS])
+    # Lance leaves out rows that are deleted.
+    if not np.array_equal(taken.column(_ADDRESS).to_numpy(), addresses):
+        raise CorruptStoreError(
+            f"{dataset.uri} returns {taken.num_rows:,} rows, or other rows, where it should return {len(addresses):,}."
+        )
+    return taken.drop_columns(_ADDRESS)
+
+
 class RowTaker:
-    """Reader of rows by number, in one version of ``memory``. It checks their files first. Threads may share it.
+    """Reader of single rows, in one version of ``memory``. It checks their files first. Threads may share it.
 
     Args:
         uri: address of the store.
@@ -89,8 +120,12 @@ class RowTaker:
         self._uri = uri
         self._dataset = dataset
         with lance_errors(f"cannot read the store at {uri}"):
-            self._fragments = dataset.get_fragments()
-            self._ends = np.cumsum([fragment.count_rows() for fragment in self._fragments])
+            self._fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
+            self._ids = np.array(list(self._fragments), np.int64)
+            counts = np.array([fragment.count_rows() for fragment in self._fragments.values()], np.int64)
+        self._ends = np.cumsum(counts)
+        self._begins = self._ends - counts
+        self._deleted: dict[int, np.ndarray] = {}
         self._checked: set[int] = set()
 
     def take(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.Table:
@@ -102,16 +137,62 @@ class RowTaker:
 
         Raises:
             CorruptStoreError: the offsets of values in a file are damaged.
+            StoreError: the table has no such row, or a file is missing or cannot be read.
+        """
+        return self.take_at(self._addresses(np.asarray(numbers, np.int64)), columns)
+
+    def take_at(self, addresses: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Return rows in the order of their addresses, as ``take_rows`` does.
+
+        Raises:
+            CorruptStoreError: the offsets of values in a file are damaged, or Lance returns other rows.
             StoreError: a file is missing or cannot be read.
         """
-        for at in set(np.searchsorted(self._ends, numbers, side="right").tolist()) - self._checked:
-            for file in self._fragments[at].metadata.files:
-                address = data_file_uri(self._uri, MEMORY, file.path)
-                if problem := row_index_problem(address):
-                    raise CorruptStoreError(f"{address} {problem}. See: pisco-index verify {self._uri}")
-            self._checked.add(at)
-        with lance_errors(f"cannot read {len(numbers)} documents of the store at {self._uri}"):
-            return self._dataset.take(pa.array(numbers), columns=list(columns))
+        wanted = np.asarray(addresses, np.uint64)
+        for number in set((wanted >> np.uint64(32)).tolist()) - self._checked:
+            self._check(self._fragments[number])
+            self._checked.add(number)
+        return take_rows(self._dataset, wanted, columns)
+
+    def deleted(self, number: int) -> np.ndarray:
+        """Return the numbers of the deleted rows in a fragment's data files, ascending, ``(k,)`` int64.
+
+        Args:
+            number: Lance's number of the fragment.
+
+        Raises:
+            StoreError: the list of deleted rows cannot be read.
+        """
+        # No lock: it does no harm if two threads both read the list.
+        if number not in self._deleted:
+            fragment = self._fragments[number]
+            is_deleted = np.ones(fragment.physical_rows, dtype=bool)
+            is_deleted[live_rows(fragment)] = False
+            self._deleted[number] = np.flatnonzero(is_deleted)
+        return self._deleted[number]
+
+    def _addresses(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the addresses of rows by their numbers in the table, ``(k,)`` uint64."""
+        count = int(self._ends[-1]) if self._ends.size else 0
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= count):
+            raise StoreError(f"the store at {self._uri} has {count:,} rows; row {numbers.max():,} was requested.")
+        at = np.searchsorted(self._ends, numbers, side="right")
+        rows = numbers - self._begins[at]
+        order = np.argsort(at, kind="stable")
+        first = np.flatnonzero(np.diff(at[order], prepend=-1))
+        for chosen in np.split(order, first[1:]) if first.size else ():
+            fragment = self._fragments[int(self._ids[at[chosen[0]]])]
+            if fragment.metadata.deletion_file is not None:
+                deleted = self.deleted(fragment.fragment_id)
+                # A deleted row comes before a live one if no more live rows come before the deleted one.
+                rows[chosen] += np.searchsorted(deleted - np.arange(len(deleted)), rows[chosen], side="right")
+        return (self._ids[at] << 32 | rows).astype(np.uint64)
+
+    def _check(self, fragment: lance.LanceFragment) -> None:
+        for file in fragment.metadata.files:
+            address = data_file_uri(self._uri, MEMORY, file.path)
+            if problem := row_index_problem(address):
+                raise CorruptStoreError(f"{address} {problem}. See: pisco-index verify {self._uri}")
 
 
 def fragment_name(fragment: lance.LanceFragment) -> str:

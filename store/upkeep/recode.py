@@ -28,7 +28,6 @@ from ..search.keep import keep_index
 from ..store import Store
 from ..table.addresses import REJECTED, resolve_uri
 from ..table.deletions import open_checked
-from ..table.failures import lance_errors
 from ..table.fragment import WrittenShard, write_fragment
 from ..table.rows import read_rows
 from .compact import remove_orphans
@@ -194,8 +193,7 @@ def _rewrite(source: Store, recoded: Store, shards: list[int], target: Codec) ->
 
 def _take(store: Store, rows: np.ndarray) -> Iterator[pa.Table]:
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        with lance_errors(f"cannot read the store at {store.uri}"):
-            yield store.table.take(pa.array(rows[start : start + _ROWS_AT_ONCE]))
+        yield store.take(rows[start : start + _ROWS_AT_ONCE], store.table.schema.names)
 
 
 def _recoded(rows: pa.Table, source: Store, target: Codec, calibration: Calibration | None) -> pa.Table:

@@ -34,7 +34,7 @@ from pisco_index.store import (
     verify_written,
     write_fragment,
 )
-from pisco_index.store.lookup import idcache
+from pisco_index.store.lookup import hashing
 from pisco_index.store.search.checksums import damaged_files, read_notes
 
 
@@ -318,7 +318,7 @@ def test_the_map_of_ids_is_in_the_users_cache_and_made_once(store, write, proxy,
     def fail(doc_ids):
         pytest.fail("the ids were read again")
 
-    monkeypatch.setattr(idcache, "hashes_of", fail)
+    monkeypatch.setattr(hashing, "hashes_of", fail)
     again = Store.open(store.uri)
     proxy.requests.clear()
     assert again.fetch(["nobody"], missing="skip").doc_ids == ()

@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,12 +13,14 @@ import lance
 import lancedb
 import numpy as np
 import pytest
+from filelock import Timeout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pisco_index.errors import MissingDocumentsError
+from pisco_index.errors import MissingDocumentsError, StoreError
 from pisco_index.store import Store, commit, write_fragment
-from pisco_index.store.lookup import idcache
+from pisco_index.store.lookup import hashing, idcache
+from pisco_index.store.lookup.idmap import GROWTH
 
 ASKED = ["0-1", "1-4", "0-0"]
 
@@ -39,13 +42,13 @@ def filled(store, shard_rows) -> Store:
 def hashed(monkeypatch) -> list[int]:
     """The number of ids that were hashed for maps, each time."""
     counts = []
-    real = idcache.hashes_of
+    real = hashing.hashes_of
 
     def count(doc_ids):
         counts.append(len(doc_ids))
         return real(doc_ids)
 
-    monkeypatch.setattr(idcache, "hashes_of", count)
+    monkeypatch.setattr(hashing, "hashes_of", count)
     return counts
 
 
@@ -102,6 +105,51 @@ def test_compaction_drops_the_files_that_are_gone(filled, shard_rows, hashed):
     assert sum(hashed) == 10 + 10 + 5
 
 
+def test_a_version_with_new_files_adds_a_small_segment(store, rows_of, hashed):
+    large = [f"0-{number}" for number in range(GROWTH * 3 + 1)]
+    commit(store, [write_fragment(store.uri, 0, rows_of(large))])
+    store.refresh().fetch(large)
+    (first,) = maps(store.uri)
+    before = first.stat().st_mtime_ns
+    for number, segments in ((1, 2), (2, 2), (3, 2), (4, 1)):
+        commit(store, [write_fragment(store.uri, number, rows_of([f"{number}-0"]))])
+        everything = [*large, *(f"{each}-0" for each in range(1, number + 1))]
+        assert store.refresh().fetch(everything).doc_ids == tuple(everything)
+        # The fourth row makes the new rows more than an eighth of the others.
+        assert len(maps(store.uri)) == segments
+        assert (first.exists() and first.stat().st_mtime_ns == before) == (segments == 2)
+    assert sum(hashed) == len(everything)
+
+
+def test_a_writer_makes_the_map_for_its_readers(filled, hashed):
+    idcache.keep_map(filled.uri)
+    assert sum(hashed) == 10
+    filled.fetch(ASKED)
+    lance.dataset(f"{filled.uri}/memory.lance").optimize.compact_files()
+    idcache.keep_map(filled.uri)
+    idcache.keep_map(filled.uri)
+    assert sum(hashed) == 20
+    assert filled.refresh().fetch(ASKED).doc_ids == tuple(ASKED)
+    assert sum(hashed) == 20
+
+
+def test_a_writer_leaves_damage_to_its_readers(filled):
+    for path in Path(filled.uri).glob("memory.lance/data/*.lance"):
+        path.write_bytes(bytes(path.stat().st_size))
+    idcache.keep_map(filled.uri)
+    assert not maps(filled.uri)
+
+
+def test_reading_ids_for_long_is_reported(filled, monkeypatch, caplog):
+    monkeypatch.setattr(hashing, "_QUIET_S", -1)
+    monkeypatch.setattr(hashing, "_RUN_ROWS", 5)
+    filled.fetch(ASKED)
+    assert [each.getMessage() for each in caplog.records] == [
+        f"Reading the 10 document ids of {filled.uri} once, to find documents by them: {done} % done."
+        for done in (50, 100)
+    ]
+
+
 def test_maps_of_older_versions_and_abandoned_files_are_deleted(filled, shard_rows):
     folder = Path(filled.uri) / ".pisco-index"
     folder.mkdir()
@@ -109,10 +157,14 @@ def test_maps_of_older_versions_and_abandoned_files_are_deleted(filled, shard_ro
     for path in (abandoned, fresh):
         path.write_bytes(b"half")
     os.utime(abandoned, times=(time.time() - 7200,) * 2)
-    for shard in range(2, 6):
+    table = lance.dataset(f"{filled.uri}/memory.lance")
+    for shard in range(2, 7):
         commit(filled, [write_fragment(filled.uri, shard, shard_rows(shard))])
+        table.checkout_latest()
+        table.optimize.compact_files()
         filled.refresh().fetch([f"{shard}-0", *ASKED])
-    assert len(maps(folder)) == 2
+    # The latest version has 35 rows. The former ones have 30, 25, 20 and 15, of which 70 may stay, the latest first.
+    assert len(maps(folder)) == 4
     assert fresh.exists()
     assert not abandoned.exists()
 
@@ -278,28 +330,104 @@ def test_a_full_disk_leaves_nothing_behind(filled, user_cache, monkeypatch):
     monkeypatch.setattr(Path, "replace", full)
     assert filled.fetch(ASKED).doc_ids == tuple(ASKED)
     for folder in (Path(filled.uri) / ".pisco-index", user_cache):
-        assert not [path for path in folder.rglob("*") if path.is_file()]
+        assert {path.name for path in folder.rglob("*") if path.is_file()} <= {"idmap.lock"}
 
 
-def test_a_store_that_was_deleted_does_not_come_back(filled, user_cache):
-    filled.fetch(ASKED)
-    pieces = [(Path(filled.uri) / ".pisco-index" / maps(filled.uri)[0].name).read_bytes()]
-    shutil.rmtree(filled.uri)
-    assert idcache._keep(filled.uri, "x.idmap", pieces) is None
+def test_a_store_that_was_deleted_does_not_come_back(filled, user_cache, hashed, monkeypatch):
+    real = idcache.read_runs
+
+    def delete_first(*args):
+        runs = list(real(*args))
+        shutil.rmtree(filled.uri)
+        return runs
+
+    monkeypatch.setattr(idcache, "read_runs", delete_first)
+    with pytest.raises(StoreError, match="is gone"):
+        filled.fetch(ASKED)
+    assert sum(hashed) == 10
     assert not Path(filled.uri).exists()
     assert not user_cache.exists()
 
 
 @pytest.mark.fault(
     "Several processes open a new version at once.",
-    "Each makes the map; one whole file stays.",
+    "One makes the map, the others wait for it.",
 )
-def test_processes_that_open_a_store_at_once_leave_one_whole_map(filled, hashed):
-    processes = [subprocess.Popen([sys.executable, "-c", FETCH, filled.uri], stdin=subprocess.PIPE) for _ in range(4)]
+def test_one_of_the_processes_that_open_a_store_at_once_makes_the_map(filled, hashed):
+    command = [sys.executable, "-c", SLOW_FETCH, filled.uri]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
     for process in processes:
         process.stdin.close()
+    assert sorted(process.stdout.read() for process in processes) == [b"", b"", b"", b"made"]
     assert [process.wait() for process in processes] == [0] * 4
-    folder = Path(filled.uri) / ".pisco-index"
-    assert [path.suffix for path in folder.iterdir()] == [".idmap"]
+    for process in processes:
+        process.stdout.close()
+    assert {path.suffix for path in (Path(filled.uri) / ".pisco-index").iterdir()} == {".idmap", ".lock"}
     assert filled.fetch(ASKED).doc_ids == tuple(ASKED)
     assert not hashed
+
+
+SLOW_FETCH = f"""
+import sys, time
+from pisco_index.store.lookup import idcache
+real = idcache._make
+def make(*args):
+    print(end="made")
+    time.sleep(0.5)
+    return real(*args)
+idcache._make = make
+{FETCH}
+"""
+
+
+@pytest.mark.fault(
+    "A process dies while it makes an id map.",
+    "The next process makes it, without waiting.",
+)
+def test_a_process_that_dies_while_it_writes_a_map_leaves_no_lock(filled, hashed):
+    finished = subprocess.run([sys.executable, "-c", DIES, filled.uri], stdin=subprocess.DEVNULL, check=False)
+    assert finished.returncode == -signal.SIGKILL
+    assert [path.suffix for path in (Path(filled.uri) / ".pisco-index").iterdir() if path.suffix != ".lock"] == [".tmp"]
+    assert filled.fetch(ASKED).doc_ids == tuple(ASKED)
+    assert sum(hashed) == 10
+
+
+DIES = f"""
+import os, signal
+from pisco_index.store.lookup import idcache
+real = idcache.write_segment
+def write(file, *args):
+    real(file, *args)
+    file.truncate(100)
+    os.kill(os.getpid(), signal.SIGKILL)
+idcache.write_segment = write
+{FETCH}
+"""
+
+
+@pytest.mark.parametrize("failure", [OSError(38, "Function not implemented"), Timeout("idmap.lock")])
+def test_without_a_lock_the_map_is_made_all_the_same(filled, monkeypatch, failure, user_cache):
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(idcache.FileLock, "acquire", fail)
+    assert filled.fetch(ASKED).doc_ids == tuple(ASKED)
+    assert len(maps(filled.uri)) == 1
+
+
+@pytest.mark.fault(
+    "An id map is damaged, or belongs to another store.",
+    "It is made again.",
+)
+@pytest.mark.parametrize("which", ["larger", "smaller"])
+def test_damage_to_one_of_several_segments_changes_no_answer(store, rows_of, which):
+    ids = [f"0-{number}" for number in range(40)]
+    for shard, own in enumerate((ids, ["1-0"])):
+        commit(store, [write_fragment(store.uri, shard, rows_of(own))])
+        store.refresh().fetch(own)
+    sizes = sorted(maps(store.uri), key=lambda path: path.stat().st_size)
+    assert len(sizes) == 2
+    path = sizes[which == "larger"]
+    for content in (path.read_bytes()[:-8] + bytes(8), b"", path.read_bytes()[:-20]):
+        path.write_bytes(content)
+        assert store.refresh().fetch([*ids, "1-0"]).doc_ids == (*ids, "1-0")

@@ -1,119 +1,112 @@
-"""The id map finds every row by its hash, and notices damage to its bytes."""
+"""The id map finds rows in all segments, chooses them, and keeps them few."""
+
+import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pisco_index.store.lookup.idmap import DamagedMapError, IdMap, Segment, encode_map, extend, hash_of, hashes_of
+from pisco_index.store.lookup.idmap import GROWTH, IdMap, first_positions, hash_of, hashes_of, taken_in
+from pisco_index.store.lookup.segments import KeptRows, Part, Segment, UnsortedRows, write_segment
 
-IDS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=60)
-
-
-def segment(name: str, rows: int) -> Segment:
-    return Segment(name, rows, ())
+IDS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), min_size=1, max_size=30)
 
 
-def map_of(segments, *rest) -> IdMap:
-    return IdMap(b"".join(encode_map(segments, *rest)))
+def segment_of(parts: dict[str, list[str]]) -> Segment:
+    file = io.BytesIO()
+    ids = [doc_id.encode() for each in parts.values() for doc_id in each]
+    rows = UnsortedRows(hashes_of(ids), np.arange(len(ids), dtype=np.uint32))
+    write_segment(file, [Part(key, len(each), ()) for key, each in parts.items()], [rows])
+    return Segment(file.getvalue())
 
 
-def made_of(*parts: list[str]) -> IdMap:
-    """A map of segments "0", "1", … that hold these ids."""
-    segments = [segment(str(number), len(ids)) for number, ids in enumerate(parts)]
-    return map_of(*extend(None, (), segments, hashes_of([i.encode() for ids in parts for i in ids])))
+def rows_found(id_map: IdMap, doc_ids: list[str]) -> list[list[tuple[str, int]]]:
+    """For each id, part and number in it of the rows that the map finds and that count."""
+    places = [
+        (part.key, row) if counts else None
+        for share in id_map.shares
+        for part, counts in zip(share.segment.parts, share.has, strict=True)
+        for row in range(part.rows)
+    ]
+    found = [(each,) if isinstance(each, int) else each for each in id_map.find(doc_ids)]
+    return [sorted(filter(None, (places[position] for position in each))) for each in found]
 
 
-def positions(found) -> list[int]:
-    return [found] if isinstance(found, int) else sorted(found)
-
-
-def expected(ids: list[str], doc_id: str) -> list[int]:
-    return [position for position, each in enumerate(ids) if each == doc_id]
-
-
-@given(IDS, IDS)
-def test_every_row_of_an_id_is_found(ids, others):
-    found = made_of(ids).find([*ids, *others])
-    assert [positions(each) for each in found] == [expected(ids, each) for each in [*ids, *others]]
-
-
-@given(IDS)
-def test_rows_whose_hashes_are_equal_are_all_candidates(ids):
-    hashes = {doc_id: hash_of(doc_id) % 3 << 62 for doc_id in ids}
-    real = xxhash.xxh3_64_intdigest
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xxhash, "xxh3_64_intdigest", lambda data, seed=0: real(data, seed) % 3 << 62)
-        for doc_id, found in zip(ids, made_of(ids).find(ids), strict=True):
-            assert positions(found) == [i for i, each in enumerate(ids) if hashes[each] == hashes[doc_id]]
+def expected(parts: dict[str, list[str]], doc_ids: list[str]) -> list[list[tuple[str, int]]]:
+    return [
+        sorted((key, row) for key, ids in parts.items() for row, each in enumerate(ids) if each == doc_id)
+        for doc_id in doc_ids
+    ]
 
 
 @given(st.lists(IDS, min_size=1, max_size=5), st.data())
-def test_an_extended_map_is_that_of_the_segments_it_has_now(parts, data):
-    names = [str(number) for number in range(len(parts))]
-    known = data.draw(st.sets(st.sampled_from(names)))
-    dropped = data.draw(st.sets(st.sampled_from(names)))
-    before = sorted(known | dropped, key=int)
-    base = map_of(*built({name: parts[int(name)] for name in before}))
-    added = {name: parts[int(name)] for name in names if name not in before}
-    now = [name for name in before if name not in dropped] + list(added)
-    extended = map_of(*built(added, base, set(now)))
-    assert [each.key for each in extended.segments] == now
-    ids = [doc_id for name in now for doc_id in parts[int(name)]]
-    everything = [doc_id for part in parts for doc_id in part]
-    found = extended.find(everything)
-    assert [positions(each) for each in found] == [expected(ids, each) for each in everything]
+def test_each_row_of_a_version_is_found_once_whatever_the_segments_share(contents, data):
+    parts = {str(number): ids for number, ids in enumerate(contents)}
+    some_parts = st.sets(st.sampled_from(sorted(parts)), min_size=1)
+    segments = [segment_of({key: parts[key] for key in keys}) for keys in data.draw(st.lists(some_parts, max_size=4))]
+    wanted = data.draw(some_parts)
+    id_map = IdMap(segments, wanted)
+    covered = {part.key for segment in segments for part in segment.parts}
+    assert id_map.lacking == wanted - covered
+    everything = [doc_id for ids in contents for doc_id in ids] + ["absent"]
+    there = {key: parts[key] for key in wanted & covered}
+    assert rows_found(id_map, everything) == expected(there, everything)
 
 
-def built(parts: dict[str, list[str]], base: IdMap | None = None, kept=()):
-    hashes = hashes_of([doc_id.encode() for ids in parts.values() for doc_id in ids])
-    return extend(base, kept, [segment(name, len(ids)) for name, ids in parts.items()], hashes)
+@given(IDS, IDS)
+def test_rows_whose_hashes_are_equal_are_all_candidates(ids, others):
+    real = xxhash.xxh3_64_intdigest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xxhash, "xxh3_64_intdigest", lambda data, seed=0: real(data, seed) % 3 << 62)
+        hashes = [hash_of(doc_id) for doc_id in [*ids, *others]]
+        id_map = IdMap([segment_of({"a": ids}), segment_of({"b": others})], {"a", "b"})
+        for own, found in zip(hashes, rows_found(id_map, [*ids, *others]), strict=True):
+            rows = [("a", row) for row in range(len(ids))] + [("b", row) for row in range(len(others))]
+            assert found == [place for place, each in zip(rows, hashes, strict=True) if each == own]
 
 
-SMALL = [f"doc-{i}" for i in range(3000)]
-SMALL_BYTES = b"".join(encode_map(*built({"a": SMALL})))
-ANSWER = IdMap(SMALL_BYTES).find([*SMALL, "absent"])
+def grown(id_map: IdMap, name: str, rows: int, keys: set[str]) -> tuple[IdMap, int]:
+    """A map with another fragment, and the number of rows that were written for it."""
+    taken = taken_in(id_map, rows)
+    parts: list[Part] = []
+    runs = []
+    begin = 0
+    for share in taken:
+        own, firsts = first_positions(share, begin)
+        parts += own
+        runs.append(KeptRows(share.segment, firsts))
+        begin += share.rows
+    hashes = hashes_of([f"{name}-{row}".encode() for row in range(rows)])
+    file = io.BytesIO()
+    runs.append(UnsortedRows(hashes, np.arange(begin, begin + rows, dtype=np.uint32)))
+    write_segment(file, [*parts, Part(name, rows, ())], runs)
+    rest = [share.segment for share in id_map.shares if share not in taken]
+    return IdMap([*rest, Segment(file.getvalue())], keys), begin + rows
 
 
-@settings(max_examples=200)
-@given(st.integers(0, len(SMALL_BYTES) - 1), st.integers(1, 255))
-def test_a_changed_byte_is_noticed_or_means_nothing(position, change):
-    damaged = bytearray(SMALL_BYTES)
-    damaged[position] ^= change
-    try:
-        assert IdMap(bytes(damaged)).find([*SMALL, "absent"]) == ANSWER
-    except DamagedMapError:
-        return
-    # Only padding to the next multiple of eight bytes.
-    assert SMALL_BYTES[position] == 0
+def test_many_small_updates_leave_few_segments_and_write_little():
+    keys: set[str] = set()
+    id_map, written, total = IdMap((), keys), 0, 0
+    for number in range(200):
+        keys.add(str(number))
+        rows = 5000 if number == 0 else 10
+        id_map, wrote = grown(id_map, str(number), rows, keys)
+        total, written = total + rows, written + wrote
+        sizes = [share.rows for share in id_map.shares]
+        assert all(larger > GROWTH * smaller for larger, smaller in pairwise(sizes))
+        assert sum(sizes) == total
+    assert written < 6 * total
+    assert rows_found(id_map, ["0-4999", "150-3"]) == [[("0", 4999)], [("150", 3)]]
 
 
-@given(st.integers(0, len(SMALL_BYTES) - 1))
-def test_a_map_that_is_cut_short_is_noticed(size):
-    with pytest.raises(DamagedMapError):
-        IdMap(SMALL_BYTES[:size])
-
-
-@given(st.binary(max_size=200))
-def test_other_bytes_are_not_a_map(data):
-    for damaged in (data, SMALL_BYTES + data + b"\0", SMALL_BYTES[:24] + data):
-        with pytest.raises(DamagedMapError):
-            IdMap(damaged)
-
-
-def test_a_block_is_checked_when_it_is_used():
-    damaged = bytearray(SMALL_BYTES)
-    damaged[-9] ^= 1  # a position in the last block
-    opened = IdMap(bytes(damaged))
-    order = sorted(SMALL, key=hash_of)
-    assert opened.find(order[:1]) == IdMap(SMALL_BYTES).find(order[:1])
-    with pytest.raises(DamagedMapError):
-        opened.find(order[-1:])
-
-
-def test_a_map_takes_less_than_13_bytes_a_row():
-    rows = 1_000_000
-    hashes = np.random.default_rng(0).integers(0, 1 << 64, rows, dtype=np.uint64)
-    size = sum(memoryview(piece).nbytes for piece in encode_map(*extend(None, (), [segment("a", rows)], hashes)))
-    assert size < 13 * rows
+def test_a_segment_of_which_little_is_left_is_taken_in():
+    large = segment_of({"gone": [str(row) for row in range(500)], "kept": ["a", "b"]})
+    id_map = IdMap([large], {"kept"})
+    assert [share.rows for share in id_map.shares] == [2]
+    assert taken_in(id_map, 0) == id_map.shares
+    after, written = grown(id_map, "new", 1, {"kept", "new"})
+    assert written == 3
+    assert rows_found(after, ["a", "new-0", "7"]) == [[("kept", 0)], [("new", 0)], []]

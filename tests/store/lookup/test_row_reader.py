@@ -4,6 +4,8 @@ import gc
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -176,12 +178,12 @@ def test_further_columns_are_read_by_lance(filled, memory_of):
     "Lance reads them.",
 )
 def test_an_encoding_that_is_not_known_is_left_to_lance(filled, check, monkeypatch):
-    monkeypatch.setattr(pages, "_UNCOMPRESSED", "something newer: %d, %d, %d, %s")
+    monkeypatch.setattr(pages, "_UNCOMPRESSED", ((b"something", b"newer"),) * 2)
     check(filled, ASKED, by_lance=5)
 
 
 def test_a_file_version_that_is_not_known_is_left_to_lance(filled, check, monkeypatch):
-    monkeypatch.setattr(pages, "_FILE_VERSION", (2, 3))
+    monkeypatch.setattr(pages, "FILE_VERSION", (2, 3))
     check(filled, ASKED, by_lance=5)
 
 
@@ -280,7 +282,7 @@ def test_an_absent_id_that_shares_its_hash_with_one_document(few_hashes, store, 
 
 
 def test_few_files_are_kept_open_and_all_are_closed_in_the_end(filled, memory_of, monkeypatch):
-    monkeypatch.setattr(direct, "_open_files_limit", lambda: 2)
+    monkeypatch.setattr(direct, "_open_files_limit", lambda count: 2)
 
     def fetch(store: Store, start: int) -> bool:
         right = True
@@ -299,6 +301,38 @@ def test_few_files_are_kept_open_and_all_are_closed_in_the_end(filled, memory_of
     fetch_all(Store.open(filled.uri))
     gc.collect()
     assert open_data_files(filled) == []
+
+
+def test_a_file_that_is_used_stays_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(direct, "_open_files_limit", lambda count: 3)
+    for name in "abcde":
+        (tmp_path / name).touch()
+    files = direct.DataFiles(str(tmp_path), 5)
+    for name in "abcd":
+        files.get(name)
+    assert list(files.opened) == ["b", "c", "d"]
+    files.opened["b"].is_used = True
+    files.get("e")
+    assert sorted(files.opened) == ["b", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "files", "kept", "after"),
+    [
+        (64, 1000, 100, 100, 200),  # raised as far as the files need it
+        (64, 100, 400, 50, 100),  # raised to the hard limit
+        (400, 1000, 100, 200, 400),  # enough
+    ],
+)
+def test_the_limit_of_open_files_is_raised_as_far_as_files_need_it(soft, hard, files, kept, after):
+    code = f"""
+import resource
+from pisco_index.store.table import direct
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+assert direct._open_files_limit({files}) == {kept}
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == ({after}, {hard})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def open_data_files(store: Store) -> list[str]:
@@ -368,8 +402,8 @@ def test_a_panic_in_lance_is_an_error_of_ours(filled, monkeypatch):
     def panic(*_, **__):
         raise PanicException("index out of bounds")
 
-    monkeypatch.setattr(lance.LanceDataset, "take", panic)
-    with pytest.raises(StoreError, match=r"cannot read 1 documents.*Lance panicked.*index out of bounds"):
+    monkeypatch.setattr(lance.LanceDataset, "_take_rows", panic)
+    with pytest.raises(StoreError, match=r"cannot read 1 rows.*Lance panicked.*index out of bounds"):
         filled.fetch(["0-0"], columns=["shard"])
 
 
@@ -497,7 +531,7 @@ def test_no_damage_of_a_data_file_gives_wrong_numbers(filled, memory_of, data):
 
 def test_offsets_that_lead_beyond_a_file_are_refused_before_lance_reads_by_them(filled):
     """Lance would ask for as much memory as they say."""
-    (page,) = filled._rows()._places.id_map.segments[0].pages
+    (page,) = filled._rows()._places.id_map.shares[0].segment.parts[0].pages
     path = Path(filled.uri, "memory.lance", "data", page.file)
     content = bytearray(path.read_bytes())
     width = np.dtype(page.index_integer).itemsize
