@@ -5,21 +5,29 @@ passages of 125 tokens a second, one batch runs while the next is packed, and me
 build is real: JSON lines are read, tokenized with a byte-level BPE of 32,000 tokens, encoded as int8, written and
 committed.
 
+``--dump FILE`` reads the wikitext of a MediaWiki export instead, whose pages are repeated under new ids and titles:
+``--documents`` counts its pages. The tokenizer is trained on its prose. ``--reader-processes N`` reads in N processes,
+whose processor seconds are given apart.
+
 This machine may have too few cores to keep a fast device busy. ``--tokenizer-cores N`` simulates N more cores for the
 tokenizer, which is most of the work and runs outside Python. Texts are tokenized in advance, and their ids are returned
 after the time that N cores would take. The remaining work is real.
 
     python benchmarks/pipeline.py --speeds 1000,2000,4000,8000 --documents 40000
     python benchmarks/pipeline.py --speeds 4000,8000,16000 --tokenizer-cores 8
+    python benchmarks/pipeline.py --speeds 500,1000 --dump enwiki.xml.bz2 --documents 1500 --reader-processes 1
 """
 
+import bz2
 import json
 import os
 import random
+import re
+import resource
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,9 +39,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from pisco_index import BuildConfig, Memory, build, new_checkpoint, new_tiny_checkpoint
+from pisco_index.configs import CorpusConfig
+from pisco_index.corpus import open_corpus
 from pisco_index.model.forward.packing import Passages, offsets, pack
+from pisco_index.model.passages import BareTokenizer
 from pisco_index.pipeline import worker
 from pisco_index.pipeline.pools import in_process
+from pisco_index.store import Store
 
 # A passage has 125 tokens and 8 memory tokens.
 DIM, PASSAGE_TOKENS, TOKEN_BUDGET = 1024, 133, 65_536
@@ -136,7 +148,32 @@ def make_corpus(path: Path, documents: int, words: Callable[[int], list[str]]) -
             file.write(json.dumps({"id": f"doc-{number}", "title": " ".join(words(2)), "text": text}) + "\n")
 
 
-def make_tokenizer(words: Callable[[int], list[str]]) -> PreTrainedTokenizerFast:
+def repeat_dump(path: Path, dump: Path, pages: int) -> None:
+    """Write an export of a number of pages: those of a dump, again and again, with new ids and titles."""
+    content = (bz2.decompress(dump.read_bytes()) if dump.suffix == ".bz2" else dump.read_bytes()).decode()
+    begin = content.index("<page>")
+    found = re.findall(r"<page>.*?</page>", content, re.DOTALL)
+    with path.open("w") as file:
+        file.write(content[:begin])
+        for number in range(pages):
+            page = re.sub(r"<id>\d+</id>", f"<id>{number + 1}</id>", found[number % len(found)], count=1)
+            file.write(re.sub(r"</title>", f" {number}</title>", page, count=1))
+        file.write("</mediawiki>")
+
+
+def prose_of(path: Path, characters: int) -> list[str]:
+    """Return the first documents of a corpus."""
+    texts: list[str] = []
+    for source in open_corpus([str(path)], CorpusConfig()).sources:
+        for document in source.read(0, None):
+            texts.append(document.text)
+            characters -= len(document.text)
+            if characters < 0:
+                return texts
+    return texts
+
+
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE of 32,000 tokens that splits texts as Qwen's tokenizers do."""
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
@@ -150,12 +187,12 @@ def make_tokenizer(words: Callable[[int], list[str]]) -> PreTrainedTokenizerFast
     trainer = trainers.BpeTrainer(
         vocab_size=32_000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    backend.train_from_iterator((" ".join(words(1000)) for _ in range(500)), trainer)
+    backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
 
 
-def make_checkpoint(folder: Path, words: Callable[[int], list[str]]) -> Path:
-    tokenizer = make_tokenizer(words)
+def make_checkpoint(folder: Path, texts: Iterable[str]) -> Path:
+    tokenizer = make_tokenizer(texts)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=DIM,
@@ -189,6 +226,11 @@ class SimulatedTokenizer:
         self._ids = {text: each.ids for text, each in zip(texts, encodings, strict=True)}
         self._seconds = seconds / len(texts) / cores
 
+    def no_truncation(self) -> None:
+        """Do nothing, as the texts are tokenized already."""
+
+    no_padding = no_truncation
+
     def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
         assert add_special_tokens
         time.sleep(len(texts) * self._seconds)
@@ -198,7 +240,12 @@ class SimulatedTokenizer:
 def measure(
     speed: float, corpus: Path, checkpoint: Path, store: Path, config: BuildConfig, tokenizer_cores: int | None = None
 ) -> dict[str, Any]:
-    """Run a build with a simulated device, and return the share of time it is busy and the processor seconds."""
+    """Run a build with a simulated device.
+
+    Returns:
+        The share of time that the device is busy, the processor seconds of this process and of the reader processes,
+        and the number of documents.
+    """
     device: list[Device] = []
     cpu_began: list[float] = []
 
@@ -215,13 +262,16 @@ def measure(
                 texts = [
                     self._spec.compression.input_text(record["text"], record["title"]) for record in records(corpus)
                 ]
-                self._tokenizer._fast = SimulatedTokenizer(self._tokenizer._fast, texts, tokenizer_cores)
+                tokenizer = self._readers.here._reading.tokenizer
+                backend = SimulatedTokenizer(tokenizer._tokenizer.backend_tokenizer, texts, tokenizer_cores)
+                tokenizer._tokenizer = BareTokenizer(backend)
 
         def run(self, *arguments: Any) -> worker.ShardResult:
             device[-1].in_shard = True
             cpu_began.append(time.process_time())
             return super().run(*arguments)
 
+    readers_s = reader_seconds()
     kept = worker.Compressor, in_process.ShardWorker
     worker.Compressor, in_process.ShardWorker = SimulatedCompressor, Worker  # type: ignore[misc,assignment]
     Device.speed = speed
@@ -229,7 +279,18 @@ def measure(
         build([corpus], checkpoint, store, config)
     finally:
         worker.Compressor, in_process.ShardWorker = kept  # type: ignore[misc]
-    return {"busy": device[-1].busy_share(), "cpu_s": time.process_time() - cpu_began[0]}
+    return {
+        "busy": device[-1].busy_share(),
+        "cpu_s": time.process_time() - cpu_began[0],
+        "reader_cpu_s": reader_seconds() - readers_s,
+        "documents": Store.open(store).table.count_rows(),
+    }
+
+
+def reader_seconds() -> float:
+    """Return the processor seconds of the child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def records(corpus: Path) -> list[dict[str, str]]:
@@ -249,23 +310,33 @@ def main() -> None:
     parser.add_argument("--documents", type=positive, default=40_000, help="number of documents, one passage each")
     parser.add_argument("--shard-documents", type=positive, default=4096, help="number of documents in a shard")
     parser.add_argument("--tokenizer-cores", type=positive, help="simulate this number of cores for the tokenizer")
+    parser.add_argument("--dump", type=Path, help="MediaWiki export whose pages are repeated as the corpus")
+    parser.add_argument("--reader-processes", type=int, help="number of processes that read; default: automatic")
     args = parser.parse_args()
 
     words = make_words()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checkpoint = make_checkpoint(folder, words)
-        corpus = folder / "corpus.jsonl"
-        make_corpus(corpus, args.documents, words)
-        sections = {"run": {"shard_documents": args.shard_documents}, "store": {"stage": "hidden"}}
-        config = BuildConfig.parse(sections, "benchmark")
-        result: dict[str, Any] = {"baseline": "the device alone", "documents": args.documents, "cores": os.cpu_count()}
+        if args.dump:
+            corpus = folder / "corpus.xml"
+            repeat_dump(corpus, args.dump, args.documents)
+            texts: Iterable[str] = prose_of(corpus, 4_000_000)
+        else:
+            corpus = folder / "corpus.jsonl"
+            make_corpus(corpus, args.documents, words)
+            texts = (" ".join(words(1000)) for _ in range(500))
+        checkpoint = make_checkpoint(folder, texts)
+        run = {"shard_documents": args.shard_documents, "reader_processes": args.reader_processes}
+        config = BuildConfig.parse({"run": run, "store": {"stage": "hidden"}}, "benchmark")
+        result: dict[str, Any] = {"baseline": "the device alone", "cores": os.cpu_count()}
         for speed in args.speeds:
             found = measure(speed, corpus, checkpoint, folder / f"store-{speed:g}", config, args.tokenizer_cores)
+            each, reading = found["cpu_s"] / found["documents"], found["reader_cpu_s"] / found["documents"]
+            result["documents"] = found["documents"]
             result[f"busy_at_{speed:g}"] = round(found["busy"], 3)
-            each = found["cpu_s"] / args.documents
             result[f"cpu_us_per_document_at_{speed:g}"] = round(each * 1e6)
-            result[f"cores_for_{speed:g}"] = round(each * speed, 1)
+            result[f"reader_cpu_us_per_document_at_{speed:g}"] = round(reading * 1e6)
+            result[f"cores_for_{speed:g}"] = round((each + reading) * speed, 1)
         report(result, args.json)
 
 

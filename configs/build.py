@@ -104,6 +104,12 @@ class RunConfig(Config):
     ray: Annotated[str | None, Flag(metavar="ADDRESS")] = Field(
         None, description="Run on Ray: local, auto (the cluster that this machine is in) or a cluster's address."
     )
+    reader_processes: int | None = Field(
+        None,
+        ge=0,
+        description="Number of processes that read for each worker; default: as many as the device needs and the cores "
+        "allow, none if reading is quick. 0 reads in the worker itself.",
+    )
     token_budget: int | None = Field(
         None,
         ge=1,

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from .document import MAX_ID_BYTES, Document
 
@@ -31,7 +32,10 @@ _MARKS = "".join(
     if unicodedata.category(chr(code)).startswith("M")
 )
 # A run of more than 64 characters without a blank is not a word. It may be cut, so that every piece is bounded.
-_WORD = re.compile(rf"(?:[{_UNSPACED}][{_MARKS}]*){{1,2}}|[^\s{_UNSPACED}]{{1,64}}")
+_WORD = rf"(?:(?:[{_UNSPACED}][{_MARKS}]*+){{1,2}}+|[^\s{_UNSPACED}]{{1,64}}+)"
+
+# No text has more words, and a pattern cannot repeat 2**32 times.
+_MOST_WORDS = 1 << 31
 
 
 def max_id_bytes(words: int | None) -> int:
@@ -44,17 +48,14 @@ def split_text(text: str, words: int) -> Iterator[str]:
 
     Only the blanks between pieces are lost. A text without words is one piece.
     """
-    begin: int | None = None
-    end = count = 0
-    for word in _WORD.finditer(text):
-        if begin is None:
-            begin = word.start()
-        elif count == words:
-            yield text[begin:end]
-            begin, count = word.start(), 0
-        end = word.end()
-        count += 1
-    yield text[begin or 0 : end]
+    pieces = [piece[0] for piece in _pieces(words).finditer(text)]
+    yield from pieces or ("",)
+
+
+@lru_cache
+def _pieces(words: int) -> re.Pattern[str]:
+    """Return the pattern of a piece: matching many words at once is quicker than word by word."""
+    return re.compile(rf"{_WORD}(?:\s*+{_WORD}){{0,{min(words, _MOST_WORDS) - 1}}}+")
 
 
 def split_document(document: Document, words: int | None) -> Iterator[Document]:

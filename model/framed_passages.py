@@ -4,13 +4,14 @@ A passage is the frame's first tokens, text, the frame's last tokens, then memor
 tokens is at most a limit that the checkpoint sets.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..configs import CompressionConfig
 from ..errors import ConfigError, PromptError
-from .passages import TokenizedDocument, encode_all, finished_document, special_tokens, tokenizer_chunks
+from .passages import TokenizedDocument, bare, encode_all, finished_document, special_tokens, tokenizer_chunks
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,23 @@ class Frame:
     keeps_last: bool
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes texts between two other texts. Unlike a closure, it can be sent to another process."""
+
+    tokenizer: Any
+    before: str
+    after: str
+    special: bool
+
+    def __call__(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        return encode_all(self.tokenizer, [self.before + text + self.after for text in texts], special=self.special)
+
+
 def written_frame(tokenizer: Any, before: str, after: str) -> Frame:
     """Return a frame that is written as text around each text and cut with it, without the tokenizer's own specials."""
-
-    def encode(texts: Sequence[str]) -> list[Sequence[int]]:
-        return encode_all(tokenizer, [before + text + after for text in texts], special=False)
-
     (first,), (last,) = (encode_all(tokenizer, [text], special=False) for text in (before, after))
-    return Frame(encode, len(first), tuple(last), keeps_last=False)
+    return Frame(_Encoder(bare(tokenizer), before, after, special=False), len(first), tuple(last), keeps_last=False)
 
 
 def default_frame(tokenizer: Any, heading: str = "") -> Frame:
@@ -47,12 +57,8 @@ def default_frame(tokenizer: Any, heading: str = "") -> Frame:
         tokenizer: the tokenizer.
         heading: words before each text, which do not count as the frame's.
     """
-
-    def encode(texts: Sequence[str]) -> list[Sequence[int]]:
-        return encode_all(tokenizer, [heading + text for text in texts], special=True)
-
     before, after = special_tokens(tokenizer)
-    return Frame(encode, len(before), tuple(after), keeps_last=True)
+    return Frame(_Encoder(bare(tokenizer), heading, "", special=True), len(before), tuple(after), keeps_last=True)
 
 
 def pair_frame(tokenizer: Any, question: str) -> Frame:
@@ -65,6 +71,67 @@ def pair_frame(tokenizer: Any, question: str) -> Frame:
     ((bare,), (full,)) = encode_all(tokenizer, ["a"], special=False), encode(["a"])
     end = next((n for n in range(len(full), 0, -1) if full[n - len(bare) : n] == bare), len(full))
     return Frame(encode, end - len(bare), tuple(full[end:]), keeps_last=True)
+
+
+@dataclass(frozen=True)
+class WithMemory:
+    """Appends the same memory tokens to every passage.
+
+    Attributes:
+        memory: ids of the memory tokens of a passage, in order.
+    """
+
+    memory: tuple[int, ...]
+
+    def __call__(self, ids: list[int]) -> tuple[list[int], int]:
+        """Return the ids with the memory tokens behind them, and their number."""
+        return [*ids, *self.memory], len(self.memory)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Fills up the last group of a passage's tokens; each group makes one vector.
+
+    Attributes:
+        pad_id: id of the token to fill up with.
+        rate: number of tokens in a group.
+    """
+
+    pad_id: int
+    rate: int
+
+    def __call__(self, ids: list[int]) -> tuple[list[int], int]:
+        """Return the ids of full groups, and their number."""
+        groups = -(-len(ids) // self.rate)
+        return ids + [self.pad_id] * (groups * self.rate - len(ids)), groups
+
+
+def unchanged(text: str) -> str:
+    """Return a text as it is."""
+    return text
+
+
+class SpecialTokens:
+    """The special tokens of a tokenizer, to break up where a text spells them.
+
+    Args:
+        tokenizer: tokenizer that would read them as tokens.
+    """
+
+    def __init__(self, tokenizer: Any):
+        tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        tokens |= set(tokenizer.all_special_tokens)
+        alternatives = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if len(token) > 1)
+        self._pattern = re.compile(alternatives or r"(?!)")
+
+    def break_up(self, text: str) -> str:
+        """Return a text in which spaces keep special tokens from being read as such: ``<SEP>`` as ``< SEP >``."""
+        return self._pattern.sub(_spaced, text)
+
+
+def _spaced(match: re.Match[str]) -> str:
+    token = match[0]
+    return f"{token[0]} {token[1:-1]} {token[-1]}" if len(token) > 2 else " ".join(token)
 
 
 class FramedPassageTokenizer:

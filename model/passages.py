@@ -131,6 +131,23 @@ class DocumentTokenizer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class BareTokenizer:
+    """A tokenizer without the transformers class around it: it travels to a process that imports no transformers.
+
+    Attributes:
+        backend_tokenizer: the tokenizer (tokenizers).
+    """
+
+    backend_tokenizer: Any
+
+
+def bare(tokenizer: Any) -> Any:
+    """Return what ``encode_all`` needs of a tokenizer (transformers): all of one that is written in Python."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    return tokenizer if fast is None else BareTokenizer(fast)
+
+
 class PassageTokenizer:
     """Cuts texts into passages by the rule of family "pisco".
 
@@ -163,7 +180,7 @@ class PassageTokenizer:
         self.overlap = overlap
         self.memory_token_id: int = tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
         self.memory_token_ids = (self.memory_token_id,)
-        self._tokenizer = tokenizer
+        self._tokenizer = bare(tokenizer)
 
     def tokenize(self, texts: Sequence[str], repeated: Sequence[str] | None = None) -> Iterator[TokenizedDocument]:
         """Yield the passages of each text, in order.

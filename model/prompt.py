@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from ..errors import CheckpointError, PromptError
-from .loading.vocabulary import SpecialTokens
+from .framed_passages import SpecialTokens
 from .passages import MEMORY_TOKEN, clean_text
 
 SYSTEM = (

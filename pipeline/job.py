@@ -143,6 +143,8 @@ class Job:
             decoder_base=self.decoder_base,
             compressor_base=self.compressor_base,
             store_patience_s=self.config.run.store_patience_seconds,
+            reader_processes=self.config.run.reader_processes,
+            hang_s=self.config.run.hang_seconds,
         )
 
 

@@ -1,23 +1,11 @@
-"""Stand-ins for passages and compressor in a build that stores texts, whose memory is made with each question."""
+"""Stand-in for the compressor in a build that stores texts, whose memory is made with each question."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..model.memory import Memory, Stage
-from ..model.passages import TokenizedDocument
-
-
-class NoPassages:
-    """Gives every text no passage and no memory."""
-
-    memory_token_ids: tuple[int, ...] = ()
-
-    def tokenize(self, texts: Sequence[str], repeated: Sequence[str] | None = None) -> Iterator[TokenizedDocument]:  # noqa: ARG002
-        """Yield an empty document for each text."""
-        return (TokenizedDocument((), 0, 0, 0) for _ in texts)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Pulse:
         tokens: number of tokens compressed since the worker started.
         steps: number of batches computed, chunks read and encoded, and files written.
         part: compressed part of the shard, 0 to 1; None while the worker waits.
+        readers: number of processes that read for the worker; 0 if its threads read.
     """
 
     doing: Literal["waiting"] | Busy
@@ -31,6 +32,7 @@ class Pulse:
     tokens: int
     steps: int
     part: float | None = None
+    readers: int = 0
 
 
 class Steps:

@@ -1,10 +1,11 @@
 """The worker: turns one shard of records into a written fragment. It knows no framework and commits nothing."""
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -13,14 +14,13 @@ import torch
 
 from ..configs import CompressionConfig
 from ..configs.names import AttentionName
-from ..corpus import Document, OnRejected, RejectedRecord, is_cut
-from ..errors import CorpusError, PiscoIndexError
+from ..corpus import Document
 from ..model.compressor import Compressor
 from ..model.families import open_checkpoint
 from ..model.forward.packing import Passages
 from ..model.forward.pending import PendingMemory
 from ..model.memory import Memory, Stage
-from ..model.passages import DocumentTokenizer, TokenizedDocument, tokenize_documents
+from ..model.passages import DocumentTokenizer
 from ..store import (
     Calibration,
     Store,
@@ -33,22 +33,26 @@ from ..store import (
     text_hash,
     write_fragment,
 )
-from .nothing import NoCompressor, NoMemory, NoPassages
+from .nothing import NoCompressor, NoMemory
 from .patience import patiently
 from .planning.plan import Shard
-from .planning.reading import open_sources, read_shard
+from .reading.readers import Readers, ShardCancelledError, readers_limit
+from .reading.shard import NoPassages, Reading, ReadShard, Tokens
 from .steps import Pulse, Steps
 
 Item = TypeVar("Item")
 
-# Shards in flight in one worker: one is computed, one prepared, one finished and written.
-DEPTH = 3
-# Documents encoded together, and documents read or tokenized between two steps.
+# Documents encoded together, between two steps.
 ENCODED_AT_ONCE = 256
 
 
-class ShardCancelledError(PiscoIndexError):
-    """The worker was stopped before it began to compute the shard."""
+def depth(readers: int) -> int:
+    """Return the number of shards in flight in a worker: one is computed, one written, and each reader reads one.
+
+    Args:
+        readers: number of reader processes; 0 if the worker's threads read.
+    """
+    return max(readers, 1) + 2
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class WorkerSpec:
         at_question: True if memory is made with each question: the worker writes texts and compresses nothing.
         decoder_base: base decoder, if not the one that the checkpoint names.
         compressor_base: base of the compressor, if not the one that the checkpoint names.
+        reader_processes: number of processes that read; None starts as many as it takes, 0 reads in threads.
+        hang_s: seconds without a step after which a reader process hangs.
     """
 
     checkpoint: str
@@ -90,6 +96,13 @@ class WorkerSpec:
     at_question: bool = False
     decoder_base: str | None = None
     compressor_base: str | None = None
+    reader_processes: int | None = 0
+    hang_s: float = 600.0
+
+    @property
+    def reader_limit(self) -> int:
+        """Largest number of reader processes that the worker may start on the machine of this process."""
+        return readers_limit(self.reader_processes, self.threads)
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,7 @@ class ShardResult:
 class ShardWorker:
     """Reads, tokenizes, compresses, encodes and writes shards. Several are in flight, one of them is computed.
 
-    ``run`` is called from ``DEPTH`` threads, so that reading and writing overlap with computing.
+    ``run`` is called from ``depth(readers)`` threads, so that reading and writing overlap with computing.
 
     Args:
         spec: everything the worker requires.
@@ -126,15 +139,21 @@ class ShardWorker:
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         self._spec = spec
-        self._sources = open_sources(spec.sources)
         self._codec = codec_by_name(spec.codec)
-        self._tokenizer, self._compressor = _compressing(spec)
+        tokenizer, self._compressor = _compressing(spec)
         # The same thread computes every time: torch keeps its thread pool, and CUDA its stream, for each thread.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._reading = threading.Lock()
+        self._computed_at = 0.0
         self._stopping = threading.Event()
         self._steps = Steps()
-        self._read: tuple[int, list[Document]] | None = None
+        self._readers = Readers(
+            Reading(spec.sources, spec.compression, tokenizer),
+            count=spec.reader_processes,
+            limit=spec.reader_limit,
+            hang_s=spec.hang_s,
+            steps=self._steps,
+        )
+        self._counted: tuple[int, list[Document]] | None = None
 
     def run(self, shard: Shard, quarantined: Mapping[int, str] | None = None) -> ShardResult:
         """Do one shard. Its files are not visible in the store until they are committed.
@@ -146,19 +165,16 @@ class ShardWorker:
         Raises:
             CorpusError: the corpus cannot be read as it was planned.
             StoreError: the store cannot be written.
+            ReaderDiedError: the processes that read the shard died or hung.
             ShardCancelledError: ``stop`` was called before the shard was computed.
         """
         errors = quarantined or {}
-        with self._reading, self._steps.doing("reading", shard):
-            self._require_running(shard)
-            rejected: list[RejectedRecord] = []
-            documents = self._documents(shard, rejected.append)
-            kept = [document for place, document in enumerate(documents) if place not in errors]
-            tokenized = self._tokenize(kept)
-        memory = self._memory(shard, tokenized)
+        read = self._readers.read(shard, frozenset(errors))
+        memory, computed_s = self._memory(shard, read.tokens)
+        self._readers.compare(read.seconds, computed_s)
         with self._steps.doing("writing", shard):
-            written = self._write(shard, documents, errors, tokenized, memory, rejected)
-        return ShardResult(written, tuple(Quarantined(documents[place].doc_id, errors[place]) for place in errors))
+            written = self._write(shard, read, errors, memory)
+        return ShardResult(written, tuple(Quarantined(read.doc_ids[place], errors[place]) for place in errors))
 
     def count(self, shard: Shard) -> int:
         """Return the number of a shard's documents, and keep them for ``attempt``.
@@ -166,9 +182,9 @@ class ShardWorker:
         Raises:
             CorpusError: the corpus cannot be read as it was planned.
         """
-        with self._reading, self._steps.doing("reading", shard):
-            documents = self._documents(shard)
-        self._read = shard.number, documents
+        with self._steps.doing("reading", shard):
+            documents = self._readers.here.documents(shard)
+        self._counted = shard.number, documents
         return len(documents)
 
     def attempt(self, shard: Shard, start: int, stop: int) -> None:
@@ -179,14 +195,14 @@ class ShardWorker:
             start: place of the first document.
             stop: place after the last document.
         """
-        if self._read is None or self._read[0] != shard.number:
+        if self._counted is None or self._counted[0] != shard.number:
             self.count(shard)
-        assert self._read is not None
-        documents = self._read[1][start:stop]
-        tokenized = self._tokenize(documents)
-        memory = self._memory(shard, tokenized)
+        assert self._counted is not None
+        documents = self._counted[1][start:stop]
+        tokens = Tokens.of(self._readers.here.tokenize(documents))
+        memory, _ = self._memory(shard, tokens)
         with self._steps.doing("writing", shard):
-            list(self._encode(documents, tokenized, memory))
+            list(self._encode([document.doc_id for document in documents], tokens, memory))
 
     @property
     def token_budget(self) -> int:
@@ -195,7 +211,7 @@ class ShardWorker:
 
     def pulse(self) -> Pulse:
         """Return the present activity. It answers while other threads work."""
-        return self._steps.pulse()
+        return replace(self._steps.pulse(), readers=self._readers.count)
 
     def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
         """Compress documents spread evenly over a shard, to fit a codec to them.
@@ -210,111 +226,84 @@ class ShardWorker:
         Raises:
             CorpusError: the corpus cannot be read as it was planned.
         """
-        with self._reading, self._steps.doing("reading", shard):
+        reader = self._readers.here
+        with self._steps.doing("reading", shard):
             # Each document has at least one vector, so ``vectors`` documents are enough.
-            tokenized = self._tokenize(_evenly(list(read_shard(shard, self._sources)), vectors))
+            tokenized = reader.tokenize(_evenly(reader.documents(shard), vectors))
         total = sum(document.n_mem for document in tokenized)
         chosen = _evenly(tokenized, -(-vectors * len(tokenized) // max(total, 1)))
-        memory = self._memory(shard, chosen)
+        memory, _ = self._memory(shard, Tokens.of(chosen))
         return memory.values.float().numpy(), [document.n_mem for document in chosen]
 
     def stop(self) -> None:
         """Cancel the shards whose computation has not begun."""
         self._stopping.set()
+        self._readers.stop()
 
     def close(self, *, wait: bool = True) -> None:
-        """End the compute thread when it has finished its shard.
+        """End the reader processes, and the compute thread when it has finished its shard.
 
         Args:
             wait: True to wait until the thread has ended.
         """
+        self._readers.close()
         self._compute.shutdown(wait=wait, cancel_futures=True)
 
     def _require_running(self, shard: Shard) -> None:
         if self._stopping.is_set():
             raise ShardCancelledError(f"shard {shard.number} was not begun")
 
-    def _documents(self, shard: Shard, on_rejected: OnRejected = bool) -> list[Document]:
-        documents = []
-        for document in read_shard(shard, self._sources, on_rejected):
-            documents.append(document)
-            if len(documents) % ENCODED_AT_ONCE == 0:
-                self._steps.take()
-        self._require_planned(shard, documents)
-        return documents
-
-    def _require_planned(self, shard: Shard, documents: Sequence[Document]) -> None:
-        # The plan of a new store does not know the number of documents if records are cut into several. The documents
-        # of an update were counted when they were read.
-        cut = any(is_cut(self._spec.sources[part.source]) for part in shard.slices)
-        if shard.selection is None and not cut and len(documents) != shard.records:
-            names = ", ".join(self._sources[part.source].name for part in shard.slices)
-            raise CorpusError(
-                f"shard {shard.number} was planned with {shard.records} documents, but {names} now has "
-                f"{len(documents)} there. The corpus changed while it was read: run the build again."
-            )
-
-    def _tokenize(self, documents: Sequence[Document]) -> list[TokenizedDocument]:
-        tokenized = []
-        for document in tokenize_documents(self._tokenizer, documents, self._spec.compression):
-            tokenized.append(document)
-            if len(tokenized) % ENCODED_AT_ONCE == 0:
-                self._steps.take()
-        return tokenized
-
-    def _memory(self, shard: Shard, tokenized: Sequence[TokenizedDocument]) -> Memory:
-        # The passages become one array here, because the device waits for all work of the compute thread.
-        passages = Passages.of([passage for document in tokenized for passage in document.passages])
+    def _memory(self, shard: Shard, tokens: Tokens) -> tuple[Memory, float]:
+        """Return the memory of a shard's passages, and the seconds that the device took for it alone."""
+        passages = Passages(tokens.ids, tokens.lengths)
         with ExitStack() as computing:
-            launched = self._compute.submit(self._compress, shard, tokenized, passages, computing).result()
+            launched, began = self._compute.submit(self._compress, shard, tokens, passages, computing).result()
             # Meanwhile the compute thread launches the next shard.
-            return launched.finish()
+            memory = launched.finish()
+        now = time.perf_counter()
+        seconds, self._computed_at = now - max(began, self._computed_at), now
+        return memory, seconds
 
     def _compress(
-        self, shard: Shard, tokenized: Sequence[TokenizedDocument], passages: Passages, computing: ExitStack
-    ) -> PendingMemory | NoMemory:
+        self, shard: Shard, tokens: Tokens, passages: Passages, computing: ExitStack
+    ) -> tuple[PendingMemory | NoMemory, float]:
         self._require_running(shard)
+        began = time.perf_counter()
         computing.enter_context(self._steps.doing("compressing", shard))
         total, done = len(passages.ids), 0
 
-        def computed(count: int, tokens: int) -> None:
+        def computed(count: int, batch_tokens: int) -> None:
             nonlocal done
-            done += tokens
-            self._steps.computed(shard, len(tokenized) * count / len(passages), tokens, done / total)
+            done += batch_tokens
+            self._steps.computed(shard, len(tokens) * count / len(passages), batch_tokens, done / total)
 
-        return self._compressor.launch(passages, stage=self._spec.stage, on_batch=computed)
+        return self._compressor.launch(passages, stage=self._spec.stage, on_batch=computed), began
 
-    def _write(
-        self,
-        shard: Shard,
-        documents: Sequence[Document],
-        errors: Mapping[int, str],
-        tokenized: Sequence[TokenizedDocument],
-        memory: Memory,
-        rejected: Sequence[RejectedRecord],
-    ) -> WrittenShard:
-        order = range(len(documents))
+    def _write(self, shard: Shard, read: ReadShard, errors: Mapping[int, str], memory: Memory) -> WrittenShard:
+        order = range(len(read.doc_ids))
         places = [place for place in order if place not in errors]
-        tokens = dict(zip(places, tokenized, strict=True))
-        encoded = self._encode([documents[place] for place in places], tokenized, memory)
-        payloads = dict(zip(places, encoded, strict=True))
+        payloads = dict(
+            zip(places, self._encode([read.doc_ids[place] for place in places], read.tokens, memory), strict=True)
+        )
+        tokens_total, tokens_fed = np.zeros((2, len(order)), np.int64)
+        tokens_total[places], tokens_fed[places] = read.tokens.total, read.tokens.fed
         keep = self._spec.keep
-        contents = [self._spec.compression.input_text(document.text, document.title) for document in documents]
+        contents = [self._spec.compression.input_text(*each) for each in zip(read.texts, read.titles, strict=True)]
         rows = memory_rows(
-            doc_ids=[document.doc_id for document in documents],
-            tokens_total=[tokens[place].tokens_total if place in tokens else 0 for place in order],
-            tokens_fed=[tokens[place].tokens_fed if place in tokens else 0 for place in order],
+            doc_ids=read.doc_ids,
+            tokens_total=tokens_total.tolist(),
+            tokens_fed=tokens_fed.tolist(),
             payloads=[payloads.get(place) for place in order],
             text_hashes=list(map(text_hash, contents)),
             errors=[errors.get(place) for place in order],
-            titles=[document.title for document in documents] if "title" in keep else None,
-            texts=[document.text for document in documents] if "text" in keep else None,
+            titles=read.titles if "title" in keep else None,
+            texts=read.texts if "text" in keep else None,
             contents=contents if has_contents(self._store.table) else None,
         )
         refused = rejected_rows(
-            sources=[record.source for record in rejected],
-            doc_ids=[record.doc_id for record in rejected],
-            errors=[record.error for record in rejected],
+            sources=[record.source for record in read.rejected],
+            doc_ids=[record.doc_id for record in read.rejected],
+            errors=[record.error for record in read.rejected],
         )
         return patiently(
             lambda: write_fragment(self._spec.uri, shard.number, rows, refused),
@@ -328,17 +317,14 @@ class ShardWorker:
         self._steps.take()
         return self._stopping.is_set()
 
-    def _encode(
-        self, documents: Sequence[Document], tokenized: Sequence[TokenizedDocument], memory: Memory
-    ) -> Iterator[bytes]:
-        ids = [document.doc_id for document in documents]
-        lengths = [tokens.n_mem for tokens in tokenized]
+    def _encode(self, doc_ids: Sequence[str], tokens: Tokens, memory: Memory) -> Iterator[bytes]:
+        lengths = tokens.n_mem.tolist()
         start = 0
-        for first in range(0, len(ids), ENCODED_AT_ONCE):
+        for first in range(0, len(doc_ids), ENCODED_AT_ONCE):
             part = slice(first, first + ENCODED_AT_ONCE)
             stop = start + sum(lengths[part])
             values = memory.values[start:stop].float().numpy()
-            yield from encode_batch(ids[part], values, lengths[part], self._codec, self._calibration)
+            yield from encode_batch(doc_ids[part], values, lengths[part], self._codec, self._calibration)
             start = stop
             self._steps.take()
 

@@ -64,17 +64,18 @@ _FILE = re.compile(
 )
 _INTERLANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple", re.IGNORECASE)
 
-_STYLE = re.compile(r"'{2,5}")
+_STYLE = re.compile(r"''{1,4}")
 _SWITCH = re.compile(
     r"(?:__|＿＿)(?:(?i:(?:no|force)?toc|no(?:editsection|gallery|index|title|tc|cc)|index|hiddencat|newsectionlink)"
     r"|[^\s\da-z_＿]+(?:_[^\s\da-z_＿]+)*)(?:__|＿＿)"
 )
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});", re.IGNORECASE)
-_SPACES = re.compile(r"[^\S\n]+")
+_OTHER_SPACE = re.compile(r"[^\S\n ]")
+_SPACES = re.compile(r"  +")
 # Parentheses such as "( , )" or "(; born 1815)", left when templates for pronunciation and script are cut out.
-_HOLLOW_PARENTHESIS = re.compile(r" ?(?:\((?=[\s,;:/]*\))|（(?=[\s,;:、；]*）))[\s,;:/、；]*[)）]")
+_HOLLOW_PARENTHESIS = re.compile(r"(?:\((?=[\s,;:/]*\))|（(?=[\s,;:、；]*）))[\s,;:/、；]*[)）]")
 _OPENING_SEPARATOR = re.compile(r"([(（])[\s,;:、；]+")
-_SPACE_BEFORE_STOP = re.compile(r" +([,.;:!?)])")
+_STOP_BEHIND_SPACE = re.compile(r"[,.;:!?)](?<= .)")
 _LIST_MARK = re.compile(r"([*#:;]+)[^\S\n]*")
 
 
@@ -87,10 +88,14 @@ def prose(wikitext: str, dropped_links: frozenset[str]) -> str:
     """
     text = with_one_variant(without_templates(without_literals(wikitext)))
     text = _TAG.sub(_tag, _without_tables(text))
-    text = _ADDRESS.sub("", _EXTERNAL_LINK.sub(r"\1", _without_links(text, dropped_links)))
-    text = _ENTITY.sub(_character, _SWITCH.sub("", _STYLE.sub("", text)))
-    text = _HOLLOW_PARENTHESIS.sub("", _SPACES.sub(" ", text))
-    text = _SPACE_BEFORE_STOP.sub(r"\1", _OPENING_SEPARATOR.sub(r"\1", text))
+    text = _EXTERNAL_LINK.sub(r"\1", _without_links(text, dropped_links))
+    if "://" in text:
+        text = _ADDRESS.sub("", text)
+    text = _STYLE.sub("", text)
+    if "__" in text or "＿＿" in text:
+        text = _SWITCH.sub("", text)
+    text = _SPACES.sub(" ", _OTHER_SPACE.sub(" ", _ENTITY.sub(_character, text)))
+    text = _without_spaces_before_stops(_OPENING_SEPARATOR.sub(r"\1", _without_hollow_parentheses(text)))
     lines = unhidden("\n".join(map(_line, text.split("\n")))).split("\n")
     return "\n".join(line.strip() for line in lines if any(map(str.isalnum, line)))
 
@@ -152,7 +157,7 @@ def _without_links(text: str, dropped_links: frozenset[str]) -> str:
 
     found = 1
     for _ in range(_LINK_DEPTH):
-        if not found:
+        if not found or "[[" not in text:
             break
         text, found = _LINK.subn(label, text)
     return text
@@ -162,6 +167,26 @@ def _is_alone(link: re.Match[str]) -> bool:
     """Return True if the link is a line of its own, as categories are."""
     text, (begin, end) = link.string, link.span()
     return (begin == 0 or text[begin - 1] == "\n") and (end == len(text) or text[end] == "\n")
+
+
+def _without_hollow_parentheses(text: str) -> str:
+    """Cut out parentheses that hold separators only, each with a space before it."""
+    pieces: list[str] = []
+    begin = 0
+    for hollow in _HOLLOW_PARENTHESIS.finditer(text):
+        start = hollow.start()
+        pieces.append(text[begin : start - 1 if start > begin and text[start - 1] == " " else start])
+        begin = hollow.end()
+    return "".join((*pieces, text[begin:])) if pieces else text
+
+
+def _without_spaces_before_stops(text: str) -> str:
+    pieces: list[str] = []
+    begin = 0
+    for stop in _STOP_BEHIND_SPACE.finditer(text):
+        pieces.append(text[begin : stop.start()].rstrip(" "))
+        begin = stop.start()
+    return "".join((*pieces, text[begin:])) if pieces else text
 
 
 def _character(entity: re.Match[str]) -> str:

@@ -22,7 +22,7 @@ from transformers import AutoModel
 
 from ...configs import CompressionConfig
 from ...errors import CheckpointError
-from ..framed_passages import FramedPassageTokenizer, passage_limit, written_frame
+from ..framed_passages import FramedPassageTokenizer, WithMemory, passage_limit, written_frame
 from ..loading.content import described_config, digest_model, digest_tensor_files, digest_tokenizer
 from ..loading.files import digest_files, digest_weights
 from ..loading.lora import Adapter, require_adapter_fits, take_adapter
@@ -191,15 +191,12 @@ class CocomCheckpoint(OnBaseCheckpoint):
         return FramedPassageTokenizer(
             written_frame(tokenizer, before, tokenizer.eos_token or ""),
             limit,
-            self._with_memory,
+            WithMemory(tuple(self._passage_memory)),
             self.special_tokens.break_up,
             on_long=compression.on_long,
             overlap=compression.overlap,
             memory_token_ids=self.memory_token_ids,
         )
-
-    def _with_memory(self, ids: list[int]) -> tuple[list[int], int]:
-        return ids + self._passage_memory, self.config.n_mem
 
     # Weights
 

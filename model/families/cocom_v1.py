@@ -22,7 +22,15 @@ from transformers import AutoModel
 from ...configs import CompressionConfig
 from ...errors import CheckpointError
 from ..forward.grouped import GroupedEncoder
-from ..framed_passages import FramedPassageTokenizer, default_frame, passage_limit, written_frame
+from ..framed_passages import (
+    FramedPassageTokenizer,
+    Padded,
+    WithMemory,
+    default_frame,
+    passage_limit,
+    unchanged,
+    written_frame,
+)
 from ..loading.bases import base_folder
 from ..loading.content import digest_model
 from ..loading.files import digest_weights
@@ -171,11 +179,12 @@ class CocomV1Checkpoint(OnBaseCheckpoint):
         """
         tokenizer = self.compressor_tokenizer
         if self.is_light:
-            frame, finish, clean = default_frame(tokenizer), self._padded, _unchanged
+            finish = Padded(tokenizer.pad_token_id, self.rate)
+            frame, clean = default_frame(tokenizer), unchanged
         else:
             before = ENCODE_TOKEN + (tokenizer.bos_token or "")
             frame = written_frame(tokenizer, before, tokenizer.eos_token or "")
-            finish, clean = self._with_memory, self.special_tokens.break_up
+            finish, clean = WithMemory(self.memory_token_ids * self.n_mem), self.special_tokens.break_up
         return FramedPassageTokenizer(
             frame,
             passage_limit(compression, self.doc_max_length, 0),
@@ -185,13 +194,6 @@ class CocomV1Checkpoint(OnBaseCheckpoint):
             overlap=compression.overlap,
             memory_token_ids=self.memory_token_ids,
         )
-
-    def _with_memory(self, ids: list[int]) -> tuple[list[int], int]:
-        return ids + list(self.memory_token_ids) * self.n_mem, self.n_mem
-
-    def _padded(self, ids: list[int]) -> tuple[list[int], int]:
-        groups = -(-len(ids) // self.rate)
-        return ids + [self.compressor_tokenizer.pad_token_id] * (groups * self.rate - len(ids)), groups
 
     # Weights
 
@@ -376,7 +378,3 @@ def require_shapes(
                 f"{origin}: {name} is {found[name]}, but {shape} by the base model's configuration. Is it the base "
                 "this checkpoint was trained on?"
             )
-
-
-def _unchanged(text: str) -> str:
-    return text

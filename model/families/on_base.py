@@ -17,6 +17,7 @@ from ...configs import CompressionConfig
 from ...configs.names import Stage
 from ...errors import CheckpointError, ConfigError
 from ..connector import Connector
+from ..framed_passages import SpecialTokens
 from ..generation import GenerationDefaults, read_generation_defaults
 from ..loading.bases import base_folder
 from ..loading.files import read_json, require_own_files
@@ -24,7 +25,7 @@ from ..loading.heads import with_head
 from ..loading.lora import Adapter, exchange_adapter, merge_adapter
 from ..loading.models import empty_model, load_model_config
 from ..loading.sharing import SharedBase, canonical_device
-from ..loading.vocabulary import SpecialTokens, load_extended_tokenizer
+from ..loading.vocabulary import load_extended_tokenizer
 from ..passages import TokenizedDocument
 from ..prompt import Prompt
 

@@ -25,7 +25,14 @@ from ...configs import CompressionConfig
 from ...configs.names import Stage
 from ...errors import CheckpointError
 from ..connector import Connector
-from ..framed_passages import FramedPassageTokenizer, default_frame, pair_frame, passage_limit
+from ..framed_passages import (
+    FramedPassageTokenizer,
+    SpecialTokens,
+    WithMemory,
+    default_frame,
+    pair_frame,
+    passage_limit,
+)
 from ..loading.bases import base_folder
 from ..loading.content import digest_tensor_files
 from ..loading.files import digest_files
@@ -33,7 +40,7 @@ from ..loading.lora import merge_adapter, require_adapter_fits, take_adapter
 from ..loading.models import empty_model, load_model, load_model_config, model_of_state
 from ..loading.tensors import load_tensors, tensor_shapes
 from ..loading.trimming import keep_layers, kept_layers, round_rotary, trimmed_config
-from ..loading.vocabulary import SpecialTokens, load_extended_tokenizer
+from ..loading.vocabulary import load_extended_tokenizer
 from ..passages import TokenizedDocument
 from .cocom import (
     FRAME_TOKENS,
@@ -208,7 +215,7 @@ class OscarCheckpoint(CocomCheckpoint):
         return FramedPassageTokenizer(
             frame,
             limit,
-            self._with_memory,
+            WithMemory(tuple(self._passage_memory)),
             self._compressor_special.break_up,
             on_long=compression.on_long,
             overlap=compression.overlap,

@@ -1,6 +1,5 @@
 """Tokenizers of base models with the tokens that a checkpoint adds to them."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,26 +63,3 @@ def _padding_side(folder: Path) -> str | None:
     named = getattr(transformers, str(settings.get("tokenizer_class", "")), None)
     side = settings.get("padding_side", getattr(named, "padding_side", None))
     return side if side in ("left", "right") else None
-
-
-class SpecialTokens:
-    """The special tokens of a tokenizer, to break up where a text spells them.
-
-    Args:
-        tokenizer: tokenizer that would read them as tokens.
-    """
-
-    def __init__(self, tokenizer: Any):
-        tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        tokens |= set(tokenizer.all_special_tokens)
-        alternatives = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if len(token) > 1)
-        self._pattern = re.compile(alternatives or r"(?!)")
-
-    def break_up(self, text: str) -> str:
-        """Return a text in which spaces keep special tokens from being read as such: ``<SEP>`` as ``< SEP >``."""
-        return self._pattern.sub(_spaced, text)
-
-
-def _spaced(match: re.Match[str]) -> str:
-    token = match[0]
-    return f"{token[0]} {token[1:-1]} {token[-1]}" if len(token) > 2 else " ".join(token)

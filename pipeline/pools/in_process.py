@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from ...errors import SUMMARY_CHARACTERS, BuildHungError, InputError, error_summary
 from ..planning.plan import Shard
 from ..watch.progress import WorkerState
-from ..worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
+from ..worker import ShardCancelledError, ShardResult, ShardWorker, WorkerSpec, depth
 from .child import ChildWorker
 from .crashes import CrashLog
 from .pool import Outcome, WorkerStartError, state_of
@@ -51,7 +52,7 @@ class InProcessPool:
         batch = "" if spec.at_question else f", {worker.token_budget:,} tokens per batch"
         self.description = f"this process, {spec.device}{batch}"
         self._worker: ShardWorker | None = worker
-        self._threads = ThreadPoolExecutor(DEPTH, thread_name_prefix="shard")
+        self._threads = ThreadPoolExecutor(depth(spec.reader_limit), thread_name_prefix="shard")
         self._running: dict[Future[ShardResult], Shard] = {}
         self._watchdog = Watchdog(hang_s)
         self._child: ChildWorker | None = None
@@ -64,7 +65,7 @@ class InProcessPool:
         """Number of shards to keep submitted: none while a worker whose device failed gives its shards back."""
         if self._worker is None:
             return 1
-        return 0 if self._failure else DEPTH
+        return 0 if self._failure else depth(self._worker.pulse().readers)
 
     @property
     def crashes(self) -> Mapping[int, int]:
@@ -208,7 +209,8 @@ class InProcessPool:
         failure: WorkerDiedError | None = None
         for _ in range(STARTS):
             try:
-                self._child = ChildWorker(self._spec, hang_s=self._hang_s)
+                # The child does one thing at a time. It reads itself, to be the process that a document kills.
+                self._child = ChildWorker(replace(self._spec, reader_processes=0), hang_s=self._hang_s)
                 return self._child
             except WorkerDiedError as error:
                 failure = error

@@ -19,7 +19,7 @@ from ...errors import SUMMARY_CHARACTERS, error_summary
 from ..planning.plan import Shard
 from ..steps import Pulse
 from ..watch.progress import WorkerState
-from ..worker import DEPTH, ShardCancelledError, ShardResult, ShardWorker, WorkerSpec
+from ..worker import ShardCancelledError, ShardResult, ShardWorker, WorkerSpec, depth
 from .cluster import NoWorkersError, Seats, describe_nodes, joining, require_reachable
 from .pool import Outcome, WorkerStartError, state_of
 from .watchdog import Watchdog, WorkerDiedError, WorkerHungError, is_worker_broken
@@ -130,7 +130,7 @@ class RayPool:
             self._hang_s = hang_s
             self._on_lost = on_lost
             self._spec = replace(spec, device="cuda" if seats.gpus else "cpu", threads=seats.threads)
-            self._actors = _actor_class(seats)
+            self._actors = _actor_class(seats, self._spec.reader_limit)
             self._names = count(1)
             self._outcomes: list[Outcome] = []
             self._stopped = False
@@ -147,11 +147,11 @@ class RayPool:
     @property
     def capacity(self) -> int:
         """Number of shards to keep submitted: some for each ready worker, and for at least one."""
-        return DEPTH * max(1, sum(worker.is_ready for worker in self._workers))
+        return sum(depth(worker.pulse.readers) for worker in self._workers if worker.is_ready) or depth(0)
 
     def submit(self, shard: Shard) -> None:
-        """Give a shard to the ready worker with the fewest shards; if none is ready, to one that starts."""
-        worker = min(self._workers, key=lambda worker: (not worker.is_ready, len(worker.running)))
+        """Give a shard to the ready worker with the most room; if none is ready, to one that starts."""
+        worker = min(self._workers, key=lambda each: (not each.is_ready, len(each.running) - depth(each.pulse.readers)))
         worker.running[worker.actor.run.remote(shard)] = shard
 
     def wait(self, timeout_s: float) -> list[Outcome]:
@@ -348,7 +348,7 @@ class RayPool:
             ray.shutdown()
 
 
-def _actor_class(seats: Seats) -> Any:
+def _actor_class(seats: Seats, readers: int) -> Any:
     actor_class: Any = ray.remote(RayShardWorker)
     return actor_class.options(
         num_gpus=seats.gpus,
@@ -356,7 +356,7 @@ def _actor_class(seats: Seats) -> Any:
         max_restarts=0,
         max_task_retries=0,
         # Two slots in addition to the shards', so that stop() and pulse() are answered.
-        max_concurrency=DEPTH + 2,
+        max_concurrency=depth(readers) + 2,
         runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, str(seats.threads))},
     )
 

@@ -101,10 +101,10 @@ class Late(list):
     fault = None
 
 
-def spoil_worker(worker):
-    """Make the workers of a module fail of poison, and what they have written be torn."""
-    kind = worker.ShardWorker
-    tokenize, compress = kind._tokenize, kind._compress
+def spoil_reading(reading):
+    """Make the readers of a module fail of poison, and mark the tokens of what is poison later."""
+    kind, tokens = reading.ShardReader, reading.Tokens
+    tokenize, make = kind.tokenize, tokens.of
 
     def tokenize_or_fail(self, documents):
         found = [match for document in documents for match in MARK.finditer(document.text)]
@@ -115,14 +115,27 @@ def spoil_worker(worker):
         tokenized.fault = next((match[1] for match in found), None)
         return tokenized
 
-    def compress_or_fail(self, shard, tokenized, *passages):
-        if getattr(tokenized, "fault", None):
-            FAULTS[tokenized.fault]()
+    def make_and_mark(tokenized):
+        made = make(tokenized)
+        vars(made)["fault"] = getattr(tokenized, "fault", None)
+        return made
+
+    kind.tokenize, tokens.of = tokenize_or_fail, make_and_mark
+
+
+def spoil_worker(worker):
+    """Make the workers of a module fail of poison, and what they have written be torn."""
+    kind = worker.ShardWorker
+    compress = kind._compress
+
+    def compress_or_fail(self, shard, tokens, *passages):
+        if getattr(tokens, "fault", None):
+            FAULTS[tokens.fault]()
         if FOLDER is not None:
             time.sleep(settings()["pace_s"])
-        return compress(self, shard, tokenized, *passages)
+        return compress(self, shard, tokens, *passages)
 
-    kind._tokenize, kind._compress = tokenize_or_fail, compress_or_fail
+    kind._compress = compress_or_fail
     write = worker.write_fragment
 
     def write_and_tear(uri, shard, *tables):
@@ -187,5 +200,6 @@ class Spoiler(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.spoil(module)
 
 
+sys.meta_path.insert(0, Spoiler("pisco_index.pipeline.reading.shard", spoil_reading))
 sys.meta_path.insert(0, Spoiler("pisco_index.pipeline.worker", spoil_worker))
 sys.meta_path.insert(0, Spoiler("pisco_index.store.table.swap", spoil_commits))

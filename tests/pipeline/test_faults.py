@@ -147,6 +147,18 @@ def test_documents_that_raise_or_kill_this_process_are_quarantined_in_the_end(sp
 SLOW = pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="slow: make torture-short")
 
 
+@pytest.mark.fault(
+    "A document kills its reader process.",
+    "It is quarantined, in one process too.",
+)
+@SLOW
+def test_a_document_that_kills_its_readers_is_quarantined_at_once(spoiled, run, undisturbed, tmp_path):
+    finished = run(spoiled({11: "KILL"}), "--reader-processes", 1)
+    assert finished.returncode == 3, finished.stderr
+    assert "shard 1 was read 2 times, and each time a reader process died of SIGKILL" in finished.stderr
+    require_all_but(tmp_path / "store", undisturbed, {11})
+
+
 @SLOW
 @pytest.mark.parametrize(
     ("fault", "code", "word"), [("SEGV-LATE", -signal.SIGSEGV, "SIGSEGV"), ("EXIT", 7, "exit code 7")]

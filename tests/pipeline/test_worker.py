@@ -5,6 +5,7 @@ import threading
 from pisco_index import Reader, build
 from pisco_index.model.compressor import Compressor
 from pisco_index.model.forward.pending import PendingMemory
+from pisco_index.pipeline.reading.shard import ShardReader
 from pisco_index.pipeline.worker import ShardWorker
 from pisco_index.store.codecs.quantised import Int8
 
@@ -30,7 +31,7 @@ def test_a_shard_is_launched_while_the_one_before_is_finished(checkpoint, make_c
 
 
 def test_no_more_is_tokenized_than_a_sample_needs(checkpoint, make_corpus, small, tmp_path, monkeypatch):
-    sample, tokenize, in_sample, counts = ShardWorker.sample, ShardWorker._tokenize, [], []
+    sample, tokenize, in_sample, counts = ShardWorker.sample, ShardReader.tokenize, [], []
 
     def sample_and_tell(self, *arguments):
         in_sample.append(True)
@@ -46,7 +47,7 @@ def test_no_more_is_tokenized_than_a_sample_needs(checkpoint, make_corpus, small
 
     monkeypatch.setattr(Int8, "sample_vectors", lambda *_: 15)
     monkeypatch.setattr(ShardWorker, "sample", sample_and_tell)
-    monkeypatch.setattr(ShardWorker, "_tokenize", tokenize_and_count)
+    monkeypatch.setattr(ShardReader, "tokenize", tokenize_and_count)
     build([make_corpus()], checkpoint, tmp_path / "store", small(store={"codec": "int8"}))
     # Five shards of eight documents: three vectors each, of documents from the first to the last.
     assert counts[0] == ["doc-0", "doc-4", "doc-7"]

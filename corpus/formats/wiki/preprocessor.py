@@ -37,9 +37,9 @@ _ENDS = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _SHOWN_RE
 # Marks in literal text are replaced by characters that XML cannot hold.
 _HIDDEN = dict(zip(map(ord, "{}[]<>|=*#:;"), "\x01\x02\x03\x04\x05\x06\x07\x08\x0e\x0f\x10\x11", strict=True))
 _UNHIDDEN = {ord(hidden): chr(mark) for mark, hidden in _HIDDEN.items()}
-_ANY_HIDDEN = re.compile("[\x01-\x08\x0e-\x11]")
 
-_BRACES = re.compile(r"\{{2,}+|\}{2,}+")
+# Patterns that begin with a character are searched for several times faster than with a repetition, as in \{{2,}.
+_BRACES = re.compile(r"\{\{+|\}\}+")
 # Text up to the first | outside of a link.
 _BEFORE_PIPE = re.compile(r"(?:[^|\[]|\[\[[^\[\]]*+\]\]|\[)*+")
 
@@ -82,7 +82,7 @@ def without_literals(text: str) -> str:
 
 def unhidden(text: str) -> str:
     """Return the text with the marks that ``without_literals`` has hidden."""
-    return text.translate(_UNHIDDEN) if _ANY_HIDDEN.search(text) else text
+    return text.translate(_UNHIDDEN) if any(hidden in text for hidden in _HIDDEN.values()) else text
 
 
 def _is_empty(tag: re.Match[str]) -> bool:

@@ -206,6 +206,41 @@ def test_a_ray_worker_that_broke_while_it_had_nothing_to_do_blames_no_call(joine
     assert [name for name, _ in lost] == ["worker 1", "worker 2"]
 
 
+@pytest.mark.fault(
+    "A reader process is killed, for example for lack of memory, or hangs.",
+    "It is replaced, and its shard is read again.",
+)
+def test_a_ray_worker_outlives_its_readers(joined, work, monkeypatch):
+    class Striking(ray_pool.RayShardWorker):
+        def __init__(self, spec):
+            from pisco_index.pipeline.reading.process import ReaderProcess
+
+            super().__init__(spec)
+            read, numbers = ReaderProcess.read, [signal.SIGKILL, None, signal.SIGSTOP]
+
+            def strike_and_read(self, *arguments):
+                if numbers and (number := numbers.pop(0)):
+                    os.kill(self._process.pid, number)
+                return read(self, *arguments)
+
+            ReaderProcess.read = strike_and_read
+
+        def _write(self, shard, read, *_):
+            return read.doc_ids
+
+    monkeypatch.setattr(ray_pool, "RayShardWorker", Striking)
+    lost, found = [], {}
+    spec = replace(work.spec, reader_processes=1, hang_s=2.0)
+    with ray_pool.RayPool(spec, workers=1, hang_s=60.0, on_lost=lambda *told: lost.append(told)) as pool:
+        for shard in work.shards:
+            pool.submit(shard)
+        while len(found) < 3:
+            found |= {outcome.shard.number: outcome for outcome in pool.wait(1)}
+        assert pool.capacity == 3
+    assert [found[number].result.written[0] for number in range(3)] == ["doc-0", "doc-8", "doc-16"]
+    assert lost == []
+
+
 def test_fake_gpus_hold_one_worker_each(joined, work, monkeypatch):
     # The compressor itself runs on the CPU: what is tested is where Ray puts workers, and what they are given.
     class OnCpu(ray_pool.RayShardWorker):
