@@ -14,9 +14,9 @@ MAX_RECORD_BYTES = 64 << 20
 def lines(stream: ByteStream, stop: int | None, counted: int = 0) -> Iterator[tuple[int, int, bytes | None]]:
     """Yield (number, offset, line) for the lines that begin before ``stop``, without their line feeds.
 
-    Only a line feed ends a line. Where reading begins, ``counted`` lines were counted already. Byte order marks at the beginning of a line
-    are not part of it: files that begin with one may have been joined. A line of more than 64 MiB is skipped, and None
-    is yielded in its place. The stream is left at ``stop``.
+    Only a line feed ends a line. Numbers count on from ``counted`` where reading begins. Byte order marks at the
+    beginning of a line are not part of it: files that begin with one may have been joined. A line of more than 64 MiB
+    is skipped, and None is yielded in its place. The stream is left at ``stop``.
     """
     return ((number, offset, line and without_mark(line)) for number, offset, line in raw_lines(stream, stop, counted))
 

@@ -24,8 +24,6 @@ Encoding = Literal["utf-8", "utf-16-le", "utf-16-be", "cp1252", "latin-1"]
 POINT_SPACING = 1 << 20
 """Bytes of a compressed file of which a member table has the first member, so that a dump of 25 GB has some 25,000."""
 
-_TRANSCODED_SPACING = 4 << 20
-
 # Compressed bytes that are read at once: few, because a decompressor may return a thousand times as many. A piece ends
 # at a multiple of this, so that damage is found at the same byte of the text wherever reading began.
 _PIECE = 16 << 10
@@ -246,7 +244,7 @@ class ByteStream:
         last = file.points[-1]
         if self._transcoder is not None:
             # A point must not stand within a character.
-            if self._decoded >= last[1] + _TRANSCODED_SPACING and not self._transcoder.getstate()[0]:
+            if self._decoded >= last[1] + POINT_SPACING and not self._transcoder.getstate()[0]:
                 file.points.append(point)
         elif file.compression != "none" and file_offset // POINT_SPACING > last[0] // POINT_SPACING:
             # The same members are chosen wherever reading begins, since this depends on their places in the file.

@@ -108,12 +108,14 @@ class ColumnarSource(RecordSource):
             if isinstance(columns, RecordError):
                 yield row, row + 1, columns.place, columns
                 continue
-            for number, (doc_id, text, *title) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True), row + 1):
+            for number, (doc_id, text, *title) in enumerate(
+                zip(*(c.to_pylist() for c in columns), strict=True), row + 1
+            ):
                 document = Document(doc_id, text, title[0] or None if title else None)
                 yield number - 1, number, f"{self.name}, row {number}", document
 
     def _sound(self, start: int, stop: int | None) -> Iterator[tuple[int, list[pa.Array] | RecordError]]:
-        """Yield (first row, [ids, texts, titles if there are any]) of consecutive rows; the error of an unusable row."""
+        """Yield (first row, [ids, texts, titles if there are any]) of consecutive rows, or the error of one row."""
         names = tuple(name for name in (self.fields.id, self.fields.text, self.fields.title) if name is not None)
         for row, batch in self._batches(start, stop, names):
             yield from self._sound_parts(row, batch)

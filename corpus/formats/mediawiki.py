@@ -77,7 +77,6 @@ class MediaWikiSource(FileSource):
 
     format: ClassVar[str] = "mediawiki"
     enters_anywhere: ClassVar[bool] = True
-    passage_words: int
 
     def __init__(
         self,

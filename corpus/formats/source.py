@@ -48,8 +48,8 @@ class RecordSource(ABC):
         """
         return split_document(document, self.passage_words)
 
-    def see(self, ids: Iterable[str]) -> None:
-        """Note the ids of records that a scan met. Formats with several versions of a record need them."""
+    def see(self, ids: Iterable[str]) -> None:  # noqa: B027  only formats with several versions of a record need it
+        """Note the ids of records that were met."""
 
     def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:
         """Validate the whole file and yield its records in order."""

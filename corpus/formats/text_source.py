@@ -69,7 +69,7 @@ class FileSource(RecordSource):
         return f"{self.name}, line {number}"
 
     def place(self, start: int, number: int, position: int) -> str:
-        """Return the place of a record for messages: its number if that is known where reading began, else its offset."""
+        """Return the place of a record for messages: its number if those before it are counted, else its offset."""
         return self.numbered(number) if start == self.origin else f"{self.name}, byte {position:,}"
 
     def before(self, start: int) -> int:

@@ -77,8 +77,9 @@ def parts_of(index: int, source: Source) -> Iterator[Part]:
         CorpusError: if the file cannot be read.
     """
     if isinstance(source, ColumnarSource):
-        bounds = [*source.starts(PART_ROWS), None]
-        yield from (Part(index, start=start, stop=stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+        starts = source.starts(PART_ROWS)
+        for start, stop in zip(starts, [*starts[1:], None], strict=True):
+            yield Part(index, start=start, stop=stop, counted=start)
         return
     if not isinstance(source, FileSource) or not source.enters_anywhere or source.file.encoding != "utf-8":
         yield whole(index)

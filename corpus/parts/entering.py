@@ -32,13 +32,14 @@ def enter_part(source: Source, part: Part) -> tuple[Source, int] | None:
         own.origin = part.start
         _cross(own.file)
         return own, part.start
-    entry: int | None = part.begin
+    offset = part.begin
+    entry = offset, offset
     if source.file.compression != "none":
-        entry = first_member(source.path, source.name, source.file.compression, part.begin, part.end)
-        if entry is None:
+        member = first_member(source.path, source.name, source.file.compression, part.begin, part.end)
+        if member is None:
             return None
-    offset = part.begin if source.file.compression == "none" else 0
-    own.file = replace(source.file, points=[(entry, offset)], until=part.end, crossed=None)
+        entry, offset = (member, 0), 0
+    own.file = replace(source.file, points=[entry], until=part.end, crossed=None)
     _cross(own.file)
     own.forget_earlier()
     with stream_at(own.file, offset) as stream:

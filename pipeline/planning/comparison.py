@@ -67,9 +67,7 @@ class ComparingSurvey(Survey):
         suspects: hashes of the ids that are wanted themselves.
     """
 
-    def __init__(
-        self, compression: CompressionConfig, *, keeps_title: bool, suspects: frozenset[int] = frozenset()
-    ):
+    def __init__(self, compression: CompressionConfig, *, keeps_title: bool, suspects: frozenset[int] = frozenset()):
         super().__init__(suspects)
         self._compression, self._keeps_title = compression, keeps_title
 
@@ -173,7 +171,9 @@ class ChangedDocuments:
         status = self._comparison.contents.compare(ids, texts)
         stands = ~_among(ids, self._unwanted)
         self._kept_out += int(np.count_nonzero(~stands))
-        self._counts.update(dict(zip(*map(np.ndarray.tolist, np.unique(status[stands], return_counts=True)), strict=True)))
+        self._counts.update(
+            dict(zip(*map(np.ndarray.tolist, np.unique(status[stands], return_counts=True)), strict=True))
+        )
         return (status != Status.SAME) & stands
 
 

@@ -52,7 +52,7 @@ class OrderedReading:
                 self._readers.discard(part)
                 continue
             if part.start is not None:
-                reached = replace(reached, place=Place(part.start, part.counted + 1))
+                reached = _Reached(reached.member, Place(part.start, part.counted + 1))
             if not self._exact or (index, reached.place.position) != (self._exact[-1].source, self._exact[-1].start):
                 self._exact.append(Part(index, start=reached.place.position, counted=reached.place.number - 1))
             reached = yield from self._read(self._sources[index], part, reached)
@@ -65,7 +65,7 @@ class OrderedReading:
                 for message in self._readers.read(part):
                     if isinstance(message, End):
                         return joint.end(message)
-                    if batch := joint.take(message):
+                    if (batch := joint.take(message)) is not None:
                         yield batch
             except _MismatchError:
                 self._readers.discard(part)
@@ -165,14 +165,17 @@ class _Joint:
 
     def _renumbered(self, batch: Batch) -> Batch:
         """Return a batch with the numbers that its records have in the file, also in the places of rejected ones."""
-        assert self._moves is not None and isinstance(self._source, FileSource)
+        assert self._moves is not None
+        assert isinstance(self._source, FileSource)
         moved = batch.moved(0, self._moves[1])
         for index, aside in enumerate(moved.asides):
             if isinstance(aside.item, RejectedRecord):
                 old, new = (self._source.numbered(each.place.number) for each in (batch.asides[index], aside))
                 place = aside.item.source
                 place = new + place.removeprefix(old) if place.startswith(old) else place
-                moved.asides[index] = replace(aside, item=replace(aside.item, source=place, position=aside.place.position))
+                moved.asides[index] = replace(
+                    aside, item=replace(aside.item, source=place, position=aside.place.position)
+                )
         return moved
 
 

@@ -53,7 +53,9 @@ def plan_corpus(
 
         def plan_with(ids: Ids) -> Plan:
             shards = ShardBuilder(first, shard_documents, selects=comparison is not None)
-            return planning.plan(ids, shards, ChangedDocuments(shards, comparison) if comparison else EveryDocument(shards))
+            return planning.plan(
+                ids, shards, ChangedDocuments(shards, comparison) if comparison else EveryDocument(shards)
+            )
 
         plan = without_repeats(corpus, plan_with)
     files = describe_files(corpus)

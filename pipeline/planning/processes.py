@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from ...corpus import Source, open_source
@@ -123,7 +122,7 @@ class Processes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -151,11 +150,10 @@ class Processes:
 
         If ``head`` waits for a process, all jobs go on: one of them has to end.
         """
-        heard = {
+        heard: dict[Any, _Worker] = {
             worker.connection: worker
             for worker in self._workers
-            if worker.job is not None
-            and (worker.job is head or not head.is_begun or len(worker.job.messages) < _HELD)
+            if worker.job is not None and (worker.job is head or not head.is_begun or len(worker.job.messages) < _HELD)
         }
         for connection in wait(list(heard)):
             worker = heard[connection]
@@ -271,7 +269,7 @@ class _Worker:
         self._survey: Survey | None = None
         self.connection, theirs = Pipe()
         # A session of its own: Ctrl-C in a terminal only reaches this process, which ends the child.
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603  runs this program
             [sys.executable, "-c", _CHILD, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,

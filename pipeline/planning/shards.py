@@ -107,7 +107,12 @@ class ShardBuilder:
             self._close_slice(None)
 
     def skip_all(self, positions: np.ndarray, documents: np.ndarray) -> None:
-        """Skip records whose documents are not to be written: positions and numbers of documents, ``(n,)`` int64 each."""
+        """Skip n records whose documents are not to be written.
+
+        Args:
+            positions: their positions, ``(n,)`` int64.
+            documents: their numbers of documents, ``(n,)`` int64.
+        """
         for done, (position, count) in enumerate(zip(positions, documents, strict=True)):
             if self._open is None:
                 self.count += len(positions) - done

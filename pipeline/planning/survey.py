@@ -94,7 +94,10 @@ class Batch:
         asides = [replace(each, index=each.index - first) for each in self.asides if each.place.position >= position]
         return Batch(
             self.entry,
-            *(column[first:] for column in (self.positions, self.numbers, self.characters, self.hashes)),
+            self.positions[first:],
+            self.numbers[first:],
+            self.characters[first:],
+            self.hashes[first:],
             asides,
             {place - first: doc_id for place, doc_id in self.ids.items() if place >= first},
             self.details.since(first) if first and self.details is not None else self.details,
@@ -107,8 +110,8 @@ class End:
 
     Attributes:
         entry: member that the part was entered at, as in ``TextFile.points``; None if there is none.
-        status: "crossed" if the next part was reached, "end" if the file has no further record, "damaged" if the rest of
-            the file cannot be read, "failed" if the part has to be read again, as an exact one.
+        status: "crossed" if the next part was reached, "end" if the file has no further record, "damaged" if the rest
+            of the file cannot be read, "failed" if the part has to be read again, as an exact one.
         member: first member of the next part, as in ``TextFile.points``; None if the file ends before it.
         following: place of the first record, or of another event, behind the part; None if there is none.
         points: member table of the part.
@@ -202,8 +205,8 @@ class _Reading:
         for count, (position, number, place, item) in enumerate(events):
             if position != self._last:
                 # Only here, so that everything at one position is in one batch.
-                crossed = self._file and self._file.crossed
-                if crossed and position > crossed[1]:
+                crossed = self._file.crossed if self._file else None
+                if crossed is not None and position > crossed[1]:
                     following = Place(position, number)
                     break
                 is_late = count % _TIMED == 0 and time.monotonic() - began > _SECONDS
@@ -218,6 +221,7 @@ class _Reading:
         yield self._end(following)
 
     def _add(self, position: int, number: int, place: str, item: Any) -> None:
+        characters = 0
         if isinstance(item, Document):
             characters = len(item.text)
             if self._details is not None:

@@ -37,7 +37,7 @@ class RawPage(NamedTuple):
 
     Attributes:
         position: offset of its ``<page>`` in the text; of several versions in succession, that of the first.
-        number: number of the page from where reading begins, counted from 1.
+        number: its number from where reading begins, counted from 1; of several versions, that of the first.
         xml: bytes from ``<page>`` to ``</page>``, with one revision; None if they are too many.
         older: number of older versions that were left out.
         page_id: its id; empty if it has none.
@@ -101,7 +101,7 @@ def newest_versions(stream: ByteStream, stop: int | None) -> Iterator[RawPage]:
                 held = page
                 continue
             newest = page if version(page.xml) >= version(held.xml) else held
-            held = newest._replace(position=held.position, older=held.older + page.older + 1)
+            held = newest._replace(position=held.position, number=held.number, older=held.older + page.older + 1)
     except CorpusError:
         if held is not None:
             yield held

@@ -147,7 +147,7 @@ def test_the_real_dump_in_other_wrappings(write, sources, documents, read_in_sha
         bz2.compress(b"".join(b"  <page>" + one for one in streams_of_pages[begin : begin + 10]))
         for begin in range(1, len(streams_of_pages), 10)
     )
-    monkeypatch.setattr(streams, "POINT_SPACING", 200_000)
+    monkeypatch.setattr(streams, "POINT_SPACING", 100_000)
     for name, data in {
         "plain.xml": dump_bytes,
         "utf16le.xml": codecs.BOM_UTF16_LE + text.encode("utf-16-le"),

@@ -6,21 +6,27 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import zstandard
 
+import pisco_index
 from pisco_index.configs import CorpusConfig
 from pisco_index.corpus import open_corpus
 from pisco_index.corpus.parts import cutting
 from pisco_index.errors import CorpusError, PiscoIndexError
-from pisco_index.pipeline.planning import planner, processes
+from pisco_index.pipeline.planning import planner
+from pisco_index.pipeline.planning.ordering import OrderedReading
 from pisco_index.pipeline.planning.planner import plan_corpus
 from pisco_index.pipeline.planning.processes import Processes, ThisProcess
-from pisco_index.pipeline.planning.survey import survey_part
+from pisco_index.pipeline.planning.survey import Survey, survey_part
 
-WORDS = "time person year way day thing man world life hand part child eye woman place work week case point".split()
+WORDS = ("time", "person", "year", "way", "day", "thing", "man", "world", "life", "hand", "part", "child", "eye")
 
 
 class Parts(ThisProcess):
@@ -49,8 +55,7 @@ class PartReaders:
 def outcome(paths, pool, monkeypatch, shard_documents=3, **config):
     """Plan a corpus; return the plan or the message of the error."""
     with monkeypatch.context() as patch:
-        if pool is not None:
-            patch.setattr(planner, "reading_pool", lambda sources, count: nullcontext(pool))
+        patch.setattr(planner, "reading_pool", lambda sources, count: nullcontext(pool))
         try:
             plan = plan_corpus(open_corpus(paths, CorpusConfig(**config)), shard_documents=shard_documents)
             return plan.to_json()
@@ -72,12 +77,15 @@ def tsv(records):
 
 
 def quoted(records):
-    return [b"id\ttext\n", *(f'{doc_id}\t"{text}\nand ""more""\n\n{doc_id}\tno row"\n'.encode() for doc_id, text in records)]
+    return [
+        b"id\ttext\n",
+        *(f'{doc_id}\t"{text}\nand ""more""\n\n{doc_id}\tno row"\n'.encode() for doc_id, text in records),
+    ]
 
 
 def late_quotes(records):
     return [b'%s, "so"\t"%s" they said\n' % (b"x" * (n == 1), n) if n > 70 else b"" for n in range(1)] + [
-        f'{doc_id}\t{text}, {text}\n'.encode() if n < 70 else f'{doc_id}\t"{text}" was said\n'.encode()
+        f"{doc_id}\t{text}, {text}\n".encode() if n < 70 else f'{doc_id}\t"{text}" was said\n'.encode()
         for n, (doc_id, text) in enumerate(records)
     ]
 
@@ -138,17 +146,170 @@ PACKED = {
 WRITTEN = [jsonl, tsv, quoted, late_quotes, bulk, packed_objects, pages]
 
 
-@pytest.fixture(params=[97, 400])
-def small_parts(request, monkeypatch):
-    monkeypatch.setattr(cutting, "PART_BYTES", dict.fromkeys(cutting.PART_BYTES, request.param))
+def cut_every(size, monkeypatch):
+    monkeypatch.setattr(cutting, "PART_BYTES", dict.fromkeys(cutting.PART_BYTES, size))
 
 
-@pytest.mark.parametrize("packed", PACKED)
-@pytest.mark.parametrize("written", WRITTEN)
-def test_parts_make_the_plan_of_the_whole(tmp_path, small_parts, monkeypatch, written, packed):
+CASES = [
+    *((jsonl, packed) for packed in PACKED),
+    *((pages, packed) for packed in PACKED),
+    *(
+        (written, packed)
+        for written in (tsv, quoted, late_quotes, bulk, packed_objects)
+        for packed in ("plain", "zstd")
+    ),
+]
+
+
+@pytest.mark.parametrize(("written", "packed"), CASES)
+@pytest.mark.parametrize("size", [97, 1000])
+def test_parts_make_the_plan_of_the_whole(tmp_path, monkeypatch, written, packed, size):
+    cut_every(size, monkeypatch)
     path = tmp_path / "corpus"
-    path.write_bytes(PACKED[packed](written(rows(120))))
+    path.write_bytes(PACKED[packed](written(rows(80))))
     config = {"quoting": "csv"} if written is quoted else {}
-    whole = outcome([path], None, monkeypatch, **config)
+    whole = outcome([path], ThisProcess(), monkeypatch, **config)
     assert isinstance(whole, bytes), whole
     assert outcome([path], Parts(), monkeypatch, **config) == whole
+
+
+@pytest.mark.parametrize("packed", ["plain", "gzip-unaligned", "zstd"])
+@pytest.mark.parametrize("written", [jsonl, tsv, pages])
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+@pytest.mark.parametrize("damage", ["record", "repeated", "truncated"])
+def test_errors_of_parts_are_those_of_the_whole(tmp_path, monkeypatch, written, packed, on_error, damage):
+    cut_every(150, monkeypatch)
+    pieces = written(rows(60))
+    if damage == "record":
+        for n in (31, 32, 47):
+            pieces[n] = pieces[n].replace(b"\t", b" ").replace(b'"text"', b'"txt"').replace(b"</title>", b"</ttle>")
+    elif damage == "repeated":
+        pieces[3:3] = pieces[44:45]
+        pieces[20:20] = pieces[40:42]
+    data = PACKED[packed](pieces)
+    path = tmp_path / "corpus"
+    path.write_bytes(data[: -len(data) // 3] if damage == "truncated" else data)
+    found = [
+        outcome([path], pool, monkeypatch, on_error=on_error, format="tsv" if written is tsv else "auto")
+        for pool in (ThisProcess(), Parts())
+    ]
+    assert found[0] == found[1]
+    versions = written is pages and damage == "repeated"
+    assert isinstance(found[0], bytes) == (
+        on_error == "skip" or versions or (damage == "truncated" and packed == "plain" and written is tsv)
+    )
+
+
+def test_rejected_records_keep_their_places(tmp_path, monkeypatch):
+    cut_every(150, monkeypatch)
+    pieces = jsonl(rows(60))
+    pieces[40] = b'{"id": "x"}\n'
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b"".join(pieces))
+    found = []
+    for pool in (ThisProcess(), Parts()):
+        corpus = open_corpus([path], CorpusConfig(on_error="skip"))
+        readers = pool.readers(corpus.sources, Survey(), None)
+        asides = [aside for batch in OrderedReading(corpus.sources, readers).batches(0) for aside in batch.asides]
+        found.append([(aside.place, aside.item) for aside in asides])
+    assert found[0] == found[1]
+    assert [item.source for _, item in found[0]] == ["corpus.jsonl, line 41"]
+
+
+def test_bytes_that_look_like_a_member_cost_no_record(tmp_path, monkeypatch):
+    cut_every(64, monkeypatch)
+    # So short a frame is stored as it is, and holds the beginning of another one.
+    lines = [b"d%d\tP*M\x18\2\0\0\0%d\n" % (n, n % 7) if n > 40 else b"d%d\ttext\n" % n for n in range(200)]
+    path = tmp_path / "corpus.zst"
+    path.write_bytes(b"".join(map(zstandard.compress, lines)))
+    assert path.read_bytes().count(b"P*M\x18") == 159
+    whole = outcome([path], ThisProcess(), monkeypatch)
+    assert isinstance(whole, bytes)
+    assert outcome([path], Parts(), monkeypatch) == whole
+
+
+def planned(pool, path, **config):
+    with nullcontext(pool), pytest.MonkeyPatch.context() as patch:
+        return outcome([path], pool, patch, **config)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Processes(2) as both:
+        yield both
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    cut_every(20_000, monkeypatch)
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b"".join(jsonl(rows(3000))))
+    return path
+
+
+def test_processes_make_the_plan_of_one(pool, large, tmp_path):
+    with large.open("ab") as file:
+        file.write(b'{"id": "d5", "text": ""}\n{"id": 7}\n')
+    for on_error in ("fail", "skip"):
+        assert planned(pool, large, on_error=on_error) == planned(ThisProcess(), large, on_error=on_error)
+    other = tmp_path / "dump.xml.bz2"
+    other.write_bytes(PACKED["bz2"](pages(rows(300))))
+    assert planned(pool, other) == planned(ThisProcess(), other)
+
+
+@pytest.mark.fault(
+    "A process that reads the corpus dies while a build is planned.",
+    "Another process reads its part again. After three deaths the build ends with an error.",
+)
+def test_a_process_that_dies_is_replaced(pool, large, monkeypatch):
+    whole = planned(ThisProcess(), large)
+    received, killed = Processes.receive, []
+
+    def receive(self, head):
+        received(self, head)
+        if len(killed) < deaths:
+            killed.append(next((worker.process.pid for worker in self._workers if worker.job), self.pids[0]))
+            os.kill(killed[-1], signal.SIGKILL)
+
+    monkeypatch.setattr(Processes, "receive", receive)
+    deaths = 2
+    assert planned(pool, large) == whole
+    assert not set(killed) & set(pool.pids)
+    deaths = 3
+    with pytest.raises(PiscoIndexError, match=r"3 processes that read the corpus died, the last one of SIGKILL"):
+        planned(pool, large)
+
+
+PLANNING = """
+import sys
+from contextlib import nullcontext
+from pisco_index.configs import CorpusConfig
+from pisco_index.corpus import open_corpus
+from pisco_index.corpus.parts import cutting
+from pisco_index.pipeline.planning import planner
+from pisco_index.pipeline.planning.processes import Processes
+
+cutting.PART_BYTES = dict.fromkeys(cutting.PART_BYTES, 20_000)
+corpus = open_corpus(sys.argv[1:], CorpusConfig())
+with Processes(2) as pool:
+    print(*pool.pids, flush=True)
+    planner.reading_pool = lambda *_: nullcontext(pool)
+    while True:
+        planner.plan_corpus(corpus, shard_documents=9)
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_the_build(large, ending):
+    environment = {**os.environ, "PYTHONPATH": str(Path(pisco_index.__file__).parents[1])}
+    command = [sys.executable, "-c", PLANNING, str(large)]
+    build = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    pids = [int(pid) for pid in build.stdout.readline().split()]
+    time.sleep(0.5)
+    build.send_signal(ending)
+    _, errors = build.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert errors.count(b"Traceback") == (ending == signal.SIGINT), errors
