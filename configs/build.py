@@ -124,6 +124,12 @@ class RunConfig(Config):
         description="Attention kernel: torch or flash-attn, which need a GPU, or padded; auto takes the fastest that "
         "works. It changes rounding only.",
     )
+    planning_processes: int | None = Field(
+        None,
+        ge=1,
+        description="Number of processes that read the corpus to plan a build; default: one per core, or fewer for a "
+        "small corpus. It does not change the plan.",
+    )
     shard_documents: int = Field(
         4096,
         ge=1,

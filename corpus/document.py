@@ -1,11 +1,11 @@
 """The documents of a corpus, the records that hold them, and the sources that read them."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from .rejected import OnRejected, RecordError
+from .rejected import OnRejected, RecordError, Tolerance
 
 MAX_ID_BYTES = 512
 """Longest document id, in bytes of UTF-8. The store has the same limit."""
@@ -49,6 +49,27 @@ class Record(NamedTuple):
     number: int | None
 
 
+class Dropped(NamedTuple):
+    """Something in a file that is left out on purpose.
+
+    Attributes:
+        reason: reason that it is counted under ("redirect", "repeated header").
+        count: number of records that it stands for.
+        doc_id: id of the record; empty if it does not count as one.
+    """
+
+    reason: str
+    count: int = 1
+    doc_id: str = ""
+
+
+Event = tuple[int, int, str, Document | Record | RecordError | Dropped]
+"""Position, number and place of something that a source meets, and what it is.
+
+A ``Document`` is whole: neither cleaned nor cut. A ``Record`` stands for a document whose text was not read.
+"""
+
+
 class Source(Protocol):
     """One file of a corpus, readable from any record position that ``scan`` yields.
 
@@ -69,6 +90,35 @@ class Source(Protocol):
     @property
     def spec(self) -> Mapping[str, Any]:
         """JSON-able description from which another process opens this source; ``corpus/spec.py`` lists its keys."""
+        ...
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """Treatment of records that cannot be used."""
+        ...
+
+    def survey(self, start: int, stop: int | None) -> Iterator[Event]:
+        """Yield everything between two positions, in order, with as little of the texts as the format allows.
+
+        Raises:
+            CorpusError: if the next record cannot be found.
+        """
+        ...
+
+    def walk(self, start: int, stop: int | None) -> Iterator[Event]:
+        """Yield what ``survey`` yields, with whole documents.
+
+        Raises:
+            CorpusError: if the next record cannot be found.
+        """
+        ...
+
+    def documents(self, document: Document, place: str) -> Iterable[Document]:
+        """Clean and cut a document that ``walk`` yielded.
+
+        Raises:
+            RecordError: if the document cannot be cleaned.
+        """
         ...
 
     def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:
@@ -99,11 +149,15 @@ class Source(Protocol):
 class Versioned(Protocol):
     """A source whose file may hold several versions of a record."""
 
+    def see(self, ids: Iterable[str]) -> None:
+        """Note the ids of records that ``survey`` met, in the order of the file."""
+        ...
+
     def keep_newest(self) -> bool:
-        """Keep the newest version of each record, after a scan of the whole file.
+        """Keep the newest version of each record, after ``see`` was given the ids of the whole file.
 
         Returns:
-            True if the file holds versions that the scan yielded as records of their own. Scan it again then.
+            True if the file holds versions that were records of their own. Read it again then.
 
         Raises:
             CorpusError: if there are too many of them.

@@ -11,14 +11,14 @@ MAX_RECORD_BYTES = 64 << 20
 """Largest record. A record is in memory as a whole, and without a limit one missing line feed could take all of it."""
 
 
-def lines(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, int, bytes | None]]:
+def lines(stream: ByteStream, stop: int | None, counted: int = 0) -> Iterator[tuple[int, int, bytes | None]]:
     """Yield (number, offset, line) for the lines that begin before ``stop``, without their line feeds.
 
-    Only a line feed ends a line. Numbers count from 1 where reading begins. Byte order marks at the beginning of a line
-    are not part of it: files that begin with one may have been joined. A line of more than 64 MiB is skipped, and None
-    is yielded in its place. The stream is left at ``stop``.
+    Only a line feed ends a line. Numbers count on from ``counted`` where reading begins. Byte order marks at the
+    beginning of a line are not part of it: files that begin with one may have been joined. A line of more than 64 MiB
+    is skipped, and None is yielded in its place. The stream is left at ``stop``.
     """
-    return ((number, offset, line and without_mark(line)) for number, offset, line in raw_lines(stream, stop))
+    return ((number, offset, line and without_mark(line)) for number, offset, line in raw_lines(stream, stop, counted))
 
 
 def without_mark(line: bytes) -> bytes:
@@ -29,11 +29,11 @@ def without_mark(line: bytes) -> bytes:
     return line[begin:] if begin else line
 
 
-def raw_lines(stream: ByteStream, stop: int | None) -> Iterator[tuple[int, int, bytes | None]]:
+def raw_lines(stream: ByteStream, stop: int | None, counted: int = 0) -> Iterator[tuple[int, int, bytes | None]]:
     """Yield the lines that ``lines`` yields, with their byte order marks."""
     if stop is not None and stream.offset >= stop:
         return
-    number = 1
+    number = counted + 1
     for offset, whole, rest in _whole_lines(stream):
         if whole is None:
             yield number, offset, None

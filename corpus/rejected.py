@@ -23,6 +23,10 @@ class UnreadableError(CorpusError):
     """
 
 
+class UnrecognisedError(CorpusError):
+    """A file that is not a corpus."""
+
+
 def unreadable(name: str, error: OSError) -> UnreadableError:
     """Return the error for a file that the system refuses to open or read."""
     return UnreadableError(f"{name}: the file cannot be read ({error.strerror}). Check its path and permissions.")
@@ -132,7 +136,8 @@ class Rejecter:
             if self._tolerance.on_error == "fail":
                 raise
             problem = str(error).removeprefix(self._name).lstrip(":, ")
-            self._report(self._name, problem, "damaged file", None, None)
+            reason = "unrecognised file" if isinstance(error, UnrecognisedError) else "damaged file"
+            self._report(self._name, problem, reason, None, None)
 
     def _report(self, place: str, problem: str, reason: str, doc_id: str | None, position: int | None) -> None:
         shown = problem if len(problem) <= _MAX_ERROR_CHARACTERS else f"{problem[:_MAX_ERROR_CHARACTERS]}…"

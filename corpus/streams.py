@@ -3,7 +3,7 @@
 Offsets count bytes of the decompressed, transcoded text. A plain file is entered at any offset. A compressed file of
 several members (multistream bz2, bgzip, multi-frame zstd) is entered at the last member that begins at or before the
 offset; the member table ``TextFile.points`` has these members once the file has been read to its end. A file of one
-member can only be read forward.
+member can only be read forward. The table may begin with another member than the first: then offsets count from there.
 """
 
 import codecs
@@ -21,8 +21,8 @@ from .rejected import UnreadableError, unreadable
 
 Encoding = Literal["utf-8", "utf-16-le", "utf-16-be", "cp1252", "latin-1"]
 
-POINT_SPACING = 4 << 20
-"""Bytes of text between two entries of a member table, so that the table of a 100 GB dump has some 25,000."""
+POINT_SPACING = 1 << 20
+"""Bytes of a compressed file of which a member table has the first member, so that a dump of 25 GB has some 25,000."""
 
 # Compressed bytes that are read at once: few, because a decompressor may return a thousand times as many. A piece ends
 # at a multiple of this, so that damage is found at the same byte of the text wherever reading began.
@@ -40,6 +40,8 @@ class TextFile:
         encoding: encoding of its text.
         points: member table: (offset in the file, offset in the text) pairs where reading can begin. It grows while
             the file is first read.
+        until: offset in a compressed file; None if the next attribute is not needed.
+        crossed: the first member that begins at ``until`` or behind it, as in ``points``; None until it is met.
     """
 
     path: str
@@ -47,6 +49,8 @@ class TextFile:
     compression: Compression = "none"
     encoding: Encoding = "utf-8"
     points: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
+    until: int | None = None
+    crossed: tuple[int, int] | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -69,7 +73,7 @@ class TextFile:
 @contextmanager
 def stream_at(file: TextFile, offset: int) -> Iterator["ByteStream"]:
     """Lend a stream of the file at an offset."""
-    key = (*file_identity(file.path, file.name), file.compression, file.encoding)
+    key = (*file_identity(file.path, file.name), file.compression, file.encoding, file.points[0])
     with cursor_at(key, lambda: ByteStream(file), offset) as stream:
         # An idle stream may come from another source object of the same file, whose member table may be shorter.
         stream.file = file
@@ -86,7 +90,7 @@ class ByteStream:
         except OSError as error:
             raise unreadable(file.name, error) from None
         self.at_end = False
-        self._begin((0, 0))
+        self._begin(file.points[0])
 
     def _begin(self, point: tuple[int, int]) -> None:
         file_offset, self._decoded = point
@@ -234,14 +238,17 @@ class ByteStream:
         )
 
     def _note_point(self, file_offset: int) -> None:
-        points = self.file.points
-        if self._decoded < points[-1][1] + POINT_SPACING:
-            return
-        if self._transcoder is None:
-            if self.file.compression != "none":
-                points.append((file_offset, self._decoded))
-        elif not self._transcoder.getstate()[0]:  # no half character is pending
-            points.append((file_offset, self._decoded))
+        file, point = self.file, (file_offset, self._decoded)
+        if file.until is not None and file.crossed is None and file_offset >= file.until:
+            file.crossed = point
+        last = file.points[-1]
+        if self._transcoder is not None:
+            # A point must not stand within a character.
+            if self._decoded >= last[1] + POINT_SPACING and not self._transcoder.getstate()[0]:
+                file.points.append(point)
+        elif file.compression != "none" and file_offset // POINT_SPACING > last[0] // POINT_SPACING:
+            # The same members are chosen wherever reading begins, since this depends on their places in the file.
+            file.points.append(point)
 
     def _transcode(self, block: bytes, final: bool = False) -> bytes:
         if self._transcoder is None:

@@ -186,8 +186,13 @@ def next_turn(job: Job, corpus: Corpus, progress: BuildProgress) -> Turn:
     """
     if not Store.exists(job.uri):
         progress.planning(len(corpus.sources))
-        shard_documents = job.config.run.shard_documents
-        plan = plan_corpus(corpus, shard_documents=shard_documents, on_records=progress.planned_records)
+        run = job.config.run
+        plan = plan_corpus(
+            corpus,
+            shard_documents=run.shard_documents,
+            on_records=progress.planned_records,
+            processes=run.planning_processes,
+        )
         progress.recognised(taken_for(plan.sources))
         return Create(plan)
     store = Store.open(job.uri)
@@ -223,6 +228,7 @@ def _plan_update(job: Job, corpus: Corpus, store: Store, former: Plan, progress:
         first=former.next,
         comparison=Comparison(contents, job.config.compression, keeps_title, job.prune, unwanted),
         on_records=progress.planned_records,
+        processes=job.config.run.planning_processes,
     )
     progress.recognised(taken_for(plan.sources))
     gone = contents.unseen

@@ -14,7 +14,7 @@ from .codecs.record import read_header
 from .commit import commit, done_shards, verify_written
 from .contents import Contents, Status, ids_at
 from .fingerprint import Fingerprint
-from .hashes import document_hashes, text_hash
+from .hashes import document_hashes, id_hashes, text_hash
 from .history import last_commits
 from .info import Failure, StoreInfo, count_failures, describe, describe_documents
 from .ledger import fallbacks
@@ -96,6 +96,7 @@ __all__ = [
     "fill_contents",
     "forget_rejected",
     "has_contents",
+    "id_hashes",
     "ids_at",
     "is_altered",
     "is_calibrated",

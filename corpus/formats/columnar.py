@@ -1,6 +1,5 @@
 """Tables read by columns: Parquet, Arrow IPC files and streams, and the files that Hugging Face ``datasets`` saves."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -9,18 +8,19 @@ import pyarrow.compute as pc
 
 from ...configs.corpus import CorpusConfig
 from ..cursors import cursor_at, file_identity
-from ..document import Document, Record, check_doc_id
+from ..document import Document, Event, Record, check_doc_id
 from ..fields import Fields, require_title_column
 from ..framing import MAX_RECORD_BYTES, too_long
 from ..recognise import Recognised
-from ..rejected import OnRejected, RecordError, Rejecter, Tolerance
-from ..split import max_id_bytes, split_document
+from ..rejected import RecordError, Tolerance
+from ..split import max_id_bytes
 from .columns import Role, check_column, column_of, problem_of, strings_of
 from .nested import choose_nested_fields
+from .source import RecordSource
 from .tables import CURSORS, MAX_ROWS
 
 
-class ColumnarSource:
+class ColumnarSource(RecordSource):
     """A Parquet or Arrow file. Positions are row numbers from 0. Only the columns in use are read."""
 
     def __init__(
@@ -77,40 +77,60 @@ class ColumnarSource:
             **self.tolerance.spec,
         }
 
-    def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:  # noqa: ARG002
-        """Validate all rows, column by column, and yield their records."""
-        for row, (ids, texts, *_) in self._sound(0, None, Rejecter(self.name, self.tolerance, on_rejected)):
-            doc_ids = ids.to_pylist()
-            rows = range(row, row + len(doc_ids))
-            numbers = range(row + 1, row + len(doc_ids) + 1)
-            yield from map(Record, rows, doc_ids, pc.call_function("utf8_length", [texts]).to_pylist(), numbers)
+    def starts(self, rows: int) -> list[int]:
+        """Return rows at which reading can begin, from 0 on and at least ``rows`` apart.
 
-    def read(self, start: int, stop: int | None, on_rejected: OnRejected = bool) -> Iterator[Document]:
-        """Yield the documents of the rows from ``start`` up to, but not including, ``stop``."""
-        rejecter = Rejecter(self.name, self.tolerance, on_rejected)
-        for first, columns in self._sound(start, stop, rejecter):
-            for row, (doc_id, text, *title) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True), first):
-                if not rejecter.rejects_repeated(row, doc_id, f"{self.name}, row {row + 1}"):
-                    document = Document(doc_id, text, title[0] or None if title else None)
-                    yield from split_document(document, self.passage_words)
+        Raises:
+            CorpusError: if the file is damaged.
+        """
+        cursor = CURSORS[self.format](self.path, self.name, None)
+        starts = [0]
+        for start in cursor.starts:
+            if start >= starts[-1] + rows:
+                starts.append(start)
+        cursor.close()
+        return starts
 
-    def _sound(self, start: int, stop: int | None, rejecter: Rejecter) -> Iterator[tuple[int, list[pa.Array]]]:
-        """Yield (first row, [ids, texts, titles if there are any]) of consecutive rows that can be used."""
+    def survey(self, start: int, stop: int | None) -> Iterator[Event]:
+        """Validate the rows between two positions, column by column, and yield their records without their texts."""
+        for row, columns in self._sound(start, stop):
+            if isinstance(columns, RecordError):
+                yield row, row + 1, columns.place, columns
+                continue
+            ids, texts, *_ = columns
+            lengths = pc.call_function("utf8_length", [texts]).to_pylist()
+            for number, (doc_id, length) in enumerate(zip(ids.to_pylist(), lengths, strict=True), row + 1):
+                yield number - 1, number, "", Record(number - 1, doc_id, length, number)
+
+    def walk(self, start: int, stop: int | None) -> Iterator[Event]:
+        """Yield the document or the error of each row between two positions."""
+        for row, columns in self._sound(start, stop):
+            if isinstance(columns, RecordError):
+                yield row, row + 1, columns.place, columns
+                continue
+            for number, (doc_id, text, *title) in enumerate(
+                zip(*(c.to_pylist() for c in columns), strict=True), row + 1
+            ):
+                document = Document(doc_id, text, title[0] or None if title else None)
+                yield number - 1, number, f"{self.name}, row {number}", document
+
+    def _sound(self, start: int, stop: int | None) -> Iterator[tuple[int, list[pa.Array] | RecordError]]:
+        """Yield (first row, [ids, texts, titles if there are any]) of consecutive rows, or the error of one row."""
         names = tuple(name for name in (self.fields.id, self.fields.text, self.fields.title) if name is not None)
-        for row, batch in rejecter.until_damage(self._batches(start, stop, names)):
-            yield from self._sound_parts(row, batch, rejecter)
+        for row, batch in self._batches(start, stop, names):
+            yield from self._sound_parts(row, batch)
 
-    def _sound_parts(self, row: int, batch: pa.RecordBatch, rejecter: Rejecter) -> Iterator[tuple[int, list[pa.Array]]]:
+    def _sound_parts(self, row: int, batch: pa.RecordBatch) -> Iterator[tuple[int, list[pa.Array] | RecordError]]:
         """Yield the parts of a batch between its unusable rows, which are found by halving it."""
         try:
             columns = self._checked(row, batch)
         except RecordError as error:
             if self.tolerance.on_error == "fail" or batch.num_rows == 1:
-                rejecter.reject(error, row)
+                yield row, error
                 return
             half = batch.num_rows // 2
-            yield from self._sound_parts(row, batch.slice(0, half), rejecter)
-            yield from self._sound_parts(row + half, batch.slice(half), rejecter)
+            yield from self._sound_parts(row, batch.slice(0, half))
+            yield from self._sound_parts(row + half, batch.slice(half))
         else:
             yield row, columns
 

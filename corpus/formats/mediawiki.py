@@ -6,23 +6,24 @@ https://www.mediawiki.org/wiki/Help:Export#Export_format
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 from xml.etree import ElementTree
 
 from ...configs.corpus import CorpusConfig
 from ...errors import CorpusError
-from ..document import Document, Record, check_doc_id
+from ..document import Document, Dropped, Event, Record, check_doc_id
 from ..framing import too_long
 from ..recognise import Recognised
-from ..rejected import OnRejected, RecordError, Rejecter, Tolerance
-from ..split import max_id_bytes, split_document
+from ..rejected import OnRejected, RecordError, Tolerance
+from ..split import max_id_bytes
 from ..streams import ByteStream, TextFile, stream_at
 from .text_source import FileSource
 from .wiki.names import is_redirect, namespace_numbers, normalised
-from .wiki.pages import PAGE_END, RawPage, SeenIds, Version, newest_versions, version
+from .wiki.pages import PAGE_END, SeenIds, Version, newest_versions, version
 from .wikitext import prose
 
 PASSAGE_WORDS = 100
@@ -75,6 +76,7 @@ class MediaWikiSource(FileSource):
     """
 
     format: ClassVar[str] = "mediawiki"
+    enters_anywhere: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -86,16 +88,15 @@ class MediaWikiSource(FileSource):
         language: str = "",
         newest: Mapping[str, int] = MappingProxyType({}),
     ):
-        super().__init__(file, tolerance)
+        super().__init__(file, passage_words, tolerance)
         self.namespaces = dict(namespaces)
         self.kept = kept
-        self.passage_words = passage_words
         self.language = language
         self.newest = dict(newest)
         self._numbers = namespace_numbers(namespaces, language)
         dropped = (_MEDIA, _FILE, _CATEGORY)
         self._dropped_links = frozenset(name for name, number in self._numbers.items() if number in dropped)
-        self._scattered: set[str] = set()
+        self._pages = SeenIds()
 
     @classmethod
     def begin(cls, found: Recognised, config: CorpusConfig) -> Self:
@@ -138,22 +139,16 @@ class MediaWikiSource(FileSource):
         }
 
     def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:
-        """Parse every page except for its wikitext, and yield the records of the pages that are kept.
+        """Parse every page except for its wikitext, and yield the records of the pages that are kept."""
+        self._pages = SeenIds()
+        yield from super().scan(dropped, on_rejected)
 
-        It counts the versions that are left out as "older revision".
-        """
-        rejecter = Rejecter(self.name, self.tolerance, on_rejected)
-        seen = SeenIds()
-        for raw, _, page in rejecter.until_damage(self._pages(0, None, rejecter, dropped, seen)):
-            reason = self._reason_to_drop(page)
-            if reason is None and page.wikitext is not None:
-                yield Record(raw.position, page.page_id, len(page.wikitext), raw.number)
-            elif reason is not None:
-                dropped[reason] += 1
-        self._scattered = seen.repeated
+    def see(self, ids: Iterable[str]) -> None:
+        """Note the ids of further pages, so that ``keep_newest`` finds those that occur again."""
+        self._pages.add(ids)
 
     def keep_newest(self) -> bool:
-        """Keep the newest version of each page that ``scan`` found again behind other pages, under the same title.
+        """Keep the newest version of each page that occurs again behind other pages, under the same title.
 
         Returns:
             True if there are such pages. The records are other ones then: scan them again.
@@ -161,9 +156,10 @@ class MediaWikiSource(FileSource):
         Raises:
             CorpusError: there are too many of them.
         """
-        if not self._scattered:
+        scattered, self._pages = self._pages.repeated, SeenIds()
+        if not scattered:
             return False
-        if len(self._scattered) > _MAX_SCATTERED:
+        if len(scattered) > _MAX_SCATTERED:
             raise CorpusError(
                 f"{self.name}: more than {_MAX_SCATTERED:,} pages occur again behind other pages. Sort the pages by"
                 " their ids, or use an export of the current revisions."
@@ -172,78 +168,64 @@ class MediaWikiSource(FileSource):
         titles: dict[str, str] = {}
         with stream_at(self.file, 0) as stream, suppress(CorpusError):
             for raw in newest_versions(stream, None):
-                if (page_id := raw.page_id) in self._scattered:
+                if (page_id := raw.page_id) in scattered:
                     found = version(raw.xml), raw.position
                     newest[page_id] = max(newest.get(page_id, found), found)
                     # Two pages that share an id are not versions of each other: the id is repeated.
                     if titles.setdefault(page_id, raw.title) != raw.title:
-                        self._scattered.remove(page_id)
+                        scattered.remove(page_id)
                         del newest[page_id]
         self.newest = {page_id: position for page_id, (_, position) in newest.items()}
-        self._scattered = set()
         return bool(self.newest)
 
-    def read(
-        self, start: int, stop: int | None, on_rejected: OnRejected = bool, dropped: Counter[str] | None = None
-    ) -> Iterator[Document]:
-        """Yield the documents of the pages from position ``start`` up to, but not including, ``stop``.
+    def walk(self, start: int, stop: int | None) -> Iterator[Event]:
+        """Yield the pages between two positions in their newest versions: the source text of those that are kept.
 
-        ``scan`` does not clean wikitext. So only this method finds that a page's wikitext cannot be parsed, or that
-        the page consists of templates and tables and yields nothing; ``dropped`` counts it as "empty article".
+        Wikitext is not cleaned here. So only ``documents`` finds that it cannot be parsed, or has no prose.
         """
-        rejecter = Rejecter(self.name, self.tolerance, on_rejected)
-        for raw, place, page in rejecter.until_damage(self._pages(start, stop, rejecter)):
-            position = raw.position
-            if self._reason_to_drop(page) is not None or page.wikitext is None:
-                continue
-            if rejecter.rejects_repeated(position, page.page_id, place):
-                continue
-            try:
-                text = self._prose(page, page.wikitext, place)
-            except RecordError as error:
-                rejecter.reject(error, position)
-                continue
-            if text:
-                yield from split_document(Document(page.page_id, text, page.title), self.passage_words)
-            elif dropped is not None:
-                dropped["empty article"] += 1
-
-    def _pages(
-        self,
-        start: int,
-        stop: int | None,
-        rejecter: Rejecter,
-        dropped: Counter[str] | None = None,
-        seen: SeenIds | None = None,
-    ) -> Iterator[tuple[RawPage, str, WikiPage]]:
-        """Yield the bytes, the place and the content of each page that can be parsed, in its newest version."""
         with stream_at(self.file, start) as stream:
             for raw in newest_versions(stream, stop):
+                number = raw.number + self.before(start)
+                place = self.place(start, number, raw.position)
                 is_newest = self.newest.get(raw.page_id, raw.position) == raw.position
-                if dropped is not None and (older := raw.older + (not is_newest)):
-                    dropped[_OLDER] += older
-                if not is_newest:
-                    continue
-                if seen is not None:
-                    seen.add(raw.page_id)
-                place = f"{self.name}, page {raw.number}" if start == 0 else f"{self.name}, byte {raw.position:,}"
-                try:
-                    page = self._parse(raw.xml, place)
-                except RecordError as error:
-                    rejecter.reject(error, raw.position)
-                    continue
-                yield raw, place, page
+                if older := raw.older + (not is_newest):
+                    yield raw.position, number, place, Dropped(_OLDER, older)
+                if is_newest:
+                    yield raw.position, number, place, self._item(raw.xml, raw.page_id, place)
 
-    def _prose(self, page: WikiPage, wikitext: str, place: str) -> str:
+    def documents(self, document: Document, place: str) -> Iterable[Document]:
+        """Cut the prose of a page into documents; there are none if the page only consists of templates and tables.
+
+        Raises:
+            RecordError: if its wikitext cannot be parsed.
+        """
+        text = self._prose(document, place)
+        return super().documents(replace(document, text=text), place) if text else ()
+
+    def numbered(self, number: int) -> str:
+        """Return the place of a page by its number, for messages."""
+        return f"{self.name}, page {number}"
+
+    def _item(self, xml: bytes | None, page_id: str, place: str) -> Document | RecordError | Dropped:
         try:
-            return prose(wikitext, self._dropped_links)
+            page = self._parse(xml, place)
+        except RecordError as error:
+            return error
+        reason = self._reason_to_drop(page)
+        if reason is not None or page.wikitext is None:
+            return Dropped(reason or "not wikitext", doc_id=page_id)
+        return Document(page.page_id, page.wikitext, page.title)
+
+    def _prose(self, page: Document, place: str) -> str:
+        try:
+            return prose(page.text, self._dropped_links)
         # Any error inside the cleaner concerns this page only.
         except (RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
             problem = (
                 f"its wikitext cannot be parsed ({type(error).__name__}: {error})."
                 " Skip the page with --on-error skip, and report this error."
             )
-            raise RecordError(f"{place} ({page.title!r})", problem, "unparsable wikitext", page.page_id) from error
+            raise RecordError(f"{place} ({page.title!r})", problem, "unparsable wikitext", page.doc_id) from error
 
     def _reason_to_drop(self, page: WikiPage) -> str | None:
         if page.redirect:

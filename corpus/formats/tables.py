@@ -28,9 +28,11 @@ class TableCursor:
         schema: schema of the table.
         row: number of the next row, counted from 0.
         at_end: True if the table was read to its end.
+        starts: rows at which reading can begin without reading what is before them.
     """
 
     schema: pa.Schema
+    starts: tuple[int, ...] = (0,)
 
     def __init__(self, name: str):
         self.name = name
@@ -97,6 +99,7 @@ class _ParquetCursor(TableCursor):
         if min(groups, default=0) < 0:
             raise _damaged(name, f"a row group has {min(groups)} rows")
         self._starts = [0, *accumulate(groups)]
+        self.starts = tuple(self._starts[:-1]) or (0,)
         self._begin(0)
 
     def _begin(self, position: int) -> None:

@@ -1,29 +1,40 @@
-"""The base of sources that read records with fields from a text file."""
+"""The bases of sources that read a text file."""
 
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from abc import ABC
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
-from ..document import Document, Record
+from ..document import Document
 from ..fields import Fields
-from ..rejected import OnRejected, RecordError, Rejecter, Tolerance
-from ..split import split_document
-from ..streams import TextFile
+from ..rejected import Tolerance
+from ..streams import ByteStream, TextFile
 from .enterprise import cleaned, holds_wikitext
+from .source import RecordSource
 
 
-class FileSource:
-    """A source that reads one text file, which may be compressed."""
+class FileSource(RecordSource):
+    """A source that reads one text file, which may be compressed.
+
+    The ``spec`` is complete once the file has been read to its end, because only then are the members of a compressed
+    file known. With an earlier ``spec``, reading is correct but slow.
+
+    Attributes:
+        origin: position at which lines or pages are counted from.
+        counted: number of the lines or pages before it.
+    """
 
     format: ClassVar[str]
+    enters_anywhere: ClassVar[bool] = False
+    """True if the next record can be found from any place in the file."""
 
-    def __init__(self, file: TextFile, tolerance: Tolerance):
+    def __init__(self, file: TextFile, passage_words: int | None, tolerance: Tolerance):
         self.file = file
+        self.passage_words = passage_words
         self.tolerance = tolerance
+        self.origin = self.counted = 0
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """Path of the file as messages show it."""
         return self.file.name
 
@@ -32,13 +43,42 @@ class FileSource:
         """Absolute path of the file."""
         return self.file.path
 
+    def enter(self, stream: ByteStream) -> bool:  # noqa: ARG002
+        """Move a stream that begins anywhere to where ``walk`` can begin, behind the record that the stream begins in.
 
-class TextSource(FileSource, ABC):
-    """A text file of records with fields. A subclass has a ``format`` and implements ``_records``.
+        The place is a guess: it may be inside of a record, whose rest ``walk`` then takes for records.
 
-    The ``spec`` is complete once ``scan`` has run to its end, because only then are the members of a compressed file
-    known. With an earlier ``spec``, reading is correct but slow. Several threads may ``read`` one source at a time.
-    """
+        Returns:
+            False if the file ends before such a place.
+        """
+        return True
+
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """What a reading found out about the file as a whole, as plain values."""
+        return {}
+
+    def learn(self, learnt: Mapping[str, Any]) -> None:
+        """Take over what a reading of an earlier part of the file found out."""
+
+    def forget_earlier(self) -> None:
+        """Note that an earlier part of the file was not read yet. What depends on it must not be found out."""
+
+    def numbered(self, number: int) -> str:
+        """Return the place of a record by its number, for messages."""
+        return f"{self.name}, line {number}"
+
+    def place(self, start: int, number: int, position: int) -> str:
+        """Return the place of a record for messages: its number if those before it are counted, else its offset."""
+        return self.numbered(number) if start == self.origin else f"{self.name}, byte {position:,}"
+
+    def before(self, start: int) -> int:
+        """Return the number of lines or pages before a position where reading begins; 0 if it is unknown."""
+        return self.counted if start == self.origin else 0
+
+
+class TextSource(FileSource):
+    """A text file of records with fields. A subclass has a ``format`` and implements ``walk``."""
 
     def __init__(
         self,
@@ -47,9 +87,8 @@ class TextSource(FileSource, ABC):
         passage_words: int | None,
         tolerance: Tolerance = Tolerance(),  # noqa: B008
     ):
-        super().__init__(file, tolerance)
+        super().__init__(file, passage_words, tolerance)
         self.fields = fields
-        self.passage_words = passage_words
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
@@ -68,32 +107,34 @@ class TextSource(FileSource, ABC):
             **self.tolerance.spec,
         }
 
-    def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:  # noqa: ARG002
-        """Validate the whole file and yield its records in order."""
-        rejecter = Rejecter(self.name, self.tolerance, on_rejected)
-        for position, number, _, document in rejecter.until_damage(self._records(0, None, rejecter)):
-            yield Record(position, document.doc_id, len(document.text), number)
+    def documents(self, document: Document, place: str) -> Iterable[Document]:
+        """Clean and cut a document that ``walk`` yielded.
 
-    def read(self, start: int, stop: int | None, on_rejected: OnRejected = bool) -> Iterator[Document]:
-        """Yield the documents of the records from position ``start`` up to, but not including, ``stop``."""
-        rejecter = Rejecter(self.name, self.tolerance, on_rejected)
-        for position, _, place, document in rejecter.until_damage(self._records(start, stop, rejecter)):
-            if rejecter.rejects_repeated(position, document.doc_id, place):
-                continue
-            if holds_wikitext(self.fields):
-                try:
-                    document = cleaned(document, place)
-                except RecordError as error:
-                    rejecter.reject(error, position)
-                    continue
-                if not document.text:
-                    continue
-            yield from split_document(document, self.passage_words)
+        Raises:
+            RecordError: if its wikitext cannot be parsed.
+        """
+        if holds_wikitext(self.fields):
+            document = cleaned(document, place)
+            if not document.text:
+                return ()
+        return super().documents(document, place)
 
-    def place(self, start: int, number: int, position: int) -> str:
-        """Return the place of a line for messages: its number if reading began with line 1, else its offset."""
-        return f"{self.name}, line {number}" if start == 0 else f"{self.name}, byte {position:,}"
 
-    @abstractmethod
-    def _records(self, start: int, stop: int | None, rejecter: Rejecter) -> Iterator[tuple[int, int, str, Document]]:
-        """Yield (position, number from where reading begins, place, uncut document) of each record."""
+class LinesSource(TextSource, ABC):
+    """A text file whose records begin with lines."""
+
+    enters_anywhere: ClassVar[bool] = True
+
+    def enter(self, stream: ByteStream) -> bool:
+        """Move a stream behind the first line feed: a line that begins where the stream does is skipped, too."""
+        while block := stream.read():
+            if (end := block.find(b"\n")) >= 0:
+                stream.unread(block[end + 1 :])
+                return end + 1 < len(block) or bool(self._has_more(stream))
+        return False
+
+    @staticmethod
+    def _has_more(stream: ByteStream) -> bool:
+        block = stream.read()
+        stream.unread(block)
+        return bool(block)

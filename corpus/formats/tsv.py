@@ -1,12 +1,12 @@
 """Tab-separated tables: with header and quotes like DPR's ``psgs_w100.tsv``, or without like MS MARCO's collection."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from ...configs.corpus import CorpusConfig
 from ...errors import CorpusError
-from ..document import Document, Record, check_doc_id
+from ..document import Document, Dropped, Event, check_doc_id
 from ..fields import (
     PLAIN_COLUMNS,
     PLAIN_IDS,
@@ -20,10 +20,10 @@ from ..fields import (
 )
 from ..framing import MAX_RECORD_BYTES, decode_line, raw_lines, too_long, without_mark
 from ..recognise import Recognised
-from ..rejected import OnRejected, RecordError, Rejecter, Tolerance
+from ..rejected import RecordError, Tolerance
 from ..split import max_id_bytes
 from ..streams import TextFile, stream_at
-from .text_source import TextSource
+from .text_source import LinesSource
 from .tsv_layout import (
     Quoting,
     QuotingError,
@@ -47,7 +47,7 @@ _SAMPLE_BYTES = 1 << 20
 _NAMES = PLAIN_IDS | PLAIN_TEXTS | PLAIN_COLUMNS
 
 
-class TsvSource(TextSource):
+class TsvSource(LinesSource):
     """A tab-separated file. Positions are offsets of the lines that rows begin with.
 
     Attributes:
@@ -80,6 +80,8 @@ class TsvSource(TextSource):
         title = self.columns.index(fields.title) if fields.title in self.columns else None
         self.indices = self.columns.index(fields.id), self.columns.index(fields.text), title
         self.shape = RowShape(len(self.columns), self.indices[0])
+        # Features of the rows before the first one with a quote, from which the meaning of quotes is recognised.
+        self.is_first, self.commas, self.knows_earlier = True, False, True
         own = (self.columns[index] for index in self.indices if index is not None)
         self._names = _NAMES | set(map(plain_name, own)) if guessed is not None else frozenset[str]()
 
@@ -133,23 +135,35 @@ class TsvSource(TextSource):
             guessed=[name for name, value in settings.items() if value is None],
         )
 
-    def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:
-        """Validate the whole file and yield its records in order."""
-        rejecter = Rejecter(self.name, self.tolerance, on_rejected)
-        for position, number, _, document in rejecter.until_damage(self._read(0, None, rejecter, dropped)):
-            yield Record(position, document.doc_id, len(document.text), number)
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """Meaning of quotes; or features of the rows that were read, if none of them has a quote."""
+        if self.quoting is not None:
+            return {"quoting": tuple(self.quoting)}
+        return {"is_first": self.is_first, "commas": self.commas}
 
-    def _records(self, start: int, stop: int | None, rejecter: Rejecter) -> Iterator[tuple[int, int, str, Document]]:
-        return self._read(start, stop, rejecter, Counter())
+    def learn(self, learnt: Mapping[str, Any]) -> None:
+        """Take over what a reading of an earlier part of the file found out."""
+        if "quoting" in learnt:
+            self.quoting = Quoting(*learnt["quoting"])
+        elif self.quoting is None:
+            self.is_first = self.is_first and learnt["is_first"]
+            self.commas = self.commas or learnt["commas"]
 
-    def _read(
-        self, start: int, stop: int | None, rejecter: Rejecter, dropped: Counter[str]
-    ) -> Iterator[tuple[int, int, str, Document]]:
+    def forget_earlier(self) -> None:
+        """Note that an earlier part of the file was not read yet, on which the meaning of quotes depends."""
+        self.knows_earlier = False
+
+    def walk(self, start: int, stop: int | None) -> Iterator[Event]:
+        """Yield the document or the error of each row between two positions, and repeated headers as dropped."""
+
         def place(number: int, position: int) -> str:
             return self.place(start, number, position)
 
+        if start == 0:
+            self.is_first, self.commas = True, False
         with stream_at(self.file, start) as stream:
-            found = raw_lines(stream, stop)
+            found = raw_lines(stream, stop, self.before(start))
             rows = _Rows(_without_header(found) if self.header and start == 0 else found, self, place)
             while True:
                 try:
@@ -157,19 +171,18 @@ class TsvSource(TextSource):
                     if cells is None:
                         return
                     if self._repeats_header(cells, rows.place):
-                        dropped[REPEATED_HEADER] += 1
+                        yield rows.position, rows.number, rows.place, Dropped(REPEATED_HEADER)
                         continue
                     self._check_width(cells, rows.place)
                 except RecordError as error:
-                    rejecter.reject(error, rows.position)
+                    yield rows.position, rows.number, rows.place, error
                     rows.resume_after_first_line()
                     continue
                 try:
-                    document = self._document(cells, rows.place)
+                    item = self._document(cells, rows.place)
                 except RecordError as error:
-                    rejecter.reject(error, rows.position)
-                    continue
-                yield rows.position, rows.number, rows.place, document
+                    item = error
+                yield rows.position, rows.number, rows.place, item
 
     def _repeats_header(self, cells: Sequence[str], place: str) -> bool:
         """Return True if a row is the header once more.
@@ -239,9 +252,6 @@ class _Rows(Iterator[str]):
         self._damage: CorpusError | None = None
         self._row: list[_Line] = []
         self._row_bytes = 0
-        # Features of the rows before the first one with a quote, from which the meaning of quotes is recognised.
-        self._is_first = True
-        self._commas = False
 
     @property
     def number(self) -> int:
@@ -275,8 +285,8 @@ class _Rows(Iterator[str]):
             if opens_quote(line) and self._is_quoted(line):
                 return self._quoted_cells(line)
             if self._source.quoting is None:
-                self._is_first = False
-                self._commas = self._commas or "," in line
+                self._source.is_first = False
+                self._source.commas = self._source.commas or "," in line
             return line.removesuffix("\r").split("\t")
 
     def resume_after_first_line(self) -> None:
@@ -297,6 +307,8 @@ class _Rows(Iterator[str]):
         return quoting.quoted
 
     def _recognise_quoting(self, line: str) -> Quoting:
+        if not self._source.knows_earlier:
+            raise CorpusError(f"{self.place}: the meaning of quotes depends on earlier rows.")
         sample, size = [line], 0
         for _, _, raw in self._look_ahead():
             if raw is None or size > _SAMPLE_BYTES:
@@ -306,7 +318,7 @@ class _Rows(Iterator[str]):
                 sample.append(text)
         is_cut = len(self._ahead) >= _SAMPLE_LINES or size > _SAMPLE_BYTES
         return recognise_quoting(
-            sample, self._source.shape, is_cut=is_cut, is_first=self._is_first, commas=self._commas
+            sample, self._source.shape, is_cut=is_cut, is_first=self._source.is_first, commas=self._source.commas
         )
 
     def _look_ahead(self) -> Iterator[_Line]:

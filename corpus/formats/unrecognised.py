@@ -1,14 +1,14 @@
 """A file that is not a corpus. Where errors are skipped, it is one rejected record."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from ..document import Document, Record
-from ..rejected import OnRejected, RejectedRecord
+from ..document import Event
+from ..rejected import Tolerance, UnrecognisedError
+from .source import RecordSource
 
 
-class UnrecognisedSource:
+class UnrecognisedSource(RecordSource):
     """A file without records.
 
     Args:
@@ -21,6 +21,8 @@ class UnrecognisedSource:
         self.path = path
         self.name = name
         self.error = error
+        self.passage_words = None
+        self.tolerance = Tolerance("skip")
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
@@ -39,15 +41,11 @@ class UnrecognisedSource:
             "on_error": "skip",
         }
 
-    def scan(self, dropped: Counter[str], on_rejected: OnRejected = bool) -> Iterator[Record]:  # noqa: ARG002
-        """Reject the file; yield nothing."""
-        self._reject(on_rejected)
-        return iter(())
+    def walk(self, start: int, stop: int | None) -> Iterator[Event]:  # noqa: ARG002
+        """Reject the file.
 
-    def read(self, start: int, stop: int | None, on_rejected: OnRejected = bool) -> Iterator[Document]:  # noqa: ARG002
-        """Reject the file; yield nothing."""
-        self._reject(on_rejected)
-        return iter(())
-
-    def _reject(self, on_rejected: OnRejected) -> None:
-        on_rejected(RejectedRecord(self.name, None, self.error, "unrecognised file", None))
+        Raises:
+            UnrecognisedError: always.
+        """
+        raise UnrecognisedError(f"{self.name}: {self.error}")
+        yield  # makes this a generator, which raises when it is read

@@ -1,22 +1,20 @@
 """Choose the documents of a corpus that a store lacks, or holds with another text or title."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import compress
+
+import numpy as np
 
 from ...configs import CompressionConfig
-from ...corpus import Document, Record, RejectedRecord, Source, is_cut
-from ...errors import CorpusError
-from ...store import Contents, Status, document_hashes, text_hash
+from ...corpus import Document, Event, Source
+from ...store import Contents, Status, document_hashes, id_hashes, text_hash
 from .plan import Changes
 from .shards import ShardBuilder
+from .survey import Batch, Details, Survey
 
 KEPT_OUT = "kept out"
 """Reason for leaving out a document that was deleted for good."""
-
-# Records that are compared with the store at a time.
-_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,79 @@ class Comparison:
     kept_out: frozenset[str] = frozenset()
 
 
+@dataclass(slots=True)
+class Hashed:
+    """The documents of n records by their hashes: k documents in all.
+
+    Attributes:
+        counts: numbers of documents of the records, ``(n,)`` int64.
+        ids: hashes of the ids, ``(k, 2)`` uint64, as ``document_hashes`` returns them.
+        texts: hashes of the texts, ``(k,)`` uint64.
+        lengths: numbers of characters of the texts, ``(k,)`` int64.
+    """
+
+    counts: np.ndarray
+    ids: np.ndarray
+    texts: np.ndarray
+    lengths: np.ndarray
+
+    def since(self, record: int) -> "Hashed":
+        """Return the documents of the records from one on."""
+        first = int(self.counts[:record].sum())
+        return Hashed(self.counts[record:], self.ids[first:], self.texts[first:], self.lengths[first:])
+
+
+class ComparingSurvey(Survey):
+    """A reading of all documents, each by its hashes.
+
+    Args:
+        compression: settings that determine which text of a document is compressed.
+        keeps_title: True if titles are compared too.
+        suspects: hashes of the ids that are wanted themselves.
+    """
+
+    def __init__(self, compression: CompressionConfig, *, keeps_title: bool, suspects: frozenset[int] = frozenset()):
+        super().__init__(suspects)
+        self._compression, self._keeps_title = compression, keeps_title
+
+    def events(self, source: Source, start: int, stop: int | None) -> Iterator[Event]:
+        """Yield the events of a source."""
+        return source.walk(start, stop)
+
+    def details(self) -> Details:
+        """Return a collector of the hashes of documents."""
+        return _Hashing(self._compression, self._keeps_title)
+
+
+class _Hashing(Details):
+    def __init__(self, compression: CompressionConfig, keeps_title: bool):
+        self._compression, self._keeps_title = compression, keeps_title
+        self._begin()
+
+    def _begin(self) -> None:
+        self._counts: list[int] = []
+        self._ids: list[str] = []
+        self._texts: list[bytes] = []
+        self._titles: list[str | None] = []
+        self._lengths: list[int] = []
+
+    def add(self, source: Source, document: Document, place: str) -> None:
+        before = len(self._ids)
+        for each in source.documents(document, place):
+            self._ids.append(each.doc_id)
+            self._texts.append(text_hash(self._compression.input_text(each.text, each.title)))
+            self._titles.append(each.title)
+            self._lengths.append(len(each.text))
+        self._counts.append(len(self._ids) - before)
+
+    def take(self) -> Hashed:
+        titles = self._titles if self._keeps_title else None
+        ids, texts = document_hashes(self._ids, self._texts, titles)
+        hashed = Hashed(np.array(self._counts, np.int64), ids, texts, np.array(self._lengths, np.int64))
+        self._begin()
+        return hashed
+
+
 class ChangedDocuments:
     """Adds the new and changed documents of a corpus to shards, and skips those that the store holds unchanged.
 
@@ -53,34 +124,30 @@ class ChangedDocuments:
         comparison.contents.begin()
         self._counts: Counter[int] = Counter()
         self._kept_out = 0
-        self._batch: list[tuple[Record, list[Document]] | RejectedRecord] = []
-        self._reader: _RecordReader | None = None
+        self._unwanted = id_hashes(sorted(comparison.kept_out))
 
-    def begin_source(self, index: int, source: Source) -> None:
-        """Begin a source: the following records are its records."""
-        self._shards.begin_source(index)
-        self._reader = _RecordReader(source)
+    def survey(self, suspects: frozenset[int]) -> Survey:
+        """Return what has to be read of each record."""
+        comparison = self._comparison
+        return ComparingSurvey(comparison.compression, keeps_title=comparison.keeps_title, suspects=suspects)
 
-    def add(self, record: Record, repeated: RejectedRecord | None) -> None:
-        """Add a record, or reject it if an earlier record has its id."""
-        assert self._reader is not None
-        documents = self._reader.documents(record)
-        self._queue(repeated or (documents if isinstance(documents, RejectedRecord) else (record, documents)))
-
-    def reject(self, rejected: RejectedRecord) -> None:
-        """Add a record that gives no document."""
-        self._queue(rejected)
-
-    def end_source(self) -> None:
-        """End the source.
-
-        Raises:
-            CorpusError: the source holds documents that were not there when its records were scanned.
-        """
-        assert self._reader is not None
-        self._flush()
-        self._reader.require_end()
-        self._shards.end_source()
+    def add(self, batch: Batch, begin: int, end: int) -> None:
+        """Add the records of a batch from number ``begin`` up to ``end``."""
+        hashed: Hashed = batch.details
+        edges = np.concatenate([[0], np.cumsum(hashed.counts)])[begin : end + 1]
+        part = slice(int(edges[0]), int(edges[-1]))
+        edges -= edges[0]
+        is_chosen, lengths = self._differ(hashed.ids[part], hashed.texts[part]), hashed.lengths[part]
+        chosen = np.concatenate([[0], np.cumsum(is_chosen)])[edges]
+        positions, counts = batch.positions[begin:end], hashed.counts[begin:end]
+        done = 0
+        for record in np.flatnonzero(np.diff(chosen)).tolist():
+            self._shards.skip_all(positions[done:record], counts[done:record])
+            own = slice(edges[record], edges[record + 1])
+            flags = is_chosen[own]
+            self._shards.add(int(positions[record]), lengths[own][flags].tolist(), flags.tolist())
+            done = record + 1
+        self._shards.skip_all(positions[done:], counts[done:])
 
     @property
     def changes(self) -> Changes:
@@ -99,79 +166,21 @@ class ChangedDocuments:
         """Number of documents that are left out because the store keeps them out, by this reason."""
         return {KEPT_OUT: self._kept_out} if self._kept_out else {}
 
-    def _queue(self, item: tuple[Record, list[Document]] | RejectedRecord) -> None:
-        self._batch.append(item)
-        if len(self._batch) == _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Compare the queued records with the store, and add them to the shards in their order."""
-        records = [item for item in self._batch if not isinstance(item, RejectedRecord)]
-        differs = iter(self._differ([document for _, documents in records for document in documents]))
-        for item in self._batch:
-            if isinstance(item, RejectedRecord):
-                self._shards.add_rejected(item)
-                continue
-            record, documents = item
-            chosen = [next(differs) for _ in documents]
-            if any(chosen):
-                lengths = [len(each.text) for each, is_chosen in zip(documents, chosen, strict=True) if is_chosen]
-                self._shards.add(record.position, lengths, chosen)
-            else:
-                self._shards.skip(record.position, len(documents))
-        self._batch = []
-
-    def _differ(self, documents: list[Document]) -> list[bool]:
-        compression, keeps_title = self._comparison.compression, self._comparison.keeps_title
-        texts = [text_hash(compression.input_text(document.text, document.title)) for document in documents]
-        titles = [document.title for document in documents] if keeps_title else None
-        hashes = document_hashes([document.doc_id for document in documents], texts, titles)
-        status = self._comparison.contents.compare(*hashes).tolist()
-        if not (kept_out := self._comparison.kept_out):
-            self._counts.update(status)
-            return [each != Status.SAME for each in status]
-        may_stand = [document.doc_id not in kept_out for document in documents]
-        self._counts.update(compress(status, may_stand))
-        self._kept_out += may_stand.count(False)
-        return [each != Status.SAME and stands for each, stands in zip(status, may_stand, strict=True)]
+    def _differ(self, ids: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """Compare k documents with the store. Return which of them are to be written, ``(k,)`` bool."""
+        status = self._comparison.contents.compare(ids, texts)
+        stands = ~_among(ids, self._unwanted)
+        self._kept_out += int(np.count_nonzero(~stands))
+        self._counts.update(
+            dict(zip(*map(np.ndarray.tolist, np.unique(status[stands], return_counts=True)), strict=True))
+        )
+        return (status != Status.SAME) & stands
 
 
-class _RecordReader:
-    """Reads the documents of a source's records while the records are scanned."""
-
-    def __init__(self, source: Source):
-        self._source = source
-        self._is_cut = is_cut(source.spec)
-        self._unread: Iterator[Document] | None = None
-        self._next: Document | None = None
-        self._rejected: deque[RejectedRecord] = deque()
-
-    def documents(self, record: Record) -> list[Document] | RejectedRecord:
-        """Return the documents of the next record; or the record as rejected, if it was scanned but cannot be read."""
-        if self._unread is None:
-            self._unread = self._source.read(record.position, None, self._rejected.append)
-            self._next = next(self._unread, None)
-        found: list[Document] = []
-        while self._next and self._next.doc_id == (f"{record.doc_id}#{len(found)}" if self._is_cut else record.doc_id):
-            found.append(self._next)
-            self._next = next(self._unread, None)
-            if not self._is_cut:
-                break
-        # The scan already reports the rejected records in between.
-        while self._rejected and (self._rejected[0].position or 0) < record.position:
-            self._rejected.popleft()
-        if not found and self._rejected and self._rejected[0].position == record.position:
-            return self._rejected.popleft()
-        return found
-
-    def require_end(self) -> None:
-        """Check that all documents belonged to a record.
-
-        Raises:
-            CorpusError: a document belongs to no record.
-        """
-        if self._next is not None:
-            raise CorpusError(
-                f"{self._source.path}: the file changed while the build was reading it, near document "
-                f"{self._next.doc_id!r}. Run the build again."
-            )
+def _among(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return which hashes, ``(k, 2)`` uint64, are among others, ``(m, 2)`` uint64: ``(k,)`` bool."""
+    found = np.isin(ids[:, 0], wanted[:, 0])
+    if found.any():
+        both = {tuple(each) for each in wanted.tolist()}
+        found[found] = [tuple(each) in both for each in ids[found].tolist()]
+    return found

@@ -1,22 +1,18 @@
 """Find document ids that occur twice in a corpus."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import xxhash
 
-from ...corpus import REPEATED, Corpus, Record, RejectedRecord, Source, Versioned, with_repeated
+from ...corpus import REPEATED, Corpus, RejectedRecord, Source, Versioned, with_repeated
 from ...errors import CorpusError
 from .plan import Plan
+from .survey import Batch
 
 # Largest number of records that may be left out because their id occurs twice. With more of them, the configured id
 # field is probably not the id.
 MAX_REPEATED = 100_000
-
-# Hashes collected in a list, 36 bytes each, before they become an array, 8 bytes each.
-_CHUNK = 100_000
 
 
 class Ids:
@@ -26,46 +22,58 @@ class Ids:
 
     Args:
         suspects: hashes that occurred twice in the first reading; empty during the first reading.
+        skips: True if a record with the id of an earlier one is rejected; False if it is an error.
     """
 
-    def __init__(self, suspects: frozenset[int] = frozenset()) -> None:
-        self._suspects = suspects
-        self._seen: set[str] = set()
+    def __init__(self, suspects: frozenset[int] = frozenset(), *, skips: bool = True) -> None:
+        self.suspects = suspects
+        self._skips = skips
+        self._places: dict[str, str] = {}
         self._repeated: dict[int, list[int]] = {}
-        self._chunks: list[np.ndarray] = []
-        self._recent: list[int] = []
+        self._hashes: list[np.ndarray] = []
         self._count = 0
 
-    def add(self, index: int, source: Source, record: Record) -> RejectedRecord | None:
-        """Add a record of source number ``index``.
+    def add(self, index: int, source: Source, batch: Batch) -> dict[int, RejectedRecord]:
+        """Add records of source number ``index``.
 
         Returns:
-            The record as a rejected one if an earlier record is known to have its id; None otherwise, and always in
-            the first reading.
+            The records that have the id of an earlier one, as rejected ones, by their places in the batch. In the first
+            reading there are none.
 
         Raises:
-            CorpusError: more than ``MAX_REPEATED`` records have the id of an earlier one.
+            CorpusError: an id occurs twice and records are not skipped, or more than ``MAX_REPEATED`` records have the
+                id of an earlier one.
         """
-        value = _hash(record.doc_id)
-        if not self._suspects:
-            self._recent.append(value)
-            if len(self._recent) == _CHUNK:
-                self._flush()
+        if not self.suspects:
+            self._hashes.append(batch.hashes)
+            return {}
+        suspect = np.flatnonzero(np.isin(batch.hashes, np.array(list(self.suspects), np.uint64))).tolist()
+        found: dict[int, RejectedRecord] = {}
+        for place in suspect:
+            if rejected := self._reject(index, source, batch, place):
+                found[place] = rejected
+        return found
+
+    def _reject(self, index: int, source: Source, batch: Batch, place: int) -> RejectedRecord | None:
+        doc_id, position = batch.ids[place], int(batch.positions[place])
+        where = f"record {batch.numbers[place]}"
+        if (first := self._places.get(doc_id)) is None:
+            self._places[doc_id] = f"{source.path}, {where}"
             return None
-        if value not in self._suspects:
-            return None
-        if record.doc_id not in self._seen:
-            self._seen.add(record.doc_id)
-            return None
-        self._repeated.setdefault(index, []).append(record.position)
+        if not self._skips:
+            raise CorpusError(
+                f"the id {doc_id!r} occurs twice: {first} and {source.path}, {where}. Ids must be unique in a corpus: "
+                "remove one of the records, or choose another id field (--id-field)."
+            )
+        self._repeated.setdefault(index, []).append(position)
         self._count += 1
-        place = f"{source.name}, record {record.number}"
-        what = f"the id {record.doc_id!r} is that of an earlier record."
+        what = f"the id {doc_id!r} is that of an earlier record."
         if self._count > MAX_REPEATED:
             raise CorpusError(
-                f"{place}: {what} More than {MAX_REPEATED:,} ids are repeated. Choose another id field (--id-field)."
+                f"{source.name}, {where}: {what} More than {MAX_REPEATED:,} ids are repeated. Choose another id field "
+                "(--id-field)."
             )
-        return RejectedRecord(place, record.doc_id, what, REPEATED, record.position)
+        return RejectedRecord(f"{source.name}, {where}", doc_id, what, REPEATED, position)
 
     def specs(self, sources: Sequence[Source]) -> tuple[Mapping[str, Any], ...]:
         """Return the specs of the sources, so that workers reject the same records as this reading."""
@@ -77,14 +85,9 @@ class Ids:
 
     def repeated_hashes(self) -> frozenset[int]:
         """Return the hashes that occurred more than once, at most ``MAX_REPEATED + 1`` of them."""
-        self._flush()
-        ordered = np.sort(np.concatenate(self._chunks))
+        ordered = np.sort(np.concatenate(self._hashes))
         repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
         return frozenset(repeated[: MAX_REPEATED + 1].tolist())
-
-    def _flush(self) -> None:
-        self._chunks.append(np.array(self._recent, dtype=np.uint64))
-        self._recent = []
 
 
 def without_repeats(corpus: Corpus, plan_with: Callable[[Ids], Plan]) -> Plan:
@@ -106,27 +109,4 @@ def without_repeats(corpus: Corpus, plan_with: Callable[[Ids], Plan]) -> Plan:
     suspects = ids.repeated_hashes()
     if not suspects:
         return plan
-    if corpus.on_error == "skip" and len(suspects) <= MAX_REPEATED:
-        return plan_with(Ids(suspects))
-    _raise_for_repeated(corpus.sources, suspects)
-    return plan
-
-
-def _raise_for_repeated(sources: Sequence[Source], hashes: Set[int]) -> None:
-    """Read the ids again to name both places. Return if all pairs were different ids with the same hash."""
-    places: dict[str, str] = {}
-    for source in sources:
-        for record in source.scan(Counter()):
-            if _hash(record.doc_id) not in hashes:
-                continue
-            place = f"{source.path}, record {record.number}" if record.number else source.path
-            if record.doc_id in places:
-                raise CorpusError(
-                    f"the id {record.doc_id!r} occurs twice: {places[record.doc_id]} and {place}. Ids must be unique "
-                    "in a corpus: remove one of the records, or choose another id field (--id-field)."
-                )
-            places[record.doc_id] = place
-
-
-def _hash(doc_id: str) -> int:
-    return xxhash.xxh3_64_intdigest(doc_id.encode("utf-8", errors="surrogatepass"))
+    return plan_with(Ids(suspects, skips=corpus.on_error == "skip" and len(suspects) <= MAX_REPEATED))

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from ...corpus import RejectedRecord
 from .plan import Selection, Shard, Slice
 
@@ -67,6 +69,30 @@ class ShardBuilder:
             self._characters += characters
             self._weight += max(1, round(characters / DOCUMENT_CHARACTERS))
 
+    def add_all(self, positions: np.ndarray, characters: np.ndarray) -> None:
+        """Add records of one document each.
+
+        Args:
+            positions: positions of the records, ``(n,)`` int64.
+            characters: numbers of characters of their documents, ``(n,)`` int64.
+        """
+        if not len(positions):
+            return
+        weights = np.cumsum(np.maximum(1, np.rint(characters / DOCUMENT_CHARACTERS)).astype(np.int64))
+        sums = np.cumsum(characters)
+        begin = weight = length = 0
+        while begin < len(positions):
+            self._include(int(positions[begin]))
+            # The record that fills the shard is its last one.
+            end = int(np.searchsorted(weights, weight + self._limit - self._weight)) + 1
+            end = min(end, len(positions))
+            self._records += end - begin
+            self._weight += int(weights[end - 1]) - weight
+            self._characters += int(sums[end - 1]) - length
+            begin, weight, length = end, int(weights[end - 1]), int(sums[end - 1])
+        self.count += len(positions)
+        self._last = int(positions[-1]), 0
+
     def skip(self, position: int, documents: int) -> None:
         """Skip a record whose documents are not to be written."""
         self.count += 1
@@ -79,6 +105,20 @@ class ShardBuilder:
         self._gap_documents += documents
         if self._gap_records > _MAX_GAP:
             self._close_slice(None)
+
+    def skip_all(self, positions: np.ndarray, documents: np.ndarray) -> None:
+        """Skip n records whose documents are not to be written.
+
+        Args:
+            positions: their positions, ``(n,)`` int64.
+            documents: their numbers of documents, ``(n,)`` int64.
+        """
+        for done, (position, count) in enumerate(zip(positions, documents, strict=True)):
+            if self._open is None:
+                self.count += len(positions) - done
+                self._last = int(positions[-1]), int(documents[-1])
+                return
+            self.skip(int(position), int(count))
 
     def add_rejected(self, rejected: RejectedRecord) -> None:
         """Add a record that gives no document, so that the worker of its shard meets and reports it."""

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from ....configs.corpus import CorpusConfig
-from ...document import Document
+from ...document import Document, Event
 from ...fields import Fields
 from ...framing import lines
 from ...recognise import Recognised
-from ...rejected import RecordError, Rejecter, Tolerance
+from ...rejected import RecordError, Tolerance
 from ...streams import TextFile, stream_at
 from ..enterprise import passage_words
-from ..text_source import TextSource
+from ..text_source import LinesSource
 from .bulk import Framed, bulk_records, is_action
 from .objects import objects_of_line
 from .record import RawRecord, choose_json_fields, document_of
@@ -19,7 +19,7 @@ from .record import RawRecord, choose_json_fields, document_of
 _Line = tuple[int, int, bytes | None]
 
 
-class JsonLinesSource(TextSource):
+class JsonLinesSource(LinesSource):
     """A file with one JSON object per line. Positions are offsets of lines, and of the further objects of a line.
 
     Attributes:
@@ -74,13 +74,15 @@ class JsonLinesSource(TextSource):
         """JSON-able description from which another process opens this source."""
         return super().spec | {"is_bulk": self.is_bulk}
 
-    def _records(self, start: int, stop: int | None, rejecter: Rejecter) -> Iterator[tuple[int, int, str, Document]]:
+    def walk(self, start: int, stop: int | None) -> Iterator[Event]:
+        """Yield the document or the error of each object between two positions."""
+
         def place(number: int, position: int) -> str:
             return self.place(start, number, position)
 
         with stream_at(self.file, start) as stream:
-            for number, position, record in _framed(lines(stream, stop), self.is_bulk, place):
-                at, line = place(number, position), number if start == 0 else None
+            for number, position, record in _framed(lines(stream, stop, self.before(start)), self.is_bulk, place):
+                at, line = place(number, position), number if start == self.origin else None
                 found = self._document(record, at, line)
                 if isinstance(found, Document):
                     yield position, number, at, found
@@ -88,10 +90,7 @@ class JsonLinesSource(TextSource):
                 for begin, placed, each in self._objects(record, position, at, line) or [(position, at, found)]:
                     if stop is not None and begin >= stop:
                         break
-                    if isinstance(each, RecordError):
-                        rejecter.reject(each, begin)
-                    else:
-                        yield begin, number, placed, each
+                    yield begin, number, placed, each
 
     def _objects(
         self, record: RawRecord | RecordError, position: int, place: str, line: int | None

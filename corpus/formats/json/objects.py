@@ -7,11 +7,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 from ....configs.corpus import CorpusConfig
 from ....errors import CorpusError
 from ... import framing
-from ...document import Document
+from ...document import Event
 from ...fields import Fields
 from ...framing import read_more, too_long
 from ...recognise import HEAD_BYTES, Recognised
-from ...rejected import RecordError, Rejecter, Tolerance
+from ...rejected import RecordError, Tolerance
 from ...streams import ByteStream, TextFile, stream_at
 from ..enterprise import passage_words
 from ..text_source import TextSource
@@ -95,17 +95,17 @@ class JsonObjectsSource(TextSource):
         """JSON-able description from which another process opens this source."""
         return super().spec | {"is_array": self.layout == "array", "is_keyed": self.layout == "keyed"}
 
-    def _records(self, start: int, stop: int | None, rejecter: Rejecter) -> Iterator[tuple[int, int, str, Document]]:
+    def walk(self, start: int, stop: int | None) -> Iterator[Event]:
+        """Yield the document or the error of each object between two positions."""
         with stream_at(self.file, start) as stream:
             for number, (position, record, line) in enumerate(objects(stream, stop, self.layout), 1):
                 line_place = self.place(start, line, position)
                 place = f"{line_place}, object {number}" if start == 0 else line_place
                 try:
-                    document = document_of(record, self, place, line_place, line if start == 0 else None)
+                    found = document_of(record, self, place, line_place, line if start == 0 else None)
                 except RecordError as error:
-                    rejecter.reject(error, position)
-                    continue
-                yield position, number, place, document
+                    found = error
+                yield position, number, place, found
 
 
 class FramedObject(NamedTuple):

@@ -6,8 +6,10 @@ for each revision.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from ....errors import CorpusError
 from ... import framing
@@ -24,7 +26,7 @@ _TIMESTAMP = re.compile(rb"<timestamp>\s*([^<]*?)\s*</timestamp>")
 _TAIL_BYTES = 1 << 10
 
 # A page id of more digits is kept as a string: the bits for all shorter ones take 25 MB at most.
-_MAX_DIGITS = 8
+_NUMBER = re.compile(r"[1-9][0-9]{0,7}")
 
 Version = tuple[bytes, int]
 """Time stamp and id of a revision. A later revision has a larger one."""
@@ -35,7 +37,7 @@ class RawPage(NamedTuple):
 
     Attributes:
         position: offset of its ``<page>`` in the text; of several versions in succession, that of the first.
-        number: number of the page from where reading begins, counted from 1.
+        number: its number from where reading begins, counted from 1; of several versions, that of the first.
         xml: bytes from ``<page>`` to ``</page>``, with one revision; None if they are too many.
         older: number of older versions that were left out.
         page_id: its id; empty if it has none.
@@ -51,7 +53,7 @@ class RawPage(NamedTuple):
 
 
 class SeenIds:
-    """The ids of the pages of a file: a bit for each, because MediaWiki counts pages.
+    """The ids of the pages of a file: a bit for each number, because MediaWiki counts pages.
 
     Attributes:
         repeated: ids that were added more than once.
@@ -59,23 +61,27 @@ class SeenIds:
 
     def __init__(self) -> None:
         self.repeated: set[str] = set()
-        self._bits = bytearray()
+        self._bits = np.zeros(0, np.uint8)
         self._other: set[str] = set()
 
-    def add(self, page_id: str) -> None:
-        """Add the id of a page. An empty one is none."""
-        if not page_id.isascii() or not page_id.isdigit() or len(page_id) > _MAX_DIGITS:
-            if page_id in self._other:
+    def add(self, ids: Iterable[str]) -> None:
+        """Add the ids of further pages."""
+        numbers: list[int] = []
+        for page_id in ids:
+            if _NUMBER.fullmatch(page_id):
+                numbers.append(int(page_id))
+            elif page_id in self._other:
                 self.repeated.add(page_id)
-            elif page_id:
+            else:
                 self._other.add(page_id)
+        found, counts = np.unique(np.array(numbers, np.int64), return_counts=True)
+        if not found.size:
             return
-        byte, bit = divmod(int(page_id), 8)
-        if byte >= len(self._bits):
-            self._bits.extend(bytes(2 * byte + 1 - len(self._bits)))
-        if self._bits[byte] >> bit & 1:
-            self.repeated.add(page_id)
-        self._bits[byte] |= 1 << bit
+        place, bit = found >> 3, np.uint8(1) << (found & 7).astype(np.uint8)
+        if place[-1] >= len(self._bits):
+            self._bits = np.concatenate([self._bits, np.zeros(2 * place[-1] + 1 - len(self._bits), np.uint8)])
+        self.repeated.update(map(str, found[(counts > 1) | (self._bits[place] & bit > 0)].tolist()))
+        np.bitwise_or.at(self._bits, place, bit)
 
 
 def newest_versions(stream: ByteStream, stop: int | None) -> Iterator[RawPage]:
@@ -95,7 +101,7 @@ def newest_versions(stream: ByteStream, stop: int | None) -> Iterator[RawPage]:
                 held = page
                 continue
             newest = page if version(page.xml) >= version(held.xml) else held
-            held = newest._replace(position=held.position, older=held.older + page.older + 1)
+            held = newest._replace(position=held.position, number=held.number, older=held.older + page.older + 1)
     except CorpusError:
         if held is not None:
             yield held
