@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import StoreError
 from .assets import PLAN_PREFIX
-from .ledger import emptied_shards, record_empty
+from .ledger import record_empty
 from .store import Store
 from .table.addresses import MEMORY, REJECTED
 from .table.datasets import append_assets, fragments_of, open_table
@@ -104,9 +104,10 @@ def _update_steps(store: Store, plan: str, gone: np.ndarray) -> list[Callable[[l
     if not gone.size:
         return [in_force]
     # Recorded before the rows go: a shard stays done when it loses its last row.
-    record_empty(store.uri, emptied_shards(store.table, gone))
+    totals = store.ledger.totals
+    record_empty(store.uri, totals.emptied_shards(store.table, gone))
     marked = [] if is_altered(store.table) else [as_altered]
-    return [*marked, lambda dataset: Proposal(without_rows(dataset, gone)), in_force]
+    return [*marked, lambda dataset: Proposal(totals.without_rows(dataset, gone)), in_force]
 
 
 def forget_rejected(uri: str, before: int) -> None:

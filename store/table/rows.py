@@ -60,16 +60,18 @@ def live_rows(fragment: lance.LanceFragment) -> np.ndarray:
     return addresses & np.uint64(0xFFFFFFFF)
 
 
-def read_addressed(dataset: lance.LanceDataset, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """Yield the rows of a table in order: batches, each with the addresses of its rows, ``(k,)`` uint64.
+def read_addressed(
+    dataset: lance.LanceDataset, columns: Sequence[str], *, fragments: Sequence[int] | None = None
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """Yield the rows of a table, or of some of its fragments, in order: batches, each with the addresses of its rows.
 
-    All rows of a batch are from one fragment.
+    The addresses are ``(k,)`` uint64. All rows of a batch are from one fragment.
 
     Raises:
         StoreError: a file is missing or cannot be read; the message names it.
     """
     current, begin, addresses = None, 0, np.empty(0, np.uint64)
-    for fragment, batch in read_rows(dataset, columns):
+    for fragment, batch in read_rows(dataset, columns, fragments=fragments):
         if fragment.fragment_id != current:
             current, begin = fragment.fragment_id, 0
             addresses = live_rows(fragment) | np.uint64(current << 32)

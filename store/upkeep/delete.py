@@ -6,17 +6,18 @@ from pathlib import Path
 
 import lance
 import numpy as np
-import pyarrow as pa
 
 from ...configs.names import MissingIds
 from ...errors import CorruptStoreError, MissingDocumentsError, some
-from ..ledger import emptied_shards, record_empty
+from ..derived.finding import find_rows
+from ..derived.totals import Totals
+from ..ledger import record_empty
 from ..lock import build_lock
 from ..plans import mark_altered
 from ..store import Store
 from ..table.addresses import MEMORY
 from ..table.datasets import open_table
-from ..table.swap import Proposal, find_rows, swap, without_rows
+from ..table.swap import Proposal, swap
 from .kept_out import kept_out, note_kept_out, note_let_in
 
 
@@ -105,12 +106,12 @@ def _wanted(doc_ids: Iterable[str]) -> list[str]:
 def _delete(uri: str, wanted: list[str], missing: MissingIds, *, keep_out: bool) -> Deletion:
     # No store has an id with invalid Unicode, and Arrow cannot hold it.
     usable = [doc_id for doc_id in wanted if doc_id.encode("utf-8", "ignore").decode() == doc_id]
-    ids = pa.array(usable, pa.string())
+    totals = Totals(uri)
     out = kept_out(uri) if keep_out else frozenset[str]()
     result = Deletion(0, ())
 
     def find(dataset: lance.LanceDataset) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
-        rows, found = find_rows(dataset, ids)
+        rows, found = find_rows(uri, dataset, usable)
         if len(set(found)) < len(found):
             raise CorruptStoreError(f"the store at {uri} holds a document twice. Build it again.")
         held = set(found) | out
@@ -131,8 +132,8 @@ def _delete(uri: str, wanted: list[str], missing: MissingIds, *, keep_out: bool)
             return None
         result = Deletion(len(found), absent)
         # Recorded before the rows go: a shard stays done when it loses its last row.
-        record_empty(uri, emptied_shards(dataset, rows))
-        return Proposal(without_rows(dataset, rows))
+        record_empty(uri, totals.emptied_shards(dataset, rows))
+        return Proposal(totals.without_rows(dataset, rows))
 
     _, found, absent = find(open_table(uri, MEMORY))
     new = [doc_id for doc_id in usable if doc_id not in out] if keep_out else []
