@@ -25,7 +25,7 @@ from .table.datasets import fragments_of, open_data_file, open_table
 from .table.failures import lance_errors
 from .table.files import data_file_problem
 from .table.fragment import WrittenShard
-from .table.swap import Proposal, swap
+from .table.swap import Proposal, swap, without_rows
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,10 @@ def _publish(
         added = [each for shard in sorted(todo) for each in fragments[shard]]
         if table == MEMORY and plan is not None:
             replaced, _ = find_rows(store.uri, dataset, _ids_of(store.uri, added))
-            existing = store.ledger.totals.without_rows(dataset, replaced)
+            existing = without_rows(dataset, replaced)
+            # Totals that cannot be computed now are counted where they are needed.
+            with suppress(StoreError):
+                ledger.totals.keep_rest(dataset, ledger.totals.lost(dataset, replaced), existing)
         return Proposal(existing, added)
 
     if fragments:

@@ -105,9 +105,16 @@ def _update_steps(store: Store, plan: str, gone: np.ndarray) -> list[Callable[[l
         return [in_force]
     # Recorded before the rows go: a shard stays done when it loses its last row.
     totals = store.ledger.totals
-    record_empty(store.uri, totals.emptied_shards(store.table, gone))
+    lost = totals.lost(store.table, gone)
+    record_empty(store.uri, totals.emptied_shards(store.table, lost))
+
+    def without_gone(dataset: lance.LanceDataset) -> Proposal:
+        kept = without_rows(dataset, gone)
+        totals.keep_rest(dataset, lost, kept)
+        return Proposal(kept)
+
     marked = [] if is_altered(store.table) else [as_altered]
-    return [*marked, lambda dataset: Proposal(totals.without_rows(dataset, gone)), in_force]
+    return [*marked, without_gone, in_force]
 
 
 def forget_rejected(uri: str, before: int) -> None:

@@ -6,12 +6,11 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from lance.fragment import LanceFragment
 
 from ..hashes import id_hashes
-from ..table.rows import live_rows, read_addressed
-from .row_hashes import Hashes, RowHashes
-from .taking import take_rows
+from ..table.rows import read_addressed
+from .row_hashes import RowHashes
+from .taking import take_live
 
 # Size of the table that excludes most rows at once: bits for the number of ids and 7 more, so that 1 % of the other
 # rows pass, within limits that keep the table in the processor's cache.
@@ -56,11 +55,11 @@ def _candidates(
         if kept is None:
             unknown.append(fragment.fragment_id)
         elif (rows := filtered.rows(kept.first)).size:
-            likely.append(_live(fragment, kept, rows) | np.uint64(fragment.fragment_id << 32))
+            likely.append(rows | np.uint64(fragment.fragment_id << 32))
     addresses = np.concatenate(likely)
     for start in range(0, len(addresses), _SEARCHED_ROWS):
-        own = addresses[start : start + _SEARCHED_ROWS]
-        yield own, take_rows(dataset, own, ["doc_id"]).column(0).combine_chunks()
+        live, ids = take_live(dataset, addresses[start : start + _SEARCHED_ROWS], ["doc_id"])
+        yield live, ids.column(0).combine_chunks()
     yield from _read(dataset, unknown)
 
 
@@ -102,11 +101,3 @@ class _Filter:
         places = np.searchsorted(self._ordered, hashes[rows])
         places[places == len(self._ordered)] = 0
         return rows[self._ordered[places] == hashes[rows]].astype(np.uint64)
-
-
-def _live(fragment: LanceFragment, hashes: Hashes, rows: np.ndarray) -> np.ndarray:
-    """Return the numbers in the data files of those rows that are not deleted."""
-    if fragment.metadata.deletion_file is None:
-        return rows
-    live = live_rows(fragment)
-    return np.intersect1d(live, rows, assume_unique=True) if hashes.has_deleted else live[rows]

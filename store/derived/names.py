@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import lance
 from lance.fragment import FragmentMetadata
 
+from ..table.datasets import fragments_of
+
 
 def field_ids(dataset: lance.LanceDataset, columns: Sequence[str]) -> dict[str, int]:
     """Return the ids of some columns of a table, by name, in the given order."""
@@ -34,3 +36,9 @@ def name_of(fragment: FragmentMetadata, fields: Mapping[str, int], *, with_delet
     state = None if deleted is None else (deleted.base_id, deleted.path(fragment.id))
     described = repr((tuple(fields.items()), files, fragment.overlays, state))
     return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+
+
+def state_of(dataset: lance.LanceDataset, columns: Sequence[str]) -> list[str]:
+    """Return names for all fragments of a version: two versions with the same names have the same rows."""
+    fields = field_ids(dataset, columns)
+    return [name_of(each, fields, with_deletions=True) for each in fragments_of(dataset)]

@@ -1,9 +1,9 @@
 """The hashes of the ids and texts of a fragment's rows, in a file of the cache for each fragment.
 
 An update compares the whole corpus with them, and a deletion finds its rows by them. The file is named after the data
-files, or if rows were already deleted when it was made, after these and the list of deleted rows. It is
-little-endian: ``piscorow``, u64 number of rows n, u64 XXH3-64 of what follows, 16 bytes of the name; then n u64 each:
-first and second half of the hashes of the ids, hashes of texts and titles.
+files and little-endian: ``piscorow``; u64 number of rows n, deleted ones included; u64 number m of unknown rows; u64
+XXH3-64 of what follows these; 16 bytes of the name; then n u64 each: first and second half of the hashes of the ids,
+hashes of texts and titles; then m u64, the numbers of the rows that were deleted when the file was made.
 """
 
 import struct
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import lance
 import numpy as np
 import xxhash
-from lance.fragment import LanceFragment
+from lance.fragment import FragmentMetadata, LanceFragment
 
 from ..hashes import document_hashes
 from ..table.datasets import fragments_of
@@ -23,25 +23,23 @@ from .folders import cache_folders, delete_abandoned, replace_file, writable_fol
 from .names import field_ids, name_of
 
 _MAGIC = b"piscorow"
-_HEADER = struct.Struct("<8sQQ16s")
+_HEADER = struct.Struct("<8sQQQ16s")
 _SUFFIX = ".rows"
 _COLUMNS = 3
 
 
 class Hashes(NamedTuple):
-    """The hashes of the rows of a fragment, in the order of its data files.
+    """The hashes of rows, in the order of the data files.
 
     Attributes:
         first: first half of the hashes of the ids, ``(k,)`` uint64.
         second: second half of the hashes of the ids, ``(k,)`` uint64.
         texts: hashes of the texts, together with titles if the store keeps them, ``(k,)`` uint64.
-        has_deleted: True if all rows of the data files are here, False if the deleted rows are left out.
     """
 
     first: np.ndarray
     second: np.ndarray
     texts: np.ndarray
-    has_deleted: bool
 
 
 class RowHashes:
@@ -57,6 +55,8 @@ class RowHashes:
         self._dataset = dataset
         self._columns = [name for name in ("doc_id", "text_hash", "title") if name in dataset.schema.names]
         self._fields = field_ids(dataset, self._columns)
+        # As strings: a path object for each file would take longer than opening it.
+        self._folders = [str(folder) for folder in cache_folders(uri)]
 
     def live(self, fragment: LanceFragment) -> tuple[Hashes, np.ndarray]:
         """Return the hashes of a fragment's rows that are not deleted, and keep them in the cache.
@@ -68,24 +68,33 @@ class RowHashes:
             StoreError: the rows cannot be read.
         """
         rows = live_rows(fragment)
-        kept = self.kept(fragment) or self.make(fragment)
-        if kept.has_deleted and len(rows) < len(kept.first):
-            kept = Hashes(kept.first[rows], kept.second[rows], kept.texts[rows], has_deleted=False)
-        return kept, rows
+        every = self.kept(fragment) or self.make(fragment)
+        return (every if len(rows) == len(every.first) else Hashes(*(each[rows] for each in every))), rows
+
+    def has(self, fragment: FragmentMetadata) -> bool:
+        """Return True if the cache has a file for a fragment, which may be damaged."""
+        name = name_of(fragment, self._fields, with_deletions=False)
+        return any(Path(folder, f"{name}{_SUFFIX}").is_file() for folder in self._folders)
 
     def kept(self, fragment: LanceFragment) -> Hashes | None:
-        """Return the hashes in the cache; None if there are none."""
-        rows = fragment.physical_rows
-        for has_deleted in (True, False) if fragment.metadata.deletion_file else (True,):
-            name = name_of(fragment.metadata, self._fields, with_deletions=not has_deleted)
-            for folder in cache_folders(self._uri):
-                found = _load(folder / f"{name}{_SUFFIX}", name)
-                if found is not None and found.shape[1] == (rows if has_deleted else fragment.count_rows()):
-                    return Hashes(*found, has_deleted=has_deleted)
+        """Return the hashes in the cache of all rows in a fragment's data files; None if there are none.
+
+        Those of deleted rows may be wrong.
+        """
+        name = name_of(fragment.metadata, self._fields, with_deletions=False)
+        for folder in self._folders:
+            if (found := _load(f"{folder}/{name}{_SUFFIX}", name)) is None:
+                continue
+            hashes, unknown = found
+            # A row that was deleted is there again if another tool has restored an older version.
+            if len(hashes.first) == fragment.physical_rows and not (
+                unknown.size and np.isin(unknown, live_rows(fragment)).any()
+            ):
+                return hashes
         return None
 
     def make(self, fragment: LanceFragment) -> Hashes:
-        """Compute the hashes of the rows that are not deleted, and keep them in the cache.
+        """Compute the hashes of a fragment, as ``kept`` returns them, and keep them in the cache.
 
         Raises:
             StoreError: the rows cannot be read.
@@ -96,17 +105,17 @@ class RowHashes:
             hashes = batch.column("text_hash").to_pylist()
             ids, texts = document_hashes(batch.column("doc_id").to_pylist(), hashes, titles)
             parts.append(np.stack([*ids.T, texts]))
-        made = np.concatenate(parts, axis=1)
-        self._keep(name_of(fragment.metadata, self._fields, with_deletions=True), made)
-        return Hashes(*made, has_deleted=fragment.metadata.deletion_file is None)
+        every = np.zeros((_COLUMNS, fragment.physical_rows), np.uint64)
+        rows = live_rows(fragment)
+        every[:, rows] = np.concatenate(parts, axis=1)
+        unknown = np.setdiff1d(np.arange(fragment.physical_rows, dtype=np.uint64), rows, assume_unique=True)
+        self._keep(name_of(fragment.metadata, self._fields, with_deletions=False), every, unknown)
+        return Hashes(*every)
 
     def tidy(self) -> None:
         """Delete the files of fragments that are not in this version."""
-        wanted = {
-            f"{name_of(each, self._fields, with_deletions=with_deletions)}{_SUFFIX}"
-            for each in fragments_of(self._dataset)
-            for with_deletions in (False, True)
-        }
+        fragments = fragments_of(self._dataset)
+        wanted = {f"{name_of(each, self._fields, with_deletions=False)}{_SUFFIX}" for each in fragments}
         for folder in cache_folders(self._uri):
             delete_abandoned(folder)
             with suppress(OSError):
@@ -114,25 +123,29 @@ class RowHashes:
                     if path.name not in wanted:
                         path.unlink(missing_ok=True)
 
-    def _keep(self, name: str, hashes: np.ndarray) -> None:
-        content = np.ascontiguousarray(hashes, dtype="<u8").data.cast("B")
-        header = _HEADER.pack(_MAGIC, hashes.shape[1], xxhash.xxh3_64_intdigest(content), bytes.fromhex(name))
+    def _keep(self, name: str, hashes: np.ndarray, unknown: np.ndarray) -> None:
+        content = np.concatenate([hashes.ravel(), unknown]).astype("<u8", copy=False).data.cast("B")
+        checksum = xxhash.xxh3_64_intdigest(content)
+        header = _HEADER.pack(_MAGIC, hashes.shape[1], len(unknown), checksum, bytes.fromhex(name))
         for folder in writable_folders(self._uri):
             if replace_file(folder / f"{name}{_SUFFIX}", [header, content]):
                 return
 
 
-def _load(path: Path, name: str) -> np.ndarray | None:
+def _load(path: str, name: str) -> tuple[Hashes, np.ndarray] | None:
+    """Return the hashes of all rows, and the numbers of the unknown rows; None if the file does not hold them."""
     try:
-        content = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            content = file.readall()
     except OSError:
         return None
     if len(content) < _HEADER.size:
         return None
-    magic, rows, checksum, named = _HEADER.unpack_from(content)
+    magic, rows, unknown, checksum, named = _HEADER.unpack_from(content)
     body = memoryview(content)[_HEADER.size :]
-    if magic != _MAGIC or named.hex() != name or len(body) != rows * _COLUMNS * 8:
+    if magic != _MAGIC or named.hex() != name or len(body) != (rows * _COLUMNS + unknown) * 8:
         return None
     if xxhash.xxh3_64_intdigest(body) != checksum:
         return None
-    return np.frombuffer(body, dtype="<u8").reshape(_COLUMNS, rows).astype(np.uint64, copy=False)
+    numbers = np.frombuffer(body, dtype="<u8").astype(np.uint64, copy=False)
+    return Hashes(*numbers[: rows * _COLUMNS].reshape(_COLUMNS, rows)), numbers[rows * _COLUMNS :]

@@ -17,12 +17,10 @@ import pyarrow as pa
 import xxhash
 from lance.fragment import FragmentMetadata
 
-from ...errors import StoreError
 from ..table.addresses import MEMORY, data_file_uri
 from ..table.datasets import fragments_of, open_data_file
 from ..table.failures import lance_errors
 from ..table.rows import read_rows
-from ..table.swap import without_rows
 from .folders import cache_folders, delete_abandoned, replace_file, writable_folders
 from .names import field_ids, name_of
 from .taking import take_rows
@@ -144,30 +142,8 @@ class Totals:
             self._keep({names[number]: totals for number, totals in counted.items()})
         return {number: self._known[name] for number, name in names.items()}
 
-    def without_rows(self, dataset: lance.LanceDataset, addresses: np.ndarray) -> list[FragmentMetadata]:
-        """Return the fragments of a version with some rows deleted, and keep the totals of the remaining rows.
-
-        A fragment that loses its last row is left out.
-
-        Args:
-            dataset: the version of ``memory``.
-            addresses: addresses of the rows, ``(k,)`` uint64.
-
-        Raises:
-            StoreError: a list of deleted rows cannot be written.
-        """
-        kept = without_rows(dataset, addresses)
-        # Totals that cannot be computed now are counted where they are needed.
-        with suppress(StoreError):
-            lost = _totals_at(dataset, addresses)
-            before = self.of(dataset, [each for each in fragments_of(dataset) if each.id in lost])
-            fields = field_ids(dataset, _FIELDS)
-            touched = {name_of(each, fields, with_deletions=True): each.id for each in kept if each.id in lost}
-            self._keep({name: before[number].minus(lost[number]) for name, number in touched.items()})
-        return kept
-
-    def emptied_shards(self, dataset: lance.LanceDataset, addresses: np.ndarray) -> set[int]:
-        """Return the numbers of the shards that would lose their last row with these rows.
+    def lost(self, dataset: lance.LanceDataset, addresses: np.ndarray) -> dict[int, FragmentTotals]:
+        """Return the totals of rows that are to be deleted, by their fragments.
 
         Args:
             dataset: a version of ``memory``.
@@ -176,13 +152,50 @@ class Totals:
         Raises:
             StoreError: a column cannot be read.
         """
-        held: Counter[int] = Counter()
+        parts: dict[int, list[FragmentTotals]] = {}
+        ordered = np.sort(addresses)
+        for start in range(0, len(ordered), _ROWS_AT_ONCE):
+            own = ordered[start : start + _ROWS_AT_ONCE]
+            rows = take_rows(dataset, own, _COUNTED).combine_chunks()
+            numbers, begins = np.unique(own >> np.uint64(32), return_index=True)
+            for number, begin, end in zip(numbers.tolist(), begins, [*begins[1:], len(own)], strict=True):
+                parts.setdefault(number, []).append(FragmentTotals.of(rows.slice(begin, end - begin)))
+        return {number: FragmentTotals.sum(each) for number, each in parts.items()}
+
+    def emptied_shards(self, dataset: lance.LanceDataset, lost: Mapping[int, FragmentTotals]) -> set[int]:
+        """Return the numbers of the shards that would lose their last row.
+
+        Args:
+            dataset: a version of ``memory``.
+            lost: totals of the rows to delete, from ``lost``.
+
+        Raises:
+            StoreError: a column cannot be read.
+        """
+        held, going = Counter[int](), Counter[int]()
         for each in self.of(dataset).values():
             held.update(each.shards)
-        lost: Counter[int] = Counter()
-        for each in _totals_at(dataset, addresses).values():
-            lost.update(each.shards)
-        return {shard for shard, rows in lost.items() if held[shard] == rows}
+        for each in lost.values():
+            going.update(each.shards)
+        return {shard for shard, rows in going.items() if held[shard] == rows}
+
+    def keep_rest(
+        self, dataset: lance.LanceDataset, lost: Mapping[int, FragmentTotals], kept: Sequence[FragmentMetadata]
+    ) -> None:
+        """Keep the totals of fragments of which rows are deleted.
+
+        Args:
+            dataset: the version of ``memory`` before.
+            lost: totals of the deleted rows, from ``lost``.
+            kept: fragments of the next version, from ``without_rows``.
+
+        Raises:
+            StoreError: a column cannot be read.
+        """
+        before = self.of(dataset, [each for each in fragments_of(dataset) if each.id in lost])
+        fields = field_ids(dataset, _FIELDS)
+        touched = {name_of(each, fields, with_deletions=True): each.id for each in kept if each.id in lost}
+        self._keep({name: before[number].minus(lost[number]) for name, number in touched.items()})
 
     def tidy(self, dataset: lance.LanceDataset) -> None:
         """Write the cache anew with the fragments of the latest version only."""
@@ -229,19 +242,6 @@ def _count(
     for fragment, batch in read_rows(dataset, _COUNTED, fragments=list(parts)):
         parts[fragment.fragment_id].append(FragmentTotals.of(batch))
     return {each.id: FragmentTotals.sum(parts[each.id], _payload_bytes(uri, each, payload)) for each in fragments}
-
-
-def _totals_at(dataset: lance.LanceDataset, addresses: np.ndarray) -> dict[int, FragmentTotals]:
-    """Return the totals of some rows by their fragments."""
-    parts: dict[int, list[FragmentTotals]] = {}
-    ordered = np.sort(addresses)
-    for start in range(0, len(ordered), _ROWS_AT_ONCE):
-        own = ordered[start : start + _ROWS_AT_ONCE]
-        rows = take_rows(dataset, own, _COUNTED)
-        numbers, begins = np.unique(own >> np.uint64(32), return_index=True)
-        for number, begin, end in zip(numbers.tolist(), begins, [*begins[1:], len(own)], strict=True):
-            parts.setdefault(number, []).append(FragmentTotals.of(rows.slice(begin, end - begin)))
-    return {number: FragmentTotals.sum(each) for number, each in parts.items()}
 
 
 def _payload_bytes(uri: str, fragment: FragmentMetadata, field: int) -> int:

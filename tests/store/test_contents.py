@@ -17,7 +17,7 @@ def _ids(hashes):
 @given(st.dictionaries(HASHES, st.integers(0, 2)), st.dictionaries(HASHES, st.integers(0, 2)))
 def test_hashes_that_begin_alike_are_told_apart(stored, asked):
     texts, rows = np.array(list(stored.values()), np.uint64), np.arange(len(stored), dtype=np.uint64)
-    contents = Contents([(Hashes(*_ids(stored).T, texts, has_deleted=False), rows)], len(stored))
+    contents = Contents([(Hashes(*_ids(stored).T, texts), rows)], len(stored))
     status = contents.compare(_ids(asked), np.array(list(asked.values()), np.uint64))
     expected = [
         Status.NEW if key not in stored else Status.SAME if stored[key] == text else Status.CHANGED
