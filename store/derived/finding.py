@@ -97,7 +97,8 @@ class _Filter:
 
     def rows(self, hashes: np.ndarray) -> np.ndarray:
         """Return the numbers of the rows with a wanted hash, ``(m,)`` uint64, ascending."""
-        rows = np.flatnonzero(self._is_possible[hashes >> self._shift])
+        # NumPy would first convert unsigned numbers.
+        rows = np.flatnonzero(self._is_possible[(hashes >> self._shift).view(np.int64)])
         places = np.searchsorted(self._ordered, hashes[rows])
         places[places == len(self._ordered)] = 0
         return rows[self._ordered[places] == hashes[rows]].astype(np.uint64)

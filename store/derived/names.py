@@ -27,11 +27,8 @@ def name_of(fragment: FragmentMetadata, fields: Mapping[str, int], *, with_delet
         with_deletions: True to name the rows that are not deleted, False to name all rows of the data files.
     """
     wanted = set(fields.values())
-    files = [
-        (file.base_id, file.path, file.fields, file.column_indices)
-        for file in fragment.files
-        if not wanted.isdisjoint(file.fields)
-    ]
+    # A file's description has its path and columns. Asking thousands of files for their paths takes much longer.
+    files = [(file.base_id, repr(file)) for file in fragment.files if not wanted.isdisjoint(file.fields)]
     deleted = fragment.deletion_file if with_deletions else None
     state = None if deleted is None else (deleted.base_id, deleted.path(fragment.id))
     described = repr((tuple(fields.items()), files, fragment.overlays, state))

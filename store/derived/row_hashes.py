@@ -2,8 +2,9 @@
 
 An update compares the whole corpus with them, and a deletion finds its rows by them. The file is named after the data
 files and little-endian: ``piscorow``; u64 number of rows n, deleted ones included; u64 number m of unknown rows; u64
-XXH3-64 of what follows these; 16 bytes of the name; then n u64 each: first and second half of the hashes of the ids,
-hashes of texts and titles; then m u64, the numbers of the rows that were deleted when the file was made.
+XXH3-64 of what follows the header; 16 bytes each of the name and of a name for the list of deleted rows when the file
+was made. Then n u64 each: first and second half of the hashes of the ids, hashes of texts and titles; then m u64, the
+numbers of the rows that were deleted, whose hashes are unknown.
 """
 
 import struct
@@ -23,7 +24,7 @@ from .folders import cache_folders, delete_abandoned, replace_file, writable_fol
 from .names import field_ids, name_of
 
 _MAGIC = b"piscorow"
-_HEADER = struct.Struct("<8sQQQ16s")
+_HEADER = struct.Struct("<8sQQQ16s16s")
 _SUFFIX = ".rows"
 _COLUMNS = 3
 
@@ -81,14 +82,18 @@ class RowHashes:
 
         Those of deleted rows may be wrong.
         """
-        name = name_of(fragment.metadata, self._fields, with_deletions=False)
+        metadata = fragment.metadata
+        rows = metadata.physical_rows or fragment.physical_rows
+        name = name_of(metadata, self._fields, with_deletions=False)
         for folder in self._folders:
             if (found := _load(f"{folder}/{name}{_SUFFIX}", name)) is None:
                 continue
-            hashes, unknown = found
-            # A row that was deleted is there again if another tool has restored an older version.
-            if len(hashes.first) == fragment.physical_rows and not (
-                unknown.size and np.isin(unknown, live_rows(fragment)).any()
+            hashes, unknown, state = found
+            if len(hashes.first) == rows and (
+                not unknown.size
+                or state == name_of(metadata, self._fields, with_deletions=True)
+                # A row that was deleted is there again if another tool has restored an older version.
+                or not np.isin(unknown, live_rows(fragment)).any()
             ):
                 return hashes
         return None
@@ -109,7 +114,7 @@ class RowHashes:
         rows = live_rows(fragment)
         every[:, rows] = np.concatenate(parts, axis=1)
         unknown = np.setdiff1d(np.arange(fragment.physical_rows, dtype=np.uint64), rows, assume_unique=True)
-        self._keep(name_of(fragment.metadata, self._fields, with_deletions=False), every, unknown)
+        self._keep(fragment.metadata, every, unknown)
         return Hashes(*every)
 
     def tidy(self) -> None:
@@ -123,17 +128,23 @@ class RowHashes:
                     if path.name not in wanted:
                         path.unlink(missing_ok=True)
 
-    def _keep(self, name: str, hashes: np.ndarray, unknown: np.ndarray) -> None:
+    def _keep(self, fragment: FragmentMetadata, hashes: np.ndarray, unknown: np.ndarray) -> None:
+        name, state = (name_of(fragment, self._fields, with_deletions=each) for each in (False, True))
         content = np.concatenate([hashes.ravel(), unknown]).astype("<u8", copy=False).data.cast("B")
         checksum = xxhash.xxh3_64_intdigest(content)
-        header = _HEADER.pack(_MAGIC, hashes.shape[1], len(unknown), checksum, bytes.fromhex(name))
+        names = bytes.fromhex(name), bytes.fromhex(state)
+        header = _HEADER.pack(_MAGIC, hashes.shape[1], len(unknown), checksum, *names)
         for folder in writable_folders(self._uri):
             if replace_file(folder / f"{name}{_SUFFIX}", [header, content]):
                 return
 
 
-def _load(path: str, name: str) -> tuple[Hashes, np.ndarray] | None:
-    """Return the hashes of all rows, and the numbers of the unknown rows; None if the file does not hold them."""
+def _load(path: str, name: str) -> tuple[Hashes, np.ndarray, str] | None:
+    """Return the hashes of all rows, the numbers of the unknown rows, and the name of the list of deleted rows.
+
+    Returns:
+        None if the file does not hold them.
+    """
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             content = file.readall()
@@ -141,11 +152,11 @@ def _load(path: str, name: str) -> tuple[Hashes, np.ndarray] | None:
         return None
     if len(content) < _HEADER.size:
         return None
-    magic, rows, unknown, checksum, named = _HEADER.unpack_from(content)
+    magic, rows, unknown, checksum, named, state = _HEADER.unpack_from(content)
     body = memoryview(content)[_HEADER.size :]
     if magic != _MAGIC or named.hex() != name or len(body) != (rows * _COLUMNS + unknown) * 8:
         return None
     if xxhash.xxh3_64_intdigest(body) != checksum:
         return None
     numbers = np.frombuffer(body, dtype="<u8").astype(np.uint64, copy=False)
-    return Hashes(*numbers[: rows * _COLUMNS].reshape(_COLUMNS, rows)), numbers[rows * _COLUMNS :]
+    return Hashes(*numbers[: rows * _COLUMNS].reshape(_COLUMNS, rows)), numbers[rows * _COLUMNS :], state.hex()

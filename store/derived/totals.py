@@ -126,10 +126,11 @@ class Totals:
         """
         if fragments is not None:
             return self._of(dataset, fragments)
-        fragments = fragments_of(dataset)
-        version = dataset.version, fragments[-1].files[0].path if fragments else None
+        every = dataset.get_fragments()
+        # The number alone would be that of another version if the store was deleted and built again.
+        version = dataset.version, every[-1].metadata.files[0].path if every else None
         if self._last[0] != version:
-            self._last = version, self._of(dataset, fragments)
+            self._last = version, self._of(dataset, [each.metadata for each in every])
         return self._last[1]
 
     def _of(self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata]) -> dict[int, FragmentTotals]:
@@ -192,7 +193,7 @@ class Totals:
         Raises:
             StoreError: a column cannot be read.
         """
-        before = self.of(dataset, [each for each in fragments_of(dataset) if each.id in lost])
+        before = self.of(dataset)
         fields = field_ids(dataset, _FIELDS)
         touched = {name_of(each, fields, with_deletions=True): each.id for each in kept if each.id in lost}
         self._keep({name: before[number].minus(lost[number]) for name, number in touched.items()})

@@ -11,7 +11,7 @@ from ...configs.names import MissingIds
 from ...errors import CorruptStoreError, MissingDocumentsError, some
 from ..derived.finding import find_rows
 from ..derived.names import state_of
-from ..derived.totals import Totals
+from ..derived.totals import FragmentTotals, Totals
 from ..ledger import record_empty
 from ..lock import build_lock
 from ..plans import mark_altered
@@ -112,14 +112,15 @@ def _delete(uri: str, wanted: list[str], missing: MissingIds, *, keep_out: bool)
     result = Deletion(0, ())
 
     searched: list[str] | None = None
-    rows, found = np.empty(0, np.uint64), list[str]()
+    rows, found, lost = np.empty(0, np.uint64), list[str](), dict[int, FragmentTotals]()
 
     def absent_of(dataset: lance.LanceDataset) -> tuple[str, ...]:
         """Find the rows, and return the ids that have none."""
-        nonlocal searched, rows, found
+        nonlocal searched, rows, found, lost
         # Marking the store as altered makes a version with the same rows.
         if (state := state_of(dataset, ["doc_id"])) != searched:
             rows, found = find_rows(uri, dataset, usable)
+            lost = totals.lost(dataset, rows)
             searched = state
         if len(set(found)) < len(found):
             raise CorruptStoreError(f"the store at {uri} holds a document twice. Build it again.")
@@ -140,7 +141,6 @@ def _delete(uri: str, wanted: list[str], missing: MissingIds, *, keep_out: bool)
             # A commit can succeed and still report an error, so a retry may find the rows already gone.
             return None
         result = Deletion(len(found), absent)
-        lost = totals.lost(dataset, rows)
         # Recorded before the rows go: a shard stays done when it loses its last row.
         record_empty(uri, totals.emptied_shards(dataset, lost))
         kept = without_rows(dataset, rows)
