@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from enum import IntEnum
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from tempfile import TemporaryFile
 from typing import IO, Self
 
@@ -155,21 +156,21 @@ class _Pairs:
     """
 
     def __init__(self, count: int):
+        self._mapped: mmap | None = None
         self._file: IO[bytes] | None = None
         if count > _IN_MEMORY and hasattr(os, "posix_fallocate"):
+            # Writing to a mapped file would end the process when the disk is full, so the room is taken first.
             with suppress(OSError):
-                self._file = TemporaryFile(prefix="pisco-index-", buffering=0)  # noqa: SIM115  mapped until the end
-                # Writing to a mapped file would end the process when the disk is full, so the room is taken first.
+                self._file = TemporaryFile(prefix="pisco-index-", buffering=0)  # noqa: SIM115  open until the end
                 os.posix_fallocate(self._file.fileno(), 0, count * _PAIR.itemsize)
-                self._pairs = np.memmap(self._file, _PAIR, mode="r", shape=count)
-                return
-        self._file, self._pairs = None, np.empty(count, _PAIR)
+                self._mapped = mmap(self._file.fileno(), count * _PAIR.itemsize, access=ACCESS_READ)
+        self._pairs = np.empty(count, _PAIR) if self._mapped is None else np.frombuffer(self._mapped, _PAIR)
 
     def write(self, start: int, first: np.ndarray, second: np.ndarray) -> None:
         """Write the numbers of documents, both ``(k,)`` uint64, from a place on."""
         pairs = np.empty(len(first), _PAIR)
         pairs["first"], pairs["second"] = first, second
-        if self._file is None:
+        if self._mapped is None or self._file is None:
             self._pairs[start : start + len(pairs)] = pairs
         else:
             os.pwrite(self._file.fileno(), pairs.data, start * _PAIR.itemsize)
@@ -177,6 +178,9 @@ class _Pairs:
     def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of documents by their places, ``(k,)``: both ``(k,)`` uint64."""
         pairs = self._pairs[places]
+        if self._mapped is not None:
+            # The system maps 16 pages for each that is read, and would soon have mapped the whole file.
+            self._mapped.madvise(MADV_DONTNEED)
         return pairs["first"], pairs["second"]
 
 
