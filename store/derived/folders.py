@@ -1,10 +1,12 @@
 """The folders that hold caches of a store: a hidden one in the store, or else one in the user's cache."""
 
 import hashlib
+import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -43,6 +45,20 @@ def writable_folders(uri: str) -> Iterator[Path]:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
+
+
+def open_file(path: str, flags: int) -> FileIO:
+    """Open a file of a cache, without buffers and without following a link, as a store from somebody else may have.
+
+    Args:
+        path: path of the file.
+        flags: flags of the operating system's ``open``.
+
+    Raises:
+        OSError: there is no such file, or it cannot be opened.
+    """
+    mode = "rb" if flags == os.O_RDONLY else "ab+"
+    return FileIO(os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666), mode)
 
 
 def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> bool:

@@ -7,6 +7,7 @@ was made. Then n u64 each: first and second half of the hashes of the ids, hashe
 numbers of the rows that were deleted, whose hashes are unknown.
 """
 
+import os
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from lance.fragment import FragmentMetadata, LanceFragment
 from ..hashes import document_hashes
 from ..table.datasets import fragments_of
 from ..table.rows import live_rows, read_rows
-from .folders import cache_folders, delete_abandoned, replace_file, writable_folders
+from .folders import cache_folders, delete_abandoned, open_file, replace_file, writable_folders
 from .names import field_ids, name_of
 
 _MAGIC = b"piscorow"
@@ -146,7 +147,7 @@ def _load(path: str, name: str) -> tuple[Hashes, np.ndarray, str] | None:
         None if the file does not hold them.
     """
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        with open_file(path, os.O_RDONLY) as file:
             content = file.readall()
     except OSError:
         return None

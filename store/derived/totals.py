@@ -5,6 +5,7 @@ by lines, so that a commit costs no more in a large store. A damaged line, such 
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from ..table.addresses import MEMORY, data_file_uri
 from ..table.datasets import fragments_of, open_data_file
 from ..table.failures import lance_errors
 from ..table.rows import read_rows
-from .folders import cache_folders, delete_abandoned, replace_file, writable_folders
+from .folders import cache_folders, delete_abandoned, open_file, replace_file, writable_folders
 from .names import field_ids, name_of
 from .taking import take_rows
 
@@ -212,7 +213,7 @@ class Totals:
         self._known.update(new)
         content = _lines(new)
         for folder in writable_folders(self._uri) if new else ():
-            with suppress(OSError), (folder / _FILE).open("ab+", buffering=0) as file:
+            with suppress(OSError), open_file(f"{folder}/{_FILE}", os.O_RDWR | os.O_APPEND | os.O_CREAT) as file:
                 end = file.seek(0, 2)
                 file.seek(max(end - 1, 0))
                 # A crash may have left the beginning of a line.
@@ -224,8 +225,8 @@ def _read(uri: str) -> dict[str, FragmentTotals]:
     """Return the totals in the cache by the names of the fragments' states."""
     known: dict[str, FragmentTotals] = {}
     for folder in cache_folders(uri):
-        with suppress(OSError):
-            for line in (folder / _FILE).read_bytes().split(b"\n"):
+        with suppress(OSError), open_file(f"{folder}/{_FILE}", os.O_RDONLY) as file:
+            for line in file.readall().split(b"\n"):
                 checksum, _, content = line.partition(b" ")
                 if checksum == _checksum(content):
                     # A store from somebody else may have lines of another form.

@@ -104,7 +104,9 @@ def replace_with_a_folder(path):
     "It is made again; every figure, deletion and update is the same.",
 )
 @pytest.mark.parametrize("harm", [lose, cut, damage, fill_with_other_json, replace_with_a_folder])
-def test_a_damaged_cache_is_only_slow(filled, harm):
+def test_a_damaged_cache_is_only_slow(filled, harm, monkeypatch, tmp_path):
+    # Used where the store's own folder cannot be written.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     delete(filled.uri, ["0-1"])
     after = filled.refresh()
     expected = describe(after)
