@@ -37,9 +37,9 @@ def read_and_sum(folder: Path) -> None:
             zlib.crc32(payload)
 
 
-def verify_rows(folder: Path, threads: int) -> None:
+def verify_rows(folder: Path, processes: int) -> None:
     findings, _ = check_assets(folder)
-    check_rows(findings, Expectations(), set(), threads=threads)
+    check_rows(findings, Expectations(), set(), processes=processes)
     assert not findings.problem_count
 
 
@@ -51,15 +51,15 @@ def main() -> None:
 
     ways = {
         "baseline": read_and_sum,
-        "one": lambda store: verify_rows(store, threads=1),
-        "two": lambda store: verify_rows(store, threads=2),
+        "one": lambda store: verify_rows(store, processes=0),
+        "two": lambda store: verify_rows(store, processes=2),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as scratch:
         store = Path(scratch) / "store"
         make_store(store, args.documents)
         with PeakMemory() as peak:
-            verify_rows(store, threads=2)
+            verify_rows(store, processes=2)
         for _ in range(args.rounds):
             for name, way in ways.items():
                 times[name].append(seconds(lambda way=way: way(store)))

@@ -74,6 +74,15 @@ def compact(
     older_than: Annotated[
         float, typer.Option(min=0, metavar="HOURS", help="Drop only versions older than this; 0: all but the latest.")
     ] = 24,
+    min_deleted: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Rewrite a large file only if this share of its rows is deleted; 0: any.",
+        ),
+    ] = 0.1,
     no_build_runs: Annotated[
         bool,
         typer.Option("--no-build-runs", help="Confirm that no build writes the store: required in an object store."),
@@ -92,10 +101,15 @@ def compact(
                 "on disk": f"{size(compaction.bytes_before)} before, {size(compaction.bytes)} now",
             }
         )
+        if compaction.left_alone:
+            left = f"{count(compaction.left_alone, 'fragment')} left alone"
+            deleted = count(compaction.left_deleted, "deleted row")
+            yield f"{left}, with {deleted}: --min-deleted 0 removes them." if compaction.left_deleted else f"{left}."
         if compaction.versions > len(TABLES) and older_than:
             yield f"Versions younger than {older_than:g} h are kept for readers of them; --older-than 0 drops them."
 
-    Output(as_json).show(store.compact(uri, older_than_hours=older_than, no_build_runs=no_build_runs), describe)
+    compaction = store.compact(uri, older_than_hours=older_than, min_deleted=min_deleted, no_build_runs=no_build_runs)
+    Output(as_json).show(compaction, describe)
 
 
 def recode(

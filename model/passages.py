@@ -82,17 +82,18 @@ def memory_bounds_of(components: Mapping[str, str]) -> Callable[[np.ndarray], Bo
         return None
     tokens, extra, max_length = map(int, numbers)
     limit = max(min(max_length + extra, tokens), 1)
+    # A function of this module, because processes that verify a store get it pickled.
+    return partial(_exact_bounds, limit=limit, rate=int(rate), n_mem=None if n_mem == GROUPED else int(n_mem))
 
-    def bounds(fed: np.ndarray) -> Bounds:
-        # Every passage but the last one of a document is full.
-        full = np.maximum(-(-fed // limit) - 1, 0)
-        if n_mem == GROUPED:
-            exact = full * -(-limit // int(rate)) + -(-(fed - full * limit) // int(rate))
-        else:
-            exact = (full + 1) * int(n_mem)
-        return exact, exact
 
-    return bounds
+def _exact_bounds(fed: np.ndarray, limit: int, rate: int, n_mem: int | None) -> Bounds:
+    """Return the bounds for passages of up to ``limit`` tokens with ``n_mem`` memory tokens, or one per ``rate``."""
+    # Every passage but the last one of a document is full.
+    full = np.maximum(-(-fed // limit) - 1, 0)
+    if n_mem is not None:
+        return (full + 1) * n_mem, (full + 1) * n_mem
+    exact = full * -(-limit // rate) + -(-(fed - full * limit) // rate)
+    return exact, exact
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from ..configs import BuildConfig, CompressionConfig
 from ..corpus import is_cut
 from ..errors import ConfigError, CorruptStoreError
@@ -32,6 +30,7 @@ from ..store import (
     drop_damage,
     empty_shards_of,
     keep_index,
+    no_memory,
 )
 from .planning.plan import Plan, Shard
 from .planning.stored import CONFIG_ASSET, PLAN_ASSET, keeps_input_text
@@ -287,11 +286,6 @@ def _expected(findings: Findings, plan: Plan | None, config: BuildConfig | None)
         if config is not None and keeps_input_text(findings.meta, config.compression):
             input_text = config.compression.input_text
     return Expectations(shards, plan.next if plan else 0, n_mem_bounds, input_text)
-
-
-def no_memory(fed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of memory vectors of documents whose memory is made with each question: none."""
-    return np.zeros_like(fed), np.zeros_like(fed)
 
 
 def _rows_of(shard: Shard, plan: Plan) -> int | None:

@@ -231,15 +231,15 @@ def _plan_update(job: Job, corpus: Corpus, store: Store, former: Plan, progress:
         processes=job.config.run.planning_processes,
     )
     progress.recognised(taken_for(plan.sources))
-    gone = contents.unseen
-    if job.prune and plan.rejected and gone.size:
+    gone = contents.unseen if job.prune else np.empty(0, np.uint64)
+    if plan.rejected and gone.size:
         raise CorpusError(
             f"--prune would delete {gone.size:,} documents, and some of them may be among the "
             f"{sum(plan.rejected.values()):,} records of the corpus that cannot be used: a broken record does not say "
             "which document it is. Fix the corpus, or leave out --prune."
         )
     plan = replace(plan, settings=job.config.corpus.model_dump(mode="json"))
-    return Update(plan, store, np.concatenate([unwanted_rows, gone]) if job.prune else unwanted_rows)
+    return Update(plan, store, np.concatenate([unwanted_rows, gone]))
 
 
 def _require_kept_settings(job: Job, corpus: Corpus) -> None:

@@ -31,6 +31,7 @@ from .store import Rows, Store
 from .table.addresses import local_folder, resolve_uri
 from .table.fragment import WrittenShard, memory_rows, rejected_rows, write_fragment
 from .upkeep.check_assets import check_assets, empty_shards_of
+from .upkeep.check_batch import no_memory
 from .upkeep.check_index import check_index
 from .upkeep.check_rows import check_rows
 from .upkeep.compact import compact, remove_orphans
@@ -108,6 +109,7 @@ __all__ = [
     "local_folder",
     "lock_holder",
     "memory_rows",
+    "no_memory",
     "plan_in_force",
     "predict",
     "read_header",

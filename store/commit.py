@@ -5,7 +5,7 @@ fragments of the latest version, without the rows that are replaced, and the fra
 version appears meanwhile, it begins again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,17 +13,19 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from ..errors import CorruptStoreError
+from ..errors import CorruptStoreError, StoreError
+from .derived.finding import find_rows
+from .derived.row_hashes import RowHashes
 from .ledger import empty_shards, record_empty, record_fallbacks
 from .plans import require_plan
 from .store import Store
-from .table.addresses import MEMORY, REJECTED, data_file_uri
+from .table.addresses import MEMORY, REJECTED, data_file_uri, local_folder
 from .table.checksums import record_written
 from .table.datasets import fragments_of, open_data_file, open_table
 from .table.failures import lance_errors
 from .table.files import data_file_problem
 from .table.fragment import WrittenShard
-from .table.swap import Proposal, find_rows, swap, without_rows
+from .table.swap import Proposal, swap, without_rows
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def _publish(
         if table == MEMORY:
             require_plan(store.uri, dataset, plan)
         existing = fragments_of(dataset)
-        todo = fragments.keys() - store.ledger.shards(dataset, existing)
+        ledger = store.ledger
+        done = ledger.shards(dataset, existing) if table == MEMORY else ledger.rejected_shards(dataset, existing)
+        todo = fragments.keys() - done
         # A commit can succeed and still report an error, so shards of a failed attempt may be there already.
         new.clear()
         new.update({shard for shard in tried - todo if _is_among(fragments[shard], existing)} | todo)
@@ -112,21 +116,42 @@ def _publish(
         tried.update(todo)
         added = [each for shard in sorted(todo) for each in fragments[shard]]
         if table == MEMORY and plan is not None:
-            replaced, _ = find_rows(dataset, _ids_of(store.uri, added))
+            replaced, _ = find_rows(store.uri, dataset, _ids_of(store.uri, added))
             existing = without_rows(dataset, replaced)
+            # Totals that cannot be computed now are counted where they are needed.
+            with suppress(StoreError):
+                ledger.totals.keep_rest(dataset, ledger.totals.lost(dataset, replaced), existing)
         return Proposal(existing, added)
 
     if fragments:
-        swap(store.uri, table, propose, f"cannot commit shards {sorted(fragments)} to the store at {store.uri}")
+        action = f"cannot commit shards {sorted(fragments)} to the store at {store.uri}"
+        committed = swap(store.uri, table, propose, action)
+        # Compared with None because an empty table counts as false.
+        if table == MEMORY and committed is not None:
+            _derive(store, committed, {file.path for own in fragments.values() for each in own for file in each.files})
     return new
 
 
-def _ids_of(uri: str, fragments: Sequence[FragmentMetadata]) -> pa.Array:
+def _derive(store: Store, committed: lance.LanceDataset, names: Container[str]) -> None:
+    """Keep the totals and hashes of new data files, while the system still caches these files.
+
+    An object store would have to send the files back, so there only the totals are kept.
+    """
+    # They are derived again where they are needed.
+    with suppress(StoreError):
+        store.ledger.totals.of(committed)
+        hashes = RowHashes(store.uri, committed)
+        for fragment in committed.get_fragments() if local_folder(store.uri) is not None else ():
+            if fragment.metadata.files[0].path in names:
+                hashes.make(fragment)
+
+
+def _ids_of(uri: str, fragments: Sequence[FragmentMetadata]) -> list[str]:
     """Read the document ids in fragments that no version refers to yet."""
     names = [file.path for each in fragments for file in each.files]
     with lance_errors(f"cannot read the document ids in the new data files of the store at {uri}"):
         tables = [open_data_file(data_file_uri(uri, MEMORY, name), ["doc_id"]).read_all().to_table() for name in names]
-    return pa.concat_tables(tables).column(0).combine_chunks()
+    return pa.concat_tables(tables).column(0).to_pylist()
 
 
 def _verify(uri: str, table: str, shard: int, fragments: Sequence[FragmentMetadata]) -> None:

@@ -1,18 +1,17 @@
 """The content of a store in numbers: documents, tokens, failures and sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import lance
-import numpy as np
 
 from ..configs.names import MEMORY_AT_QUESTION
 from ..errors import CorruptStoreError, StoreError
 from .codecs import codec_by_id
 from .codecs.record import read_header
-from .commit import done_shards
-from .ledger import fallbacks
+from .derived.totals import FragmentTotals
+from .ledger import empty_shards, fallbacks
 from .search.index import SearchIndex, search_index, searchable_documents
 from .store import Store
 from .table.addresses import ASSETS, REJECTED, TABLES, local_folder
@@ -130,7 +129,7 @@ class StoreInfo:
 
 
 def describe(store: Store, failures: int = 20) -> StoreInfo:
-    """Count the content of a store. This scans the number columns, and only the sizes of the payloads.
+    """Count the content of a store. Only what no earlier count has read is read now.
 
     Args:
         store: the store, counted at the version at which it is open; rejected records and empty shards are counted at
@@ -145,7 +144,7 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
     rejected = open_table(store.uri, REJECTED)
     assets = open_table(store.uri, ASSETS)
     with lance_errors(f"cannot read the store at {store.uri}"):
-        (tokens_total, tokens_fed, n_mem), documents, failed = _scan(table, ("tokens_total", "tokens_fed", "n_mem"))
+        totals = store.ledger.totals.of(table)
         return StoreInfo(
             uri=store.uri,
             format_version=meta.format_version,
@@ -157,17 +156,17 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             dim=meta.dim,
             codec=meta.codec,
             fallbacks=fallbacks(store.uri),
-            documents=documents,
-            failed_documents=len(failed),
+            documents=sum(each.rows for each in totals.values()),
+            failed_documents=sum(each.failed for each in totals.values()),
             rejected_records=rejected.count_rows(),
-            failures=_first_failures(table, failed, rejected, failures),
-            shards_done=len(done_shards(store)),
+            failures=_first_failures(table, totals, rejected, failures),
+            shards_done=len(set[int]().union(*(each.shards for each in totals.values())) | empty_shards(store.uri)),
             kept_out=len(kept_out(store.uri)),
             fragments=len(table.get_fragments()),
-            tokens_total=tokens_total,
-            tokens_fed=tokens_fed,
-            n_mem=n_mem,
-            payload_bytes=_payload_bytes(table),
+            tokens_total=sum(each.tokens_total for each in totals.values()),
+            tokens_fed=sum(each.tokens_fed for each in totals.values()),
+            n_mem=sum(each.n_mem for each in totals.values()),
+            payload_bytes=_payload_bytes(table, totals),
             table_bytes=sum(map(data_bytes, (table, rejected, assets))),
             search=search_index(table),
             searchable=searchable_documents(table),
@@ -214,7 +213,7 @@ def count_failures(store: Store) -> tuple[int, int]:
     Raises:
         StoreError: the store cannot be read.
     """
-    failed = sum(len(batch) - batch.column(0).null_count for _, batch in read_rows(store.table, ["error"]))
+    failed = sum(each.failed for each in store.ledger.totals.of(store.table).values())
     rejected = open_table(store.uri, REJECTED)
     with lance_errors(f"cannot read the store at {store.uri}"):
         return failed, rejected.count_rows()
@@ -235,34 +234,21 @@ def disk_bytes(uri: str) -> int | None:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def _scan(table: lance.LanceDataset, columns: Sequence[str]) -> tuple[list[int], int, list[int]]:
-    """Return the sums of number columns, the number of rows, and the numbers of the rows with an error."""
-    sums = np.zeros(len(columns), dtype=np.int64)
-    rows, failed = 0, list[int]()
-    for _, batch in read_rows(table, [*columns, "error"]):
-        *numbers, errors = batch.columns
-        sums += [column.to_numpy().sum(dtype=np.int64) for column in numbers]
-        if errors.null_count < len(errors):
-            failed += (rows + np.flatnonzero(errors.is_valid())).tolist()
-        rows += batch.num_rows
-    return sums.tolist(), rows, failed
-
-
 def _first_failures(
-    table: lance.LanceDataset, failed: Sequence[int], rejected: lance.LanceDataset, most: int
+    table: lance.LanceDataset, totals: Mapping[int, FragmentTotals], rejected: lance.LanceDataset, most: int
 ) -> tuple[Failure, ...]:
-    documents = table.take(failed[:most], columns=["shard", "doc_id", "error"]).to_pylist()
-    records = rejected.take(range(min(most, rejected.count_rows()))).to_pylist()
-    rows = [{"source": None} | row for row in documents] + records
-    return tuple(Failure(**row) for row in rows[:most])
+    failures: list[Failure] = []
+    with_failures = [number for number, each in totals.items() if each.failed] if most else []
+    for _, batch in read_rows(table, ["shard", "doc_id", "error"], fragments=with_failures):
+        found = batch.filter(batch.column("error").is_valid()).slice(0, most - len(failures))
+        failures += [Failure(source=None, **row) for row in found.to_pylist()]
+        if len(failures) == most:
+            break
+    records = rejected.take(range(min(most - len(failures), rejected.count_rows()))).to_pylist()
+    return (*failures, *(Failure(**row) for row in records))
 
 
-def _payload_bytes(table: lance.LanceDataset) -> int:
-    field = table.lance_schema.field("payload")
-    assert field is not None
-    statistics = table.stats.data_stats().fields
-    # The statistics are a list, although Lance declares another type.
-    held = sum(each.bytes_on_disk for each in statistics if each.id == field.id())  # pyrefly: ignore
+def _payload_bytes(table: lance.LanceDataset, totals: Mapping[int, FragmentTotals]) -> int:
     # Deleted rows stay in the files until a compaction, so only the share of the other rows counts.
-    written = sum(fragment.physical_rows for fragment in table.get_fragments())
-    return round(held * table.count_rows() / written) if written else 0
+    written = ((totals[each.fragment_id], each.physical_rows) for each in table.get_fragments())
+    return round(sum(each.payload_bytes * each.rows / rows for each, rows in written if rows))

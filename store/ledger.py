@@ -12,40 +12,53 @@ import numpy as np
 from lance.fragment import FragmentMetadata
 
 from .assets import EMPTY_SHARD_PREFIX, FALLBACK_PREFIX, add_missing_assets, asset_names
+from .derived.totals import Totals
 from .table.addresses import ASSETS
-from .table.datasets import fragments_of
 from .table.deletions import open_checked
 from .table.failures import lance_errors
-from .table.rows import read_addressed, read_rows
+from .table.rows import read_rows
 
 
 class Ledger:
-    """The shards of a table, remembered per data file. Data files never change, so each is scanned only once."""
+    """The shards that have rows in the tables of a store. Those of a data file are read once and then remembered.
 
-    def __init__(self):
-        self._shards_of_file: dict[str, set[int]] = {}
+    Args:
+        uri: resolved address of the store.
+
+    Attributes:
+        totals: totals of ``memory``, which have its shards.
+    """
+
+    def __init__(self, uri: str):
+        self.totals = Totals(uri)
+        self._rejected: dict[str, set[int]] = {}
 
     def shards(self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata] | None = None) -> set[int]:
-        """Return the numbers of the shards that have rows in one version of a table.
+        """Return the numbers of the shards that have rows in a version of ``memory``.
 
         Args:
-            dataset: the version of ``memory`` or ``rejected``.
-            fragments: all its fragments, if the caller has them: Lance takes some microseconds to list each.
+            dataset: the version.
+            fragments: all its fragments, if the caller has them.
 
         Raises:
             StoreError: the column cannot be read.
         """
-        known = fragments_of(dataset) if fragments is None else fragments
-        file_of_fragment = {fragment.id: fragment.files[0].path for fragment in known}
-        unseen = [i for i, name in file_of_fragment.items() if name not in self._shards_of_file]
-        if unseen:
-            scanned = {name: set[int]() for name in map(file_of_fragment.__getitem__, unseen)}
-            with lance_errors(f"cannot read the shards of {dataset.uri}"):
-                for fragment, batch in read_rows(dataset, ["shard"], fragments=unseen):
-                    shards = np.unique(batch.column(0).to_numpy()).tolist()
-                    scanned[file_of_fragment[fragment.fragment_id]].update(shards)
-            self._shards_of_file.update(scanned)
-        return set().union(*(self._shards_of_file[name] for name in file_of_fragment.values()))
+        return set[int]().union(*(each.shards for each in self.totals.of(dataset, fragments).values()))
+
+    def rejected_shards(self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata]) -> set[int]:
+        """Return the numbers of the shards that have records in a version of ``rejected``, given all its fragments.
+
+        Raises:
+            StoreError: the column cannot be read.
+        """
+        file_of_fragment = {fragment.id: fragment.files[0].path for fragment in fragments}
+        unseen = [number for number, name in file_of_fragment.items() if name not in self._rejected]
+        read = {file_of_fragment[number]: set[int]() for number in unseen}
+        with lance_errors(f"cannot read the shards of {dataset.uri}"):
+            for fragment, batch in read_rows(dataset, ["shard"], fragments=unseen):
+                read[file_of_fragment[fragment.fragment_id]].update(np.unique(batch.column(0).to_numpy()).tolist())
+        self._rejected.update(read)
+        return set[int]().union(*(self._rejected[name] for name in file_of_fragment.values()))
 
 
 def empty_shards(uri: str) -> set[int]:
@@ -74,33 +87,6 @@ def record_empty(uri: str, shards: set[int]) -> set[int]:
     new = shards - empty_shards(uri) if shards else shards
     add_missing_assets(uri, {f"{EMPTY_SHARD_PREFIX}{shard}": b"" for shard in sorted(new)})
     return new
-
-
-def emptied_shards(dataset: lance.LanceDataset, rows: np.ndarray) -> set[int]:
-    """Return the numbers of the shards that would lose their last row with these rows.
-
-    Args:
-        dataset: a version of ``memory``.
-        rows: addresses of the rows, ``(k,)`` uint64.
-
-    Raises:
-        StoreError: the column cannot be read.
-    """
-    ordered = np.sort(rows)
-    held: Counter[int] = Counter()
-    lost: Counter[int] = Counter()
-    for addresses, batch in read_addressed(dataset, ["shard"]):
-        shards = batch.column("shard").to_numpy()
-        begin, end = np.searchsorted(ordered, [addresses[0], addresses[-1] + np.uint64(1)])
-        places = np.searchsorted(addresses, ordered[begin:end])
-        numbers, counts = np.unique(shards[places], return_counts=True)
-        lost.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
-        # Rows of a shard lie together, so counting runs is faster than sorting the whole column.
-        begins = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist()]
-        lengths = np.diff([*begins, len(shards)])
-        for place, length in zip(begins, lengths.tolist(), strict=True):
-            held[int(shards[place])] += length
-    return {number for number, count in lost.items() if held[number] == count}
 
 
 def record_fallbacks(uri: str, counts: dict[int, dict[str, int]]) -> None:

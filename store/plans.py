@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import StoreError
 from .assets import PLAN_PREFIX
-from .ledger import emptied_shards, record_empty
+from .ledger import record_empty
 from .store import Store
 from .table.addresses import MEMORY, REJECTED
 from .table.datasets import append_assets, fragments_of, open_table
@@ -104,9 +104,17 @@ def _update_steps(store: Store, plan: str, gone: np.ndarray) -> list[Callable[[l
     if not gone.size:
         return [in_force]
     # Recorded before the rows go: a shard stays done when it loses its last row.
-    record_empty(store.uri, emptied_shards(store.table, gone))
+    totals = store.ledger.totals
+    lost = totals.lost(store.table, gone)
+    record_empty(store.uri, totals.emptied_shards(store.table, lost))
+
+    def without_gone(dataset: lance.LanceDataset) -> Proposal:
+        kept = without_rows(dataset, gone)
+        totals.keep_rest(dataset, lost, kept)
+        return Proposal(kept)
+
     marked = [] if is_altered(store.table) else [as_altered]
-    return [*marked, lambda dataset: Proposal(without_rows(dataset, gone)), in_force]
+    return [*marked, without_gone, in_force]
 
 
 def forget_rejected(uri: str, before: int) -> None:

@@ -42,14 +42,14 @@ class Store:
         uri: absolute path or object-store URI.
         meta: description that the store was created with.
         table: Lance dataset of ``memory``, at this version.
-        ledger: cache of the shards that are done, for commits.
+        ledger: shards that are done, and totals of the data files.
     """
 
     def __init__(self, uri: str, meta: StoreMeta, table: lance.LanceDataset):
         self.uri = uri
         self.meta = meta
         self.table = table
-        self.ledger = Ledger()
+        self.ledger = Ledger(uri)
         self._calibrations: dict[int, Calibration] = {}
         self._row_reader: RowReader | None = None
         self._row_reader_lock = threading.Lock()
@@ -374,8 +374,8 @@ class Store:
         Raises:
             StoreError: the store cannot be read.
         """
-        with lance_errors(f"cannot read the store at {self.uri}"):
-            return sum(int(batch.column(0).to_numpy().sum()) for _, batch in read_rows(self.table, ["n_mem"]))
+        check_process()
+        return sum(each.n_mem for each in self.ledger.totals.of(self.table).values())
 
     def number_column(self, name: str) -> np.ndarray:
         """Return a column of numbers, one for each row, ``(count,)``.

@@ -152,7 +152,7 @@ class ChangedDocuments:
     @property
     def changes(self) -> Changes:
         """Number of documents that are new, changed, the same and gone."""
-        gone = len(self._comparison.contents.unseen)
+        gone = self._comparison.contents.unseen_count
         return Changes(
             new=self._counts[Status.NEW],
             changed=self._counts[Status.CHANGED],

@@ -158,8 +158,11 @@ def record_checksums(uri: str, *, before: Collection[str] = (), changed: Collect
         return 0
     kept = {path: each for path, each in checksums.recorded.items() if path in present and path not in changed}
     long = {path for path in before if path.startswith(f"{MEMORY}.lance/{DATA}/")}
-    new = {path for path in present if not is_data(path)} | (_data_files(uri) & present - long)
-    added = {path: _checksum(checksums.folder / path) for path in sorted(new - kept.keys())}
+    new = present - kept.keys() - long
+    if any(map(is_data, new)):
+        data = _data_files(uri)
+        new = {path for path in new if not is_data(path) or path in data}
+    added = {path: _checksum(checksums.folder / path) for path in sorted(new)}
     if checksums.is_torn or len(kept) < len(checksums.recorded) or not _append(checksums.folder, added):
         _write(checksums.folder, kept | added)
     return len(added)

@@ -38,15 +38,21 @@ def read_rows(
         StoreError: a file is missing or cannot be read; the message names it.
     """
     check_process()
-    wanted = None if fragments is None else set(fragments)
-    for fragment in dataset.get_fragments():
-        if wanted is not None and fragment.fragment_id not in wanted:
-            continue
+    for fragment in _fragments(dataset, fragments):
         with lance_errors(f"cannot read {fragment_name(fragment)} of {dataset.uri}"):
             rows = fragment.count_rows()
             for start in range(0, rows, batch_rows):
                 taken = fragment.take(range(start, min(start + batch_rows, rows)), columns=list(columns))
                 yield fragment, taken.combine_chunks().to_batches()[0]
+
+
+def _fragments(dataset: lance.LanceDataset, numbers: Sequence[int] | None) -> list[lance.LanceFragment]:
+    if numbers is not None and len(numbers) == 1:
+        # Listing all fragments for each of thousands takes longer than reading them.
+        found = dataset.get_fragment(numbers[0])
+        return [] if found is None else [found]
+    wanted = None if numbers is None else set(numbers)
+    return [each for each in dataset.get_fragments() if wanted is None or each.fragment_id in wanted]
 
 
 def live_rows(fragment: lance.LanceFragment) -> np.ndarray:
@@ -63,16 +69,18 @@ def live_rows(fragment: lance.LanceFragment) -> np.ndarray:
     return addresses & np.uint64(0xFFFFFFFF)
 
 
-def read_addressed(dataset: lance.LanceDataset, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """Yield the rows of a table in order: batches, each with the addresses of its rows, ``(k,)`` uint64.
+def read_addressed(
+    dataset: lance.LanceDataset, columns: Sequence[str], *, fragments: Sequence[int] | None = None
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """Yield the rows of a table, or of some of its fragments, in order: batches, each with the addresses of its rows.
 
-    All rows of a batch are from one fragment.
+    The addresses are ``(k,)`` uint64. All rows of a batch are from one fragment.
 
     Raises:
         StoreError: a file is missing or cannot be read; the message names it.
     """
     current, begin, addresses = None, 0, np.empty(0, np.uint64)
-    for fragment, batch in read_rows(dataset, columns):
+    for fragment, batch in read_rows(dataset, columns, fragments=fragments):
         if fragment.fragment_id != current:
             current, begin = fragment.fragment_id, 0
             addresses = live_rows(fragment) | np.uint64(current << 32)

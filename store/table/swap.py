@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import lance
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata
 from lance.schema import LanceSchema
 
@@ -21,15 +19,11 @@ from ...errors import StoreError
 from .addresses import MEMORY
 from .datasets import fragments_of, open_table
 from .failures import LANCE_FAILURES, lacking, lance_errors
-from .rows import read_addressed
 
 # Attempts of a commit, with waits that double from the first to the longest: about 6 s in all.
 MAX_ATTEMPTS = 12
 _FIRST_WAIT_S = 0.01
 _LONGEST_WAIT_S = 1.0
-
-# Ids that are searched at a time. Arrow builds the hash table of the wanted ids again for each search.
-_SEARCHED_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,39 +97,6 @@ def swap_at(uri: str, version: int, propose: Callable[[lance.LanceDataset], Prop
     committed = swap(uri, MEMORY, lambda latest: propose(latest) if latest.version == version else None, action)
     # Compared with None because an empty table counts as false.
     return None if committed is None else committed.version
-
-
-def find_rows(dataset: lance.LanceDataset, doc_ids: pa.Array) -> tuple[np.ndarray, list[str]]:
-    """Return addresses ``(k,)`` uint64 and ids of the rows that have one of these ids, in the order of the table.
-
-    This reads the whole column of ids.
-
-    Raises:
-        StoreError: the column cannot be read.
-    """
-    addresses: list[np.ndarray] = []
-    found: list[str] = []
-    pending: list[pa.RecordBatch] = []
-    held = 0
-
-    def search() -> None:
-        nonlocal held
-        rows = pa.Table.from_batches(pending)
-        is_wanted = pc.call_function("is_in", [rows.column("doc_id")], pc.SetLookupOptions(doc_ids))
-        hits = rows.filter(is_wanted)
-        addresses.append(hits.column("_rowaddr").to_numpy())
-        found.extend(hits.column("doc_id").to_pylist())
-        pending.clear()
-        held = 0
-
-    for own, batch in read_addressed(dataset, ["doc_id"]):
-        pending.append(batch.append_column("_rowaddr", pa.array(own)))
-        held += batch.num_rows
-        if held >= _SEARCHED_ROWS:
-            search()
-    if pending:
-        search()
-    return np.concatenate([np.empty(0, np.uint64), *addresses]), found
 
 
 def without_rows(dataset: lance.LanceDataset, addresses: np.ndarray) -> list[FragmentMetadata]:

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import lance
 import numpy as np
-import pyarrow as pa
 
 from ...configs.names import MissingIds
 from ...errors import CorruptStoreError, MissingDocumentsError, some
-from ..ledger import emptied_shards, record_empty
+from ..derived.finding import find_rows
+from ..derived.names import state_of
+from ..derived.totals import FragmentTotals, Totals
+from ..ledger import record_empty
 from ..lock import build_lock
 from ..plans import mark_altered
 from ..store import Store
 from ..table.addresses import MEMORY
 from ..table.datasets import open_table
-from ..table.swap import Proposal, find_rows, swap, without_rows
+from ..table.swap import Proposal, swap, without_rows
 from .kept_out import kept_out, note_kept_out, note_let_in
 
 
@@ -105,12 +107,21 @@ def _wanted(doc_ids: Iterable[str]) -> list[str]:
 def _delete(uri: str, wanted: list[str], missing: MissingIds, *, keep_out: bool) -> Deletion:
     # No store has an id with invalid Unicode, and Arrow cannot hold it.
     usable = [doc_id for doc_id in wanted if doc_id.encode("utf-8", "ignore").decode() == doc_id]
-    ids = pa.array(usable, pa.string())
+    totals = Totals(uri)
     out = kept_out(uri) if keep_out else frozenset[str]()
     result = Deletion(0, ())
 
-    def find(dataset: lance.LanceDataset) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
-        rows, found = find_rows(dataset, ids)
+    searched: list[str] | None = None
+    rows, found, lost = np.empty(0, np.uint64), list[str](), dict[int, FragmentTotals]()
+
+    def absent_of(dataset: lance.LanceDataset) -> tuple[str, ...]:
+        """Find the rows, and return the ids that have none."""
+        nonlocal searched, rows, found, lost
+        # Marking the store as altered makes a version with the same rows.
+        if (state := state_of(dataset, ["doc_id"])) != searched:
+            rows, found = find_rows(uri, dataset, usable)
+            lost = totals.lost(dataset, rows)
+            searched = state
         if len(set(found)) < len(found):
             raise CorruptStoreError(f"the store at {uri} holds a document twice. Build it again.")
         held = set(found) | out
@@ -121,20 +132,22 @@ def _delete(uri: str, wanted: list[str], missing: MissingIds, *, keep_out: bool)
                 "Nothing was deleted. Check the ids, or skip them (--skip-missing).",
                 absent,
             )
-        return rows, found, absent
+        return absent
 
     def propose(dataset: lance.LanceDataset) -> Proposal | None:
         nonlocal result
-        rows, found, absent = find(dataset)
+        absent = absent_of(dataset)
         if not found:
             # A commit can succeed and still report an error, so a retry may find the rows already gone.
             return None
         result = Deletion(len(found), absent)
         # Recorded before the rows go: a shard stays done when it loses its last row.
-        record_empty(uri, emptied_shards(dataset, rows))
-        return Proposal(without_rows(dataset, rows))
+        record_empty(uri, totals.emptied_shards(dataset, lost))
+        kept = without_rows(dataset, rows)
+        totals.keep_rest(dataset, lost, kept)
+        return Proposal(kept)
 
-    _, found, absent = find(open_table(uri, MEMORY))
+    absent = absent_of(open_table(uri, MEMORY))
     new = [doc_id for doc_id in usable if doc_id not in out] if keep_out else []
     if not found and not new:
         return Deletion(0, absent)

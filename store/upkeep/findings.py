@@ -79,7 +79,9 @@ class Damage:
 
     Attributes:
         lost: data files of ``memory`` that cannot be read, by fragment.
-        rows: damaged rows of readable files: by fragment, the shard of each row by the row's number.
+        rows: damaged rows of readable files: by fragment, the numbers of the rows among those that are not deleted,
+            ``(k,)`` uint32.
+        dropped: number of those rows by shard.
         is_incomplete: True if a finished shard has fewer or more rows than planned.
         held: number of rows of each shard in the readable files.
         held_lost: number of those rows that lie in lost files.
@@ -91,7 +93,8 @@ class Damage:
     """
 
     lost: dict[int, str] = field(default_factory=dict)
-    rows: dict[int, dict[int, int]] = field(default_factory=dict)
+    rows: dict[int, np.ndarray] = field(default_factory=dict)
+    dropped: Counter[int] = field(default_factory=Counter)
     is_incomplete: bool = False
     held: Counter[int] = field(default_factory=Counter)
     held_lost: Counter[int] = field(default_factory=Counter)
@@ -99,6 +102,19 @@ class Damage:
     is_index_damaged: bool = False
     changed: set[str] = field(default_factory=set)
     stale: list[str] = field(default_factory=list)
+
+    def drop(self, fragment: int, rows: np.ndarray, shards: Mapping[int, int]) -> None:
+        """Add damaged rows of a fragment, ``(k,)`` uint32, that are not among the damaged rows yet.
+
+        Args:
+            fragment: id of the fragment.
+            rows: numbers of the rows among those that are not deleted.
+            shards: number of these rows by shard.
+        """
+        if rows.size:
+            former = self.rows.get(fragment, np.empty(0, np.uint32))
+            self.rows[fragment] = np.sort(np.concatenate([former, rows]))
+            self.dropped.update(shards)
 
 
 @dataclass
@@ -148,7 +164,7 @@ class Findings:
     compared: set[str] = field(default_factory=set)
     unchecked: list[str] = field(default_factory=list)
 
-    def add(self, *problems: Problem) -> None:
-        """Record problems: count all, and list the first ones."""
-        self.problem_count += len(problems)
+    def add(self, *problems: Problem, more: int = 0) -> None:
+        """Record problems, and the number of further ones: count all, and list the first ones."""
+        self.problem_count += len(problems) + more
         self.problems += problems[: max(LISTED - len(self.problems), 0)]

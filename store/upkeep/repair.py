@@ -1,6 +1,5 @@
 """Repair: drop the damaged rows and files of a store, and mark the store so that the next build refills it."""
 
-from collections import Counter
 from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +100,7 @@ def _emptied(damage: Damage, planned: Collection[int]) -> set[int]:
     That is safe: the next build compares all documents, even those of finished shards. If files are unreadable, a shard
     without any row counts too, because its rows may have been in those files.
     """
-    dropped = Counter(shard for rows in damage.rows.values() for shard in rows.values()) + damage.held_lost
+    dropped = damage.dropped + damage.held_lost
     candidates = planned if damage.lost else dropped.keys() & planned
     return {shard for shard in candidates if damage.held[shard] == dropped[shard]}
 
@@ -116,9 +115,9 @@ def _step(uri: str, version: int | None, propose: Callable[[lance.LanceDataset],
 
 def _without_damage(dataset: lance.LanceDataset, damage: Damage) -> Proposal:
     addresses = [
-        live_rows(fragment)[sorted(rows)] | np.uint64(fragment.fragment_id << 32)
+        live_rows(fragment)[damage.rows[fragment.fragment_id]] | np.uint64(fragment.fragment_id << 32)
         for fragment in dataset.get_fragments()
-        if (rows := damage.rows.get(fragment.fragment_id))
+        if fragment.fragment_id in damage.rows
     ]
     kept = without_rows(dataset, np.concatenate([np.empty(0, np.uint64), *addresses]))
     return Proposal([fragment for fragment in kept if fragment.id not in damage.lost])

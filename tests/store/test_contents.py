@@ -4,23 +4,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pisco_index.store import Contents, Status, commit, document_hashes, write_fragment
+from pisco_index.store.derived.row_hashes import Hashes
 
 HASHES = st.tuples(st.integers(0, 3), st.integers(0, 3))
 
 
+def _ids(hashes):
+    """Make hashes of ids, whose upper bits count."""
+    return np.array(list(hashes), np.uint64).reshape(-1, 2) << np.array([62, 0], np.uint64)
+
+
 @given(st.dictionaries(HASHES, st.integers(0, 2)), st.dictionaries(HASHES, st.integers(0, 2)))
 def test_hashes_that_begin_alike_are_told_apart(stored, asked):
-    first, second = np.array(list(stored), np.uint64).reshape(-1, 2).T.copy()
     texts, rows = np.array(list(stored.values()), np.uint64), np.arange(len(stored), dtype=np.uint64)
-    contents = Contents(first, second, texts, rows)
-    status = contents.compare(
-        np.array(list(asked), np.uint64).reshape(-1, 2), np.array(list(asked.values()), np.uint64)
-    )
+    contents = Contents([(Hashes(*_ids(stored).T, texts), rows)], len(stored))
+    status = contents.compare(_ids(asked), np.array(list(asked.values()), np.uint64))
     expected = [
         Status.NEW if key not in stored else Status.SAME if stored[key] == text else Status.CHANGED
         for key, text in asked.items()
     ]
     assert status.tolist() == expected
+    assert contents.unseen_count == len(contents.unseen)
     assert set(contents.unseen.tolist()) == {row for row, key in enumerate(stored) if key not in asked}
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import struct
 import time
 import zlib
@@ -18,7 +19,18 @@ from safetensors.torch import load as load_tensors
 from pisco_index import Reader
 from pisco_index.errors import CorruptStoreError, StoreError, StoreLockedError
 from pisco_index.model.connector import Connector, digest_tensors
-from pisco_index.store import Store, StoreMeta, build_lock, commit, compact, decode, delete, lock, write_fragment
+from pisco_index.store import (
+    Store,
+    StoreMeta,
+    build_lock,
+    commit,
+    compact,
+    decode,
+    delete,
+    describe,
+    lock,
+    write_fragment,
+)
 from pisco_index.store.codecs import codec_by_name
 from pisco_index.store.codecs.calibration import (
     Calibration,
@@ -197,9 +209,19 @@ class TestLinks:
 
     def test_for_maps_of_ids(self, filled, outside, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        shutil.rmtree(tmp_path / "index" / ".pisco-index")
         (tmp_path / "index" / ".pisco-index").symlink_to(outside)
         assert len(filled.fetch(["0-0"]).payloads) == 1
         assert list((tmp_path / "cache").rglob("*.idmap"))
+
+    def test_for_the_totals(self, filled, outside, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        cache = next((tmp_path / "index" / ".pisco-index").glob("totals-*"))
+        cache.unlink()
+        cache.symlink_to(outside / "precious")
+        assert describe(filled.refresh()).documents == 5
+        delete(filled.uri, ["0-1"])
+        assert describe(filled.refresh()).documents == 4
 
     def test_for_the_name_of_who_builds(self, filled, outside, tmp_path):
         (tmp_path / "index" / HOLDER_NAME).symlink_to(outside / "precious")

@@ -2,15 +2,15 @@
 
 import lance
 import numpy as np
-import pyarrow as pa
 import pytest
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
 from pisco_index.errors import StoreError
 from pisco_index.store import Store, begin_update, commit, is_altered, plan_in_force, write_fragment
+from pisco_index.store.derived.finding import find_rows
 from pisco_index.store.table.datasets import fragments_of
-from pisco_index.store.table.swap import Proposal, _operation, find_rows, without_rows
+from pisco_index.store.table.swap import Proposal, _operation, without_rows
 
 NOTHING = np.empty(0, np.uint64)
 
@@ -23,7 +23,7 @@ def filled(store, shard_rows):
 
 
 def rows_named(store, *doc_ids):
-    return find_rows(store.table, pa.array(doc_ids, pa.string()))[0]
+    return find_rows(store.uri, store.table, doc_ids)[0]
 
 
 def proposals(store, shard_rows):

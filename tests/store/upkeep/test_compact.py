@@ -86,15 +86,32 @@ def test_a_reader_reads_on_while_a_store_is_compacted(filled):
     assert not wrong
 
 
-def test_fragments_that_are_large_enough_are_left_alone(filled, monkeypatch):
+def sizes(store):
+    fragments = (fragment.metadata for fragment in store.refresh().table.get_fragments())
+    return [(each.physical_rows, each.num_deletions) for each in fragments]
+
+
+def test_fragments_that_are_large_enough_are_left_alone(filled, shard_rows, monkeypatch):
     monkeypatch.setattr(MODULE, "FRAGMENT_ROWS", 8)
-    compact(filled.uri)
-    sizes = [fragment.physical_rows for fragment in filled.refresh().table.get_fragments()]
-    assert sum(sizes) == 30
-    assert 3 <= len(sizes) <= 4
-    version = filled.refresh().version
-    compact(filled.uri)
-    assert filled.refresh().version <= version + 2
+    version = filled.version
+    compaction = compact(filled.uri)
+    assert (compaction.left_alone, compaction.left_deleted) == (6, 0)
+    commit(filled, [write_fragment(filled.uri, shard, shard_rows(shard, 3)) for shard in range(6, 8)])
+    assert compact(filled.uri).left_alone == 6
+    assert sizes(filled) == [(5, 0)] * 6 + [(6, 0)]
+    assert filled.refresh().version > version
+    assert compact(filled.uri).left_alone == 7
+
+
+def test_large_fragments_are_rewritten_from_a_share_of_deleted_rows_on(filled, monkeypatch):
+    monkeypatch.setattr(MODULE, "FRAGMENT_ROWS", 4)
+    delete(filled.uri, ["0-0", "1-0", "1-1"])
+    compaction = compact(filled.uri, min_deleted=0.4)
+    assert (compaction.left_alone, compaction.left_deleted) == (5, 1)
+    assert sorted(sizes(filled)) == [(3, 0), *[(5, 0)] * 4, (5, 1)]
+    compaction = compact(filled.uri, min_deleted=0)
+    assert (compaction.left_alone, compaction.left_deleted) == (5, 0)
+    assert sorted(sizes(filled)) == [(3, 0), (4, 0), *[(5, 0)] * 4]
 
 
 def test_nothing_is_compacted_while_a_build_runs(filled):
@@ -105,6 +122,8 @@ def test_nothing_is_compacted_while_a_build_runs(filled):
 def test_what_cannot_be_asked(tmp_path, filled, monkeypatch):
     with pytest.raises(ValueError, match="must not be negative"):
         compact(filled.uri, older_than_hours=-1)
+    with pytest.raises(ValueError, match="must be between 0 and 1"):
+        compact(filled.uri, min_deleted=10)
     with pytest.raises(StoreError, match="there is no store"):
         compact(tmp_path / "nowhere")
     monkeypatch.setattr(MODULE, "local_folder", lambda uri: None)
