@@ -97,6 +97,11 @@ class Source(Protocol):
         """Treatment of records that cannot be used."""
         ...
 
+    @property
+    def cleaning(self) -> str | None:
+        """Identity of the cleaning of texts; None if they are not cleaned, so that it costs little to read them."""
+        ...
+
     def survey(self, start: int, stop: int | None) -> Iterator[Event]:
         """Yield everything between two positions, in order, with as little of the texts as the format allows.
 

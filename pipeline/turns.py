@@ -22,6 +22,8 @@ from ..store import (
     is_altered,
     is_calibrated,
     kept_out,
+    known_records,
+    records_asset,
 )
 from .calibrate import calibrate
 from .job import Job
@@ -62,6 +64,7 @@ class Create:
         assets = {
             **({CONNECTOR_ASSET: save_tensors(connector.state())} if connector and meta.has_connector else {}),
             PLAN_ASSET: self.plan.to_json(),
+            **({records_asset(None): self.plan.known.to_bytes()} if self.plan.known else {}),
             CONFIG_ASSET: job.config.model_dump_json().encode(),
             **calibration,
         }
@@ -135,7 +138,8 @@ class Update:
         Returns:
             The store with its new plan; None if another process changed the store since it was compared.
         """
-        if not begin_update(self.store, self.plan.to_json(), self.gone):
+        records = self.plan.known.to_bytes() if self.plan.known else None
+        if not begin_update(self.store, self.plan.to_json(), self.gone, records):
             return None
         return self.store.refresh()
 
@@ -222,11 +226,13 @@ def _plan_update(job: Job, corpus: Corpus, store: Store, former: Plan, progress:
     # Rows of a plan that was finished after its documents were deleted for good.
     unwanted_rows = contents.rows_of(unwanted)
     keeps_title = "title" in store.meta.optional_columns
+    # The records of an unfinished plan may have other documents in the store.
+    known = None if former.missing(done_shards(store)) else known_records(store)
     plan = plan_corpus(
         corpus,
         shard_documents=job.config.run.shard_documents,
         first=former.next,
-        comparison=Comparison(contents, job.config.compression, keeps_title, job.prune, unwanted),
+        comparison=Comparison(contents, job.config.compression, keeps_title, job.prune, unwanted, known),
         on_records=progress.planned_records,
         processes=job.config.run.planning_processes,
     )

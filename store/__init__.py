@@ -19,6 +19,7 @@ from .history import last_commits
 from .info import Failure, StoreInfo, count_failures, describe, describe_documents
 from .ledger import fallbacks
 from .lock import Holder, build_lock, lock_holder
+from .lookup.known_records import UNKNOWN, KnownRecords, known_records, records_asset
 from .meta import StoreMeta
 from .plans import begin_update, forget_rejected, is_altered, plan_in_force
 from .sampling import sample_memory
@@ -47,6 +48,7 @@ __all__ = [
     "CONTENTS",
     "FORMAT_VERSION",
     "RESTORE",
+    "UNKNOWN",
     "Calibration",
     "Codec",
     "Contents",
@@ -58,6 +60,7 @@ __all__ = [
     "Hit",
     "Holder",
     "IndexReport",
+    "KnownRecords",
     "Latents",
     "Prediction",
     "Problem",
@@ -104,6 +107,7 @@ __all__ = [
     "keep_index",
     "kept_out",
     "kept_texts",
+    "known_records",
     "last_commits",
     "let_in",
     "local_folder",
@@ -114,6 +118,7 @@ __all__ = [
     "predict",
     "read_header",
     "recode",
+    "records_asset",
     "rejected_rows",
     "remove_orphans",
     "resolve_uri",

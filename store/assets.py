@@ -24,6 +24,9 @@ ORIGIN_ASSET = "recoded-from"
 PLAN_PREFIX = "plan/"
 """Prefix of the names of update plans. A plan is in force when the schema of ``memory`` names its asset."""
 
+RECORDS_PREFIX = "records/"
+"""Prefix of a name that ends with a plan's: the records that the plan was made of (``lookup/known_records.py``)."""
+
 EMPTY_SHARD_PREFIX = "empty-shard/"
 """Prefix of a name that ends with the number of a finished shard without rows in ``memory``."""
 

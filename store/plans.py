@@ -11,7 +11,7 @@ import lance
 import numpy as np
 
 from ..errors import StoreError
-from .assets import PLAN_PREFIX
+from .assets import PLAN_PREFIX, RECORDS_PREFIX
 from .ledger import record_empty
 from .store import Store
 from .table.addresses import MEMORY, REJECTED
@@ -65,7 +65,7 @@ def as_altered(dataset: lance.LanceDataset) -> Proposal:
     return Proposal(fragments_of(dataset), metadata={**_metadata(dataset), _ALTERED_KEY: "true"})
 
 
-def begin_update(store: Store, plan: bytes, gone: np.ndarray) -> bool:
+def begin_update(store: Store, plan: bytes, gone: np.ndarray, records: bytes | None = None) -> bool:
     """Delete the rows of pruned documents, and put the plan of an update in force.
 
     A crash in between leaves an altered store with the former plan in force.
@@ -74,6 +74,7 @@ def begin_update(store: Store, plan: bytes, gone: np.ndarray) -> bool:
         store: the store, opened at the version for which the plan was made.
         plan: content of the plan, stored as the asset that ``plan_in_force`` then names.
         gone: addresses of the rows to delete, ``(k,)`` uint64.
+        records: records that the plan was made of, as ``KnownRecords.to_bytes`` returns them; None keeps none.
 
     Returns:
         False if somebody else has changed the store since that version: plan again.
@@ -84,7 +85,7 @@ def begin_update(store: Store, plan: bytes, gone: np.ndarray) -> bool:
     uri, version = store.uri, store.version
     name = f"{PLAN_PREFIX}{uuid4().hex}"
     with lance_errors(f"cannot keep the plan of an update in the store at {uri}"):
-        append_assets(uri, {name: plan})
+        append_assets(uri, {name: plan} | ({f"{RECORDS_PREFIX}{name}": records} if records else {}))
     for step in _update_steps(store, name, gone):
         following = swap_at(uri, version, step, f"cannot begin the update of the store at {uri}")
         if following is None:

@@ -21,6 +21,7 @@ from ..recognise import Recognised
 from ..rejected import OnRejected, RecordError, Tolerance
 from ..split import max_id_bytes
 from ..streams import ByteStream, TextFile, stream_at
+from .cleaning import cleaning_of
 from .text_source import FileSource
 from .wiki.names import is_redirect, namespace_numbers, normalised
 from .wiki.pages import PAGE_END, SeenIds, Version, newest_versions, version
@@ -97,6 +98,12 @@ class MediaWikiSource(FileSource):
         dropped = (_MEDIA, _FILE, _CATEGORY)
         self._dropped_links = frozenset(name for name, number in self._numbers.items() if number in dropped)
         self._pages = SeenIds()
+        self._cleaning = cleaning_of([self.format, passage_words, sorted(self._dropped_links)])
+
+    @property
+    def cleaning(self) -> str | None:
+        """Identity of the cleaning of wikitext."""
+        return self._cleaning
 
     @classmethod
     def begin(cls, found: Recognised, config: CorpusConfig) -> Self:

@@ -40,6 +40,11 @@ class RecordSource(ABC):
         """
         return self.walk(start, stop)
 
+    @property
+    def cleaning(self) -> str | None:
+        """Identity of the cleaning of texts; None if they are not cleaned, so that it costs little to read them."""
+        return None
+
     def documents(self, document: Document, place: str) -> Iterable[Document]:  # noqa: ARG002
         """Cut a document that ``walk`` yielded.
 

@@ -8,6 +8,7 @@ from ..document import Document
 from ..fields import Fields
 from ..rejected import Tolerance
 from ..streams import ByteStream, TextFile
+from .cleaning import cleaning_of
 from .enterprise import cleaned, holds_wikitext
 from .source import RecordSource
 
@@ -106,6 +107,11 @@ class TextSource(FileSource):
             "passage_words": self.passage_words,
             **self.tolerance.spec,
         }
+
+    @property
+    def cleaning(self) -> str | None:
+        """Identity of the cleaning of wikitext; None if the texts are no wikitext."""
+        return cleaning_of([self.format, self.passage_words]) if holds_wikitext(self.fields) else None
 
     def documents(self, document: Document, place: str) -> Iterable[Document]:
         """Clean and cut a document that ``walk`` yielded.

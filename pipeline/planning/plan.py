@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CorruptStoreError
+from ...store import KnownRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class Plan:
         first: number of the first shard, above those of all earlier plans of the store.
         changes: changes of an update; None for the plan that a store is created with.
         settings: corpus settings of an update, as plain values; None for the plan that a store is created with.
+        known: records that the plan was made of, if their texts are cleaned. They are kept beside the plan.
     """
 
     files: tuple[PlannedFile, ...]
@@ -112,6 +114,7 @@ class Plan:
     first: int = 0
     changes: Changes | None = None
     settings: Mapping[str, Any] | None = None
+    known: KnownRecords | None = field(default=None, compare=False, repr=False)
 
     @property
     def next(self) -> int:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NoReturn
 
+import numpy as np
+
 from ...corpus import Corpus, RejectedRecord, Versioned
 from ...corpus.parts.cutting import Part
 from ...errors import CorpusError
+from ...store import UNKNOWN, KnownRecords
 from .comparison import ChangedDocuments, Comparison
 from .files import CorpusWatch, describe_files
 from .ids import Ids, without_repeats
@@ -75,6 +78,7 @@ class EveryDocument:
 
     def __init__(self, shards: ShardBuilder):
         self._shards = shards
+        self._keys: list[np.ndarray] = []
 
     def survey(self, suspects: frozenset[int]) -> Survey:
         """Return what has to be read of each record."""
@@ -83,6 +87,13 @@ class EveryDocument:
     def add(self, batch: Batch, begin: int, end: int) -> None:
         """Add the records of a batch from number ``begin`` up to ``end``."""
         self._shards.add_all(batch.positions[begin:end], batch.characters[begin:end])
+        if batch.keys.size:
+            self._keys.append(batch.keys[begin:end])
+
+    @property
+    def known(self) -> KnownRecords | None:
+        """Records of the corpus whose texts are cleaned. Their numbers of documents are unknown before that."""
+        return KnownRecords.of([(keys, np.full(len(keys), UNKNOWN)) for keys in self._keys])
 
 
 class _Planning:
@@ -116,6 +127,7 @@ class _Planning:
             dropped={**dropped, **choice.dropped},
             rejected=dict(shards.rejections),
             changes=choice.changes,
+            known=choice.known,
         )
 
 

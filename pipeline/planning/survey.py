@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from ...corpus import Document, Dropped, Event, Record, RecordError, RejectedRecord, Rejecter, Source, Versioned
+from ...corpus.formats.cleaning import record_key
 from ...corpus.formats.text_source import FileSource
 from ...corpus.parts.cutting import Part
 from ...corpus.parts.entering import enter_part
@@ -60,6 +61,7 @@ class Batch:
         hashes: hashes of their ids, ``(n,)`` uint64.
         asides: what stands between the records, in order.
         ids: ids by the place in the batch: all of them if the source is versioned, otherwise those asked for.
+        keys: keys of the records' source texts, ``(n,)`` uint64, if these are cleaned; otherwise empty.
         details: further columns, which the survey was asked for.
     """
 
@@ -70,6 +72,7 @@ class Batch:
     hashes: np.ndarray
     asides: list[Aside]
     ids: dict[int, str]
+    keys: np.ndarray
     details: Any = None
 
     def __len__(self) -> int:
@@ -100,6 +103,7 @@ class Batch:
             self.hashes[first:],
             asides,
             {place - first: doc_id for place, doc_id in self.ids.items() if place >= first},
+            self.keys[first:],
             self.details.since(first) if first and self.details is not None else self.details,
         )
 
@@ -148,8 +152,8 @@ class Survey:
 class Details:
     """A collector of further columns about the records of a batch."""
 
-    def add(self, source: Source, document: Document, place: str) -> None:
-        """Add a record.
+    def add(self, source: Source, document: Document, place: str, key: int | None) -> None:
+        """Add a record, with the key of its source text if that is cleaned.
 
         Raises:
             RecordError: if the record gives no document because it cannot be used.
@@ -187,6 +191,7 @@ class _Reading:
         self._source, self._start, self._part, self._survey = source, start, part, survey
         self._file = source.file if isinstance(source, FileSource) else None
         self._entry = self._file.points[0] if self._file else (0, 0)
+        self._cleaning = source.cleaning
         self._keeps_ids = isinstance(source, Versioned)
         self._details = survey.details()
         self._rejecter = Rejecter(source.name, source.tolerance, self._reject)
@@ -221,12 +226,14 @@ class _Reading:
         yield self._end(following)
 
     def _add(self, position: int, number: int, place: str, item: Any) -> None:
-        characters = 0
+        characters, key = 0, None
         if isinstance(item, Document):
             characters = len(item.text)
+            if self._cleaning is not None:
+                key = record_key(self._cleaning, item.doc_id, item.title, item.text)
             if self._details is not None:
                 try:
-                    self._details.add(self._source, item, place)
+                    self._details.add(self._source, item, place, key)
                 except RecordError as error:
                     item = error
         elif isinstance(item, Record):
@@ -245,6 +252,8 @@ class _Reading:
         self._numbers.append(number)
         self._characters.append(characters)
         self._hashes.append(value)
+        if key is not None:
+            self._keys.append(key)
 
     def _reject(self, rejected: RejectedRecord) -> None:
         position = rejected.position
@@ -258,6 +267,7 @@ class _Reading:
         self._numbers: list[int] = []
         self._characters: list[int] = []
         self._hashes: list[int] = []
+        self._keys: list[int] = []
         self._asides: list[Aside] = []
         self._ids: dict[int, str] = {}
 
@@ -270,6 +280,7 @@ class _Reading:
             np.array(self._hashes, np.uint64),
             self._asides,
             self._ids,
+            np.array(self._keys, np.uint64),
             self._details and self._details.take(),
         )
         self._begin_batch()

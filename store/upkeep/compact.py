@@ -10,11 +10,12 @@ import lance
 from lance.fragment import FragmentMetadata
 
 from ...errors import StoreError
-from ..assets import INDEX_PREFIX, PLAN_PREFIX, asset_names
+from ..assets import INDEX_PREFIX, PLAN_PREFIX, RECORDS_PREFIX, asset_names
 from ..derived.row_hashes import RowHashes
 from ..derived.totals import Totals
 from ..info import data_bytes, disk_bytes
 from ..lock import build_lock
+from ..lookup.known_records import records_asset
 from ..plans import plan_in_force
 from ..search.index import search_index
 from ..search.keep import is_damaged, keep_index, merge_index
@@ -177,11 +178,13 @@ def _files(dataset: lance.LanceDataset) -> set[str]:
 
 
 def _drop_old_assets(uri: str) -> None:
-    """Delete former plans, and the checksums of former segments of the search index."""
+    """Delete former plans with their records, and the checksums of former segments of the search index."""
     memory, assets = open_table(uri, MEMORY), open_table(uri, ASSETS)
     index = search_index(memory)
-    used = {plan_in_force(memory), *(f"{INDEX_PREFIX}{segment}" for segment in (index.segments if index else ()))}
-    old = [each for each in asset_names(assets) if each.startswith((PLAN_PREFIX, INDEX_PREFIX)) and each not in used]
+    plan = plan_in_force(memory)
+    used = {plan, records_asset(plan), *(f"{INDEX_PREFIX}{segment}" for segment in (index.segments if index else ()))}
+    prefixes = (PLAN_PREFIX, RECORDS_PREFIX, INDEX_PREFIX)
+    old = [each for each in asset_names(assets) if each.startswith(prefixes) and each not in used]
     if old:
         quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in old)
         assets.delete(f"name IN ({quoted})")

@@ -20,7 +20,7 @@ from pisco_index.configs import CorpusConfig
 from pisco_index.corpus import open_corpus
 from pisco_index.corpus.parts import cutting
 from pisco_index.errors import CorpusError, PiscoIndexError
-from pisco_index.pipeline.planning import planner
+from pisco_index.pipeline.planning import planner, processes
 from pisco_index.pipeline.planning.ordering import OrderedReading
 from pisco_index.pipeline.planning.planner import plan_corpus
 from pisco_index.pipeline.planning.processes import Processes, ThisProcess
@@ -261,23 +261,24 @@ def test_processes_make_the_plan_of_one(pool, large, tmp_path):
     "A process that reads the corpus dies while a build is planned.",
     "Another process reads its part again. After three deaths the build ends with an error.",
 )
-def test_a_process_that_dies_is_replaced(pool, large, monkeypatch):
-    whole = planned(ThisProcess(), large)
-    received, killed = Processes.receive, []
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_process_that_dies_is_replaced(large, monkeypatch, deaths):
+    begin, killed = processes._Worker.begin, []
 
-    def receive(self, head):
-        received(self, head)
+    def begin_and_die(self, *arguments):
+        begin(self, *arguments)
         if len(killed) < deaths:
-            killed.append(next((worker.process.pid for worker in self._workers if worker.job), self.pids[0]))
-            os.kill(killed[-1], signal.SIGKILL)
+            killed.append(self.process.pid)
+            self.process.kill()
 
-    monkeypatch.setattr(Processes, "receive", receive)
-    deaths = 2
-    assert planned(pool, large) == whole
-    assert not set(killed) & set(pool.pids)
-    deaths = 3
-    with pytest.raises(PiscoIndexError, match=r"3 processes that read the corpus died, the last one of SIGKILL"):
-        planned(pool, large)
+    monkeypatch.setattr(processes._Worker, "begin", begin_and_die)
+    with Processes(2) as pool:
+        if deaths == 2:
+            assert planned(pool, large) == planned(ThisProcess(), large)
+            assert not set(killed) & set(pool.pids)
+        else:
+            with pytest.raises(PiscoIndexError, match=r"3 processes .* died, the last one of SIGKILL"):
+                planned(pool, large)
 
 
 PLANNING = """
