@@ -45,8 +45,8 @@ def damage(path: Path, chance: random.Random) -> str:
 
 
 def is_stored(path: Path) -> bool:
-    """Return True if a file belongs to a store."""
-    return path.name[0] != "." or path.name == ".checksums"
+    """Return True if a file belongs to a store, and is no lock and no cache."""
+    return path.name == ".checksums" or (path.name[0] != "." and path.parent.name != ".pisco-index")
 
 
 def print_line(record: dict[str, Any]) -> None:

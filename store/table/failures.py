@@ -56,9 +56,10 @@ def is_caused_elsewhere(error: BaseException) -> bool:
 
 
 def is_version_gone(error: BaseException) -> bool:
-    """Return True if Lance missed a file of data, deletions or an index, as it does in a version that was dropped."""
+    """Return True if a file of data, deletions or an index was missing, as it is in a version that was dropped."""
     message = str(error)
-    return "Not found: " in message and any(f"/{each}/" in message for each in ("data", "_deletions", "_indices"))
+    is_missing = isinstance(error, FileNotFoundError) or "Not found: " in message
+    return is_missing and any(f"/{each}/" in message for each in ("data", "_deletions", "_indices"))
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from lance.fragment import FragmentMetadata
 
-from ...errors import StoreError
 from .addresses import data_file_uri, local_folder
 from .failures import lance_errors
 from .footers import FILE_VERSION, Page, column_pages, fields, varint
@@ -124,16 +123,8 @@ def row_index_problem(address: str) -> str | None:
     if local_folder(address) is None:
         return None
     path = Path(address)
-    try:
+    with lance_errors(f"cannot open {address}"):
         described = column_pages(path)
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"the data file {address} is gone: since the store was opened, it was changed and cleaned up, or deleted. "
-            "Open it again."
-        ) from error
-    except (OSError, ValueError):
-        with lance_errors(f"cannot open {address}"):
-            raise
     pages = [_payload_page(address, page) for page in described]
     with path.open("rb") as file:
         for page in pages:
