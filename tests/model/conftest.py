@@ -1,5 +1,6 @@
 """Tiny models of many architectures, and checkpoints made from them."""
 
+import pickle
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -100,6 +101,13 @@ def new_base(folder: Path, name: str, width: int, **changes: Any) -> Path:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def sent(tokenizer: Any) -> Any:
+    """Return a passage tokenizer as a reader process receives it: without torch and transformers."""
+    content = pickle.dumps(tokenizer)
+    assert not any(heavy in content for heavy in (b"torch", b"transformers", b"families", b"loading"))
+    return pickle.loads(content)
 
 
 @pytest.fixture(scope="package", autouse=True)

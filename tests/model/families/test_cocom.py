@@ -18,6 +18,7 @@ from pisco_index.model.identity import identity_as_stored
 from pisco_index.model.passages import memory_bounds_of
 
 from ...released import CHAT_WITHOUT_SYSTEM, edit_pth, linears, save_shards, write_cocom
+from ..conftest import sent
 
 TEXTS = ["", "a", "A text of forty letters, more or less so.", "x" * 13, "x" * 16, "x" * 17, "long " * 30]
 QUESTION = "Who?"
@@ -63,7 +64,7 @@ def merged(folder, role):
 
 def passages(checkpoint, texts=TEXTS, **settings):
     compression = CompressionConfig(**settings)
-    return list(checkpoint.passage_tokenizer(compression).tokenize(texts))
+    return list(sent(checkpoint.passage_tokenizer(compression)).tokenize(texts))
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from pisco_index.model.families.cocom_v1 import CocomV1Checkpoint
 from pisco_index.model.passages import memory_bounds_of
 
 from ...released import linears, save_shards, write_cocom_v1
+from ..conftest import sent
 from .test_cocom import held
 
 TEXTS = ["", "a", "A text of forty letters, more or less so.", "x" * 125, "x" * 126, "long words " * 40]
@@ -38,7 +39,7 @@ def edit_weights(folder, change):
 
 
 def documents_of(checkpoint, settings=TRUNCATE, texts=TEXTS):
-    return list(checkpoint.passage_tokenizer(settings).tokenize(texts))
+    return list(sent(checkpoint.passage_tokenizer(settings)).tokenize(texts))
 
 
 def merged(folder):

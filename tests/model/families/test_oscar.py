@@ -12,6 +12,7 @@ from pisco_index.configs import CompressionConfig
 from pisco_index.errors import CheckpointError, PromptError
 
 from ...released import edit_pth, linears, write_oscar
+from ..conftest import sent
 
 QUESTION = "Who wrote it?"
 TEXTS = ["", "a", "A text of forty letters, more or less so.", "x" * 200]
@@ -168,9 +169,8 @@ class TestPassages:
         assert [ids.count(each) for each in (258, 259)] == [1, 1]
 
     def test_without_a_question(self, folder):
-        (document,) = (
-            open_checkpoint(folder).passage_tokenizer(CompressionConfig(on_long="truncate")).tokenize(["x" * 99])
-        )
+        tokenizer = open_checkpoint(folder).passage_tokenizer(CompressionConfig(on_long="truncate"))
+        (document,) = sent(tokenizer).tokenize(["x" * 99])
         assert document.tokens_fed == 18
         assert document.n_mem == 4
 

@@ -15,6 +15,7 @@ from pisco_index.model.identity import identity_as_stored
 from pisco_index.model.loading.files import digest_files
 
 from ...released import save_shards
+from ..conftest import sent
 
 
 def edit_json(path, **values):
@@ -356,7 +357,7 @@ def test_memory_is_stored_before_a_connector_that_widens(tiny, make_base, tmp_pa
 
 def test_passages_are_cut_as_configured(tiny):
     compression = CompressionConfig(max_length=7, on_long="truncate")
-    (document,) = tiny.passage_tokenizer(compression).tokenize(["a long day in a small town " * 9])
+    (document,) = sent(tiny.passage_tokenizer(compression)).tokenize(["a long day in a small town " * 9])
     assert (len(document.passages), document.tokens_fed, document.n_mem) == (1, 7, 1)
 
 
