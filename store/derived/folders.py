@@ -4,10 +4,11 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 from platformdirs import user_cache_path
 
@@ -61,17 +62,21 @@ def open_file(path: str, flags: int) -> FileIO:
     return FileIO(os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666), mode)
 
 
-def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> bool:
-    """Write a file, which appears as a whole or not at all; return False if that failed."""
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> bool:
+    """Let a function write a file, which appears as a whole or not at all; return False if the disk fails.
+
+    Errors of the function other than OSError are raised. The file does not appear then.
+    """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
     try:
         with temporary.open("xb") as file:
-            file.writelines(pieces)
+            write(file)
         temporary.replace(path)
     except OSError:
-        with suppress(OSError):
-            temporary.unlink()
         return False
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return True
 
 

@@ -136,7 +136,7 @@ class RowHashes:
         names = bytes.fromhex(name), bytes.fromhex(state)
         header = _HEADER.pack(_MAGIC, hashes.shape[1], len(unknown), checksum, *names)
         for folder in writable_folders(self._uri):
-            if replace_file(folder / f"{name}{_SUFFIX}", [header, content]):
+            if replace_file(folder / f"{name}{_SUFFIX}", lambda file: file.writelines([header, content])):
                 return
 
 

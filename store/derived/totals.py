@@ -206,7 +206,7 @@ class Totals:
         self._known = {name: totals for name, totals in {**self._known, **_read(self._uri)}.items() if name in names}
         for folder in writable_folders(self._uri):
             delete_abandoned(folder)
-            if replace_file(folder / _FILE, [_lines(self._known)]):
+            if replace_file(folder / _FILE, lambda file: file.write(_lines(self._known))):
                 return
 
     def _keep(self, new: Mapping[str, FragmentTotals]) -> None:

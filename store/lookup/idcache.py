@@ -5,8 +5,6 @@ They are in a hidden folder of the store or else in the user's cache. A lost, st
 
 import hashlib
 import io
-import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,9 +14,9 @@ from pathlib import Path
 import lance
 from filelock import FileLock, Timeout
 from lance.fragment import FragmentMetadata, LanceFragment
-from platformdirs import user_cache_path
 
 from ...errors import StoreError
+from ..derived.folders import cache_folders, delete_abandoned, replace_file, writable_folders
 from ..table.addresses import MEMORY, local_folder
 from ..table.deletions import open_checked
 from ..table.pages import payload_pages
@@ -26,18 +24,12 @@ from .hashing import read_runs
 from .idmap import IdMap, first_positions, taken_in
 from .segments import DamagedMapError, KeptRows, Part, Run, Segment, write_segment
 
-CACHE_FOLDER = ".pisco-index"
-"""Name of the hidden folder for id maps in a store."""
-
 _SUFFIX = ".idmap"
-_TEMPORARY = ".tmp"
 _LOCK = "idmap.lock"
 # Longest time to wait for another process that makes the map: several times what 25 million documents take.
 _PATIENCE_S = 120
 # Files that only other versions use stay while all their rows are at most this many times the rows of the version.
 _OTHERS = 2
-# Age of a temporary file whose process must have died: writing a segment takes seconds.
-_ABANDONED_S = 3600
 
 
 def named_fragments(table: lance.LanceDataset) -> dict[str, LanceFragment]:
@@ -108,7 +100,7 @@ def remake_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, Lanc
 
 def _cached(uri: str, fragments: Mapping[str, LanceFragment]) -> IdMap:
     """Return the map of a version as far as cached segments have it."""
-    paths = (path for folder in _folders(uri) for path in _files_in(folder))
+    paths = (path for folder in cache_folders(uri) for path in _files_in(folder))
     return IdMap(filter(None, map(_load, paths)), fragments)
 
 
@@ -155,9 +147,8 @@ def _alone(uri: str) -> Iterator[None]:
     lock: the map is then made more than once, which takes time and does no harm.
     """
     lock = None
-    for folder in _folders(uri):
+    for folder in writable_folders(uri):
         try:
-            _create(folder, uri)
             lock = FileLock(folder / _LOCK, timeout=_PATIENCE_S)
             lock.acquire()
         except Timeout:
@@ -171,29 +162,6 @@ def _alone(uri: str) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
-
-
-def _folders(uri: str) -> Iterator[Path]:
-    """Yield the folders that may hold maps of a store, the preferred one first."""
-    store = local_folder(uri)
-    # In a store from somebody else, a link could make this package write and delete files in any folder.
-    if store is not None and not (store / CACHE_FOLDER).is_symlink():
-        yield store / CACHE_FOLDER
-    # A user whom the system does not know, as in many containers, may have no home folder.
-    with suppress(RuntimeError):
-        yield user_cache_path("pisco-index") / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
-
-
-def _create(folder: Path, uri: str) -> None:
-    """Create a folder for maps of a store, if it does not exist.
-
-    Raises:
-        OSError: it cannot be created, or the store was deleted, and creating it would bring the store's folder back.
-    """
-    store = local_folder(uri)
-    if store is not None and not store.is_dir():
-        raise FileNotFoundError(f"{store} is gone")
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _name(fragment: FragmentMetadata) -> str:
@@ -232,19 +200,9 @@ def _keep(uri: str, parts: Sequence[Part], runs: Sequence[Run], fragments: Mappi
     The file appears as a whole or not at all.
     """
     name = _file_name(parts)
-    for folder in _folders(uri):
-        temporary = folder / f"{name}.{secrets.token_hex(8)}{_TEMPORARY}"
-        try:
-            _create(folder, uri)
-            with temporary.open("xb") as file:
-                write_segment(file, parts, runs)
-            temporary.replace(folder / name)
-        except OSError:
-            continue
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        if (segment := _load(folder / name)) is not None:
+    for folder in writable_folders(uri):
+        is_written = replace_file(folder / name, lambda file: write_segment(file, parts, runs))
+        if is_written and (segment := _load(folder / name)) is not None:
             _tidy(folder, fragments)
             return segment
     buffer = io.BytesIO()
@@ -267,9 +225,8 @@ def _tidy(folder: Path, fragments: Mapping[str, LanceFragment]) -> None:
         elif is_other and segment.count <= room:
             room -= segment.count
             kept.add(path)
-    with suppress(OSError):
-        abandoned = time.time() - _ABANDONED_S
-        old = [path for path in folder.glob(f"*{_TEMPORARY}") if path.stat().st_mtime < abandoned]
-        for path in [*(each for each in _files_in(folder) if each not in kept), *old]:
+    for path in _files_in(folder):
+        if path not in kept:
             with suppress(OSError):  # Another process was faster.
                 path.unlink()
+    delete_abandoned(folder)

@@ -16,9 +16,11 @@ import pytest
 from filelock import Timeout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from platformdirs import user_cache_path
 
 from pisco_index.errors import MissingDocumentsError, StoreError
 from pisco_index.store import Store, commit, write_fragment
+from pisco_index.store.derived.folders import CACHE_FOLDER
 from pisco_index.store.lookup import hashing, idcache
 from pisco_index.store.lookup.idmap import GROWTH
 
@@ -35,6 +37,8 @@ def user_cache(tmp_path, monkeypatch) -> Path:
 def filled(store, shard_rows) -> Store:
     """Two shards, ten documents."""
     commit(store, [write_fragment(store.uri, shard, shard_rows(shard)) for shard in (0, 1)])
+    # Totals and hashes, which a commit keeps in the same folder.
+    shutil.rmtree(Path(store.uri, CACHE_FOLDER))
     return store.refresh()
 
 
@@ -318,7 +322,7 @@ def test_a_user_without_a_home_folder_reads(filled, monkeypatch, hashed):
     monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["unknown"])
     (Path(filled.uri) / ".pisco-index").write_text("no folder can be made here")
     with pytest.raises(RuntimeError):
-        idcache.user_cache_path("pisco-index")
+        user_cache_path("pisco-index")
     assert Store.open(filled.uri).fetch(ASKED).doc_ids == tuple(ASKED)
     assert sum(hashed) == 10
 
