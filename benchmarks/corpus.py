@@ -4,21 +4,30 @@ A file that is one compressed stream cannot be entered in the middle. A source t
 between two of the 100 shards. The baseline opens the file afresh for each shard, and decompresses everything before it.
 
     python benchmarks/corpus.py --records 100000
+
+With ``--dump``, it measures instead how fast a Wikimedia dump is planned, by one process and by several.
+
+    python benchmarks/corpus.py --dump SAMPLE.xml.bz2 --megabytes 500
 """
 
 import bz2
 import gzip
 import json
+import os
 import random
+import resource
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
 import zstandard
+from dumps import write_dump
 from measure import options, report, seconds
 
 from pisco_index.configs import CorpusConfig
 from pisco_index.corpus import Source, open_corpus, open_source
+from pisco_index.pipeline.planning.planner import plan_corpus
 
 SHARDS = 100
 # Every tenth shard is read afresh and counts ten times. Later shards cost more, and all of them would take minutes.
@@ -76,10 +85,42 @@ def measure(path: Path, megabytes: float, records: int) -> dict[str, float]:
     return result
 
 
+def cpu_s() -> float:
+    """Return the seconds of processors that this process and its former children took."""
+    used = [resource.getrusage(each) for each in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def measure_planning(path: Path, megabytes: float, processes: int) -> dict[str, float]:
+    """Return the figures of planning one file, by name."""
+    began, used = time.perf_counter(), cpu_s()
+    plan_corpus(open_corpus([path], CorpusConfig()), shard_documents=4096, processes=processes)
+    took, used = time.perf_counter() - began, cpu_s() - used
+    return {"mb_per_s": megabytes / took, "mb_per_cpu_s": megabytes / used}
+
+
+def plan_dump(sample: Path, megabytes: float) -> dict[str, object]:
+    """Return the figures of planning a dump, by name."""
+    result: dict[str, object] = {"megabytes": megabytes, "cores": os.cpu_count()}
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind in ("plain", "multistream", "one"):
+            path = Path(scratch) / f"{kind}.xml.bz2"
+            write_dump(sample, path, megabytes, kind)
+            for processes in dict.fromkeys((1, os.cpu_count() or 1)):
+                figures = measure_planning(path, megabytes, processes)
+                result |= {f"{kind}_{processes}_{name}": value for name, value in figures.items()}
+    return result
+
+
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--records", type=int, default=100_000, help="number of records in the corpus")
+    parser.add_argument("--dump", type=Path, metavar="FILE", help="small dump, in bzip2, to repeat and plan")
+    parser.add_argument("--megabytes", type=float, default=500, help="size of the XML that is planned with --dump")
     args = parser.parse_args()
+    if args.dump:
+        report(plan_dump(args.dump, args.megabytes), args.json)
+        return
 
     raw = make_records(args.records)
     packed = {
