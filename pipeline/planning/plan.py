@@ -8,12 +8,15 @@ import base64
 import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import CorruptStoreError
-from ...store import KnownRecords
+
+if TYPE_CHECKING:
+    # Reader processes import plans, and must not load Lance.
+    from ...store import KnownRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ class Plan:
     first: int = 0
     changes: Changes | None = None
     settings: Mapping[str, Any] | None = None
-    known: KnownRecords | None = field(default=None, compare=False, repr=False)
+    known: "KnownRecords | None" = field(default=None, compare=False, repr=False)
 
     @property
     def next(self) -> int:
