@@ -5,7 +5,7 @@ fragments of the latest version, without the rows that are replaced, and the fra
 version appears meanwhile, it begins again.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -132,7 +132,7 @@ def _publish(
     return new
 
 
-def _derive(store: Store, committed: lance.LanceDataset, names: Container[str]) -> None:
+def _derive(store: Store, committed: lance.LanceDataset, names: Set[str]) -> None:
     """Keep the totals and hashes of new data files, while the system still caches these files.
 
     An object store would have to send the files back, so there only the totals are kept.
@@ -141,7 +141,9 @@ def _derive(store: Store, committed: lance.LanceDataset, names: Container[str]) 
     with suppress(StoreError):
         store.ledger.totals.of(committed)
         hashes = RowHashes(store.uri, committed)
-        for fragment in committed.get_fragments() if local_folder(store.uri) is not None else ():
+        # New fragments come last.
+        last = committed.get_fragments()[-len(names) :] if local_folder(store.uri) is not None else ()
+        for fragment in last:
             if fragment.metadata.files[0].path in names:
                 hashes.make(fragment)
 

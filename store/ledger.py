@@ -11,9 +11,11 @@ import lance
 import numpy as np
 from lance.fragment import FragmentMetadata
 
+from ..errors import StoreError
 from .assets import EMPTY_SHARD_PREFIX, FALLBACK_PREFIX, add_missing_assets, asset_names
 from .derived.totals import Totals
 from .table.addresses import ASSETS
+from .table.datasets import fragments_of
 from .table.deletions import open_checked
 from .table.failures import lance_errors
 from .table.rows import read_rows
@@ -31,7 +33,7 @@ class Ledger:
 
     def __init__(self, uri: str):
         self.totals = Totals(uri)
-        self._rejected: dict[str, set[int]] = {}
+        self._shards_of_file: dict[str, set[int]] = {}
 
     def shards(self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata] | None = None) -> set[int]:
         """Return the numbers of the shards that have rows in a version of ``memory``.
@@ -43,7 +45,11 @@ class Ledger:
         Raises:
             StoreError: the column cannot be read.
         """
-        return set[int]().union(*(each.shards for each in self.totals.of(dataset, fragments).values()))
+        try:
+            return set[int]().union(*(each.shards for each in self.totals.of(dataset, fragments).values()))
+        except StoreError:
+            # Damage in another column must not keep a build from finding its shards.
+            return self._read(dataset, fragments_of(dataset) if fragments is None else fragments)
 
     def rejected_shards(self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata]) -> set[int]:
         """Return the numbers of the shards that have records in a version of ``rejected``, given all its fragments.
@@ -51,14 +57,17 @@ class Ledger:
         Raises:
             StoreError: the column cannot be read.
         """
+        return self._read(dataset, fragments)
+
+    def _read(self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata]) -> set[int]:
         file_of_fragment = {fragment.id: fragment.files[0].path for fragment in fragments}
-        unseen = [number for number, name in file_of_fragment.items() if name not in self._rejected]
+        unseen = [number for number, name in file_of_fragment.items() if name not in self._shards_of_file]
         read = {file_of_fragment[number]: set[int]() for number in unseen}
         with lance_errors(f"cannot read the shards of {dataset.uri}"):
             for fragment, batch in read_rows(dataset, ["shard"], fragments=unseen):
                 read[file_of_fragment[fragment.fragment_id]].update(np.unique(batch.column(0).to_numpy()).tolist())
-        self._rejected.update(read)
-        return set[int]().union(*(self._rejected[name] for name in file_of_fragment.values()))
+        self._shards_of_file.update(read)
+        return set[int]().union(*(self._shards_of_file[name] for name in file_of_fragment.values()))
 
 
 def empty_shards(uri: str) -> set[int]:

@@ -21,11 +21,12 @@ def sample_memory(store: Store, vectors: int) -> tuple[np.ndarray, list[int]]:
     Raises:
         StoreError: the store cannot be read.
     """
-    n_mem = store.number_column("n_mem")
-    rows = np.flatnonzero(n_mem > 0)
-    total = int(n_mem.sum())
-    count = len(rows) if total <= vectors else min(len(rows), -(-vectors * len(rows) // total))
-    chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)] if count else rows
+    totals = store.ledger.totals.of(store.table).values()
+    total, stored = sum(each.n_mem for each in totals), sum(each.rows - each.failed for each in totals)
+    count = 0 if not total else stored if total <= vectors else min(stored, -(-vectors * stored // total))
+    chosen = np.linspace(0, stored - 1, count).round().astype(np.int64)
+    if any(each.failed for each in totals):
+        chosen = np.flatnonzero(store.number_column("n_mem") > 0)[chosen]
     parts, lengths = [np.zeros((0, store.meta.dim), np.float32)], []
     for start in range(0, len(chosen), _ROWS_AT_ONCE):
         values, counts = store.read(chosen[start : start + _ROWS_AT_ONCE]).memory()

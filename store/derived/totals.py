@@ -7,7 +7,7 @@ by lines, so that a commit costs no more in a large store. A damaged line, such 
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -30,6 +30,8 @@ _FILE = "totals-1"
 _NUMBERS = ("tokens_total", "tokens_fed", "n_mem")
 _COUNTED = ("shard", *_NUMBERS, "error")
 _FIELDS = (*_COUNTED, "payload")
+# Former states of fragments that are remembered: a multiple of the number of fragments, and some more.
+_STATES, _MORE_STATES = 4, 10_000
 # Rows whose numbers are read at a time before they are deleted.
 _ROWS_AT_ONCE = 1 << 16
 
@@ -120,7 +122,7 @@ class Totals:
 
         Args:
             dataset: a version of ``memory``.
-            fragments: fragments of that version; all by default.
+            fragments: all fragments of that version, if the caller has them.
 
         Raises:
             StoreError: a column cannot be read.
@@ -142,6 +144,9 @@ class Totals:
         if unseen := [each for each in fragments if names[each.id] not in self._known]:
             counted = _count(self._uri, dataset, unseen, fields["payload"])
             self._keep({names[number]: totals for number, totals in counted.items()})
+        if len(self._known) > _STATES * len(names) + _MORE_STATES:
+            # An update changes thousands of fragments with each commit.
+            self._forget_others(names.values())
         return {number: self._known[name] for number, name in names.items()}
 
     def lost(self, dataset: lance.LanceDataset, addresses: np.ndarray) -> dict[int, FragmentTotals]:
@@ -202,8 +207,12 @@ class Totals:
     def tidy(self, dataset: lance.LanceDataset) -> None:
         """Write the cache anew with the fragments of the latest version only."""
         fields = field_ids(dataset, _FIELDS)
-        names = {name_of(each, fields, with_deletions=True) for each in fragments_of(dataset)}
-        self._known = {name: totals for name, totals in {**self._known, **_read(self._uri)}.items() if name in names}
+        self._known.update(_read(self._uri))
+        self._forget_others([name_of(each, fields, with_deletions=True) for each in fragments_of(dataset)])
+
+    def _forget_others(self, names: Iterable[str]) -> None:
+        known = self._known
+        self._known = {name: known[name] for name in names if name in known}
         for folder in writable_folders(self._uri):
             delete_abandoned(folder)
             if replace_file(folder / _FILE, lambda file: file.write(_lines(self._known))):

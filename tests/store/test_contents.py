@@ -1,9 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pisco_index.store import Contents, Status, commit, document_hashes, write_fragment
+from pisco_index.store import Contents, Status, commit, document_hashes, text_hash, write_fragment
 from pisco_index.store.derived.row_hashes import Hashes
 
 HASHES = st.tuples(st.integers(0, 3), st.integers(0, 3))
@@ -45,3 +47,18 @@ def test_what_a_store_holds_is_hashed_like_what_a_corpus_holds(store, rows_of, t
     assert not contents.unseen.size
     if titles:
         assert contents.compare(*document_hashes(names, hashes, ["Two", "", ""]))[0] == Status.CHANGED
+
+
+def test_hashes_in_a_temporary_file_are_the_same(store, rows_of, monkeypatch):
+    ids = [f"{i}" for i in range(50)]
+    commit(store, [write_fragment(store.uri, shard, rows_of(ids[shard::2])) for shard in range(2)])
+    hashes = document_hashes([*ids, "x"], [text_hash(i) for i in [*ids[:-1], "changed", "x"]], None)
+    contents = []
+    for limit in (100, 10):
+        monkeypatch.setattr("pisco_index.store.contents._IN_MEMORY", limit)
+        contents.append(Contents.of(store.refresh()))
+        assert contents[-1].compare(*hashes).tolist() == [Status.SAME] * 49 + [Status.CHANGED, Status.NEW]
+        assert contents[-1].unseen_count == 0
+    memory, mapped = (each._others._mapped for each in contents)
+    assert memory is None
+    assert mapped is not None or sys.platform != "linux"

@@ -8,6 +8,7 @@ import lance
 import numpy as np
 import pytest
 
+from pisco_index.errors import StoreError
 from pisco_index.store import Store, commit, compact, delete, describe, done_shards, write_fragment
 from pisco_index.store.derived import totals as module
 from pisco_index.store.derived.folders import CACHE_FOLDER
@@ -162,3 +163,23 @@ def test_emptied_shards_are_those_that_lose_their_last_row(filled):
     lost = totals.lost(filled.table, addresses)
     assert {number: each.rows for number, each in lost.items()} == {0: 5, 1: 1, 2: 1}
     assert totals.emptied_shards(filled.table, lost) == {0}
+
+
+def test_states_of_former_versions_are_forgotten(filled, monkeypatch):
+    monkeypatch.setattr(module, "_STATES", 1)
+    monkeypatch.setattr(module, "_MORE_STATES", 1)
+    for doc_id in ("0-1", "0-2", "1-1", "1-2", "2-1"):
+        delete(filled.uri, [doc_id])
+        after = filled.refresh()
+        assert summed(after) == counted(after)
+        assert len(cache(filled).read_bytes().splitlines()) <= 5
+    assert summed(filled) == counted(filled)
+
+
+def test_shards_are_known_although_another_column_is_damaged(filled, monkeypatch):
+    def fail(*args):
+        raise StoreError("cannot read the column tokens_total")
+
+    cache(filled).unlink()
+    monkeypatch.setattr(module, "_count", fail)
+    assert done_shards(filled.refresh()) == {0, 1, 2}
