@@ -1,6 +1,6 @@
-"""Compare the check of a store's rows with reading the payloads and computing their CRC-32, in one process.
+"""Compare the check of a store's rows, in this process and in two others, with reading payloads and their CRC-32.
 
-python benchmarks/verify.py --documents 40960
+python benchmarks/verify.py --documents 163840
 """
 
 import statistics
@@ -45,7 +45,7 @@ def verify_rows(folder: Path, processes: int) -> None:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--documents", type=int, default=40_960, help="number of documents in the store")
+    parser.add_argument("--documents", type=int, default=163_840, help="number of documents in the store")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds, in which all ways take turns")
     args = parser.parse_args()
 

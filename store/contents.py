@@ -1,6 +1,7 @@
 """Compare the documents in a store with those of a corpus."""
 
 import os
+import weakref
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from enum import IntEnum
@@ -161,7 +162,8 @@ class _Pairs:
         if count > _IN_MEMORY and hasattr(os, "posix_fallocate"):
             # Writing to a mapped file would end the process when the disk is full, so the room is taken first.
             with suppress(OSError):
-                self._file = TemporaryFile(prefix="pisco-index-", buffering=0)  # noqa: SIM115  open until the end
+                self._file = TemporaryFile(prefix="pisco-index-", buffering=0)  # noqa: SIM115  closed by the next line
+                weakref.finalize(self, self._file.close)
                 os.posix_fallocate(self._file.fileno(), 0, count * _PAIR.itemsize)
                 self._mapped = mmap(self._file.fileno(), count * _PAIR.itemsize, access=ACCESS_READ)
         self._pairs = np.empty(count, _PAIR) if self._mapped is None else np.frombuffer(self._mapped, _PAIR)
