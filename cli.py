@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from .commands import answer, ask, build, change, check, checkpoint, index, presets, read, train, watch
+from .commands import answer, ask, build, change, check, checkpoint, index, read, serve, train, watch
 from .commands.console import err, open_streams, say, say_error
 from .commands.options import Command, Group, no_command
 from .errors import BuildHungError, BuildInterruptedError, PiscoIndexError, exit_code
@@ -23,7 +23,7 @@ COMMANDS: dict[str, _Commands] = {
     "Build": {
         "build": build.build,
         "index": index.index,
-        "presets": presets.presets,
+        "presets": build.presets,
         "status": watch.status,
         "info": watch.info,
     },
@@ -32,6 +32,7 @@ COMMANDS: dict[str, _Commands] = {
         "retrieve": read.retrieve,
         "answer": answer.answer,
         "eval": answer.evaluate,
+        "serve": serve.serve,
     },
     "Read": {
         "ids": read.ids,

@@ -350,6 +350,15 @@ class Store:
             calibrations=self.calibration,
         )
 
+    def row_ids(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of documents by the numbers of their rows, from 0 and below ``count``.
+
+        Raises:
+            StoreError: the rows cannot be read.
+        """
+        check_process()
+        return self._taker.take(rows, ["doc_id"]).column(0).to_pylist()
+
     def missing(self, doc_ids: Sequence[str]) -> list[str]:
         """Return those of the given ids that the store does not hold, in their order.
 

@@ -139,10 +139,11 @@ class RunningAnswers(Generic[K]):
         running = [number for number, row in enumerate(self._rows) if row.is_running]
         if not running:
             self._batch, self._rows = None, []
-        elif self._batch is not None and len(running) < len(self._rows):
-            if len(running) <= (1 - finished_share) * len(self._rows):
-                self._batch.keep(running)
-                kept = torch.tensor(running, device=self._last.device)
-                self._rows, self._last = [self._rows[number] for number in running], self._last[kept]
-                if self._penalty != 1:
-                    self._appended = self._appended[kept]
+            return
+        finished = len(self._rows) - len(running)
+        if self._batch is not None and finished and finished >= finished_share * len(self._rows):
+            self._batch.keep(running)
+            kept = torch.tensor(running, device=self._last.device)
+            self._rows, self._last = [self._rows[number] for number in running], self._last[kept]
+            if self._penalty != 1:
+                self._appended = self._appended[kept]

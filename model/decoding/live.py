@@ -22,22 +22,22 @@ Reason = Literal["stop", "length"]
 
 
 class LiveAnswer(Protocol):
-    """An answer that is generated while others come and go. Its methods must not raise.
-
-    Attributes:
-        prompt: token ids of its prompt.
-        memory: memory of its documents.
-        limit: largest number of its tokens.
-    """
+    """An answer that is generated while others come and go. Its methods must not raise."""
 
     @property
-    def prompt(self) -> Sequence[int]: ...
+    def prompt(self) -> Sequence[int]:
+        """Token ids of its prompt."""
+        ...
 
     @property
-    def memory(self) -> Memory: ...
+    def memory(self) -> Memory:
+        """Memory of its documents."""
+        ...
 
     @property
-    def limit(self) -> int: ...
+    def limit(self) -> int:
+        """Largest number of its tokens."""
+        ...
 
     def is_wanted(self) -> bool:
         """Return False once nobody waits for the answer; it is then dropped before its next token."""
@@ -144,7 +144,7 @@ class _Telling(StoppingCriteria):
         self._ends = ends
         self._running = [True] * len(answers)
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.BoolTensor:
         """Return True for each answer that is finished, ``(answers,)``."""
         for number, (answer, token) in enumerate(zip(self._answers, input_ids[:, -1].tolist(), strict=True)):
             if self._running[number]:

@@ -119,9 +119,7 @@ class Answering:
 
         The questions of a window that cannot be answered make its first batch.
         """
-        preparation = Preparation(
-            self.source, self.generator, self.retriever, self.hits, self.max_new_tokens, stopped
-        )
+        preparation = Preparation(self.source, self.generator, self.retriever, self.hits, self.max_new_tokens, stopped)
         for begin in range(0, len(questions), self.window):
             window = questions[begin : begin + self.window]
             if wanted.isdisjoint(range(begin, begin + len(window))):

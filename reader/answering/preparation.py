@@ -69,7 +69,8 @@ class Preparation:
         found = self._find(window)
         sized = [each for each in window if found[each.id][0] and _is_unicode(each.text)]
         sizes = apart(
-            lambda asked: _unless(self.stopped, self.source.sizes([(each.text, found[each.id][0]) for each in asked])), sized
+            lambda asked: _unless(self.stopped, self.source.sizes([(each.text, found[each.id][0]) for each in asked])),
+            sized,
         )
         by_id = dict(zip((each.id for each in sized), sizes, strict=True))
         prepared = [
