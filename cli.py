@@ -53,7 +53,12 @@ COMMANDS: dict[str, _Commands] = {
 GROUPS: dict[str, tuple[str, _Commands]] = {
     "checkpoint": (
         "Make, inspect and convert checkpoints.",
-        {"new": checkpoint.new, "inspect": checkpoint.inspect, "convert": checkpoint.convert},
+        {
+            "new": checkpoint.new,
+            "inspect": checkpoint.inspect,
+            "convert": checkpoint.convert,
+            "export-decoder": checkpoint.export_decoder,
+        },
     ),
     "train": (
         "Train checkpoints, and make training data.",
@@ -126,8 +131,8 @@ def main() -> None:
     # machine makes a build several times slower. It has to be set before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     open_streams()
-    # Builds and trainings start processes of their own, whose messages are not held up.
-    with nullcontext() if sys.argv[1:2] in (["build"], ["train"]) else without_panics():
+    # Builds, trainings and servers start processes of their own, whose messages are not held up.
+    with nullcontext() if sys.argv[1:2] in (["build"], ["train"], ["serve"]) else without_panics():
         app()
 
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import torch
 import uvicorn
 
 from ..configs import ServeConfig
 from ..configs.names import Dtype
 from ..errors import ConfigError
+from ..model.decoding.embedder import load_embedder
 from ..model.families import Checkpoint
 from ..reader.index import Index
 from ..reader.live.engine import Engine, LocalEngine
 from ..reader.live.loop import LiveAnswering
+from ..reader.live.vllm import VllmEngine
 from .access import Keys, is_loopback, own_names
 from .app import make_app
 from .stores import Stores
@@ -119,7 +122,7 @@ def run(
     with ExitStack() as stack:
         indexes = {name: stack.enter_context(_index(uri, models)) for name, uri in uris.items()}
         stores = Stores(indexes)
-        engine = _engine(next(iter(indexes.values())), config)
+        engine = _engine(next(iter(indexes.values())), models, config)
         live = stack.enter_context(LiveAnswering(engine, queue=config.queue, wait=config.wait_ms / 1000))
         names = frozenset() if config.open else own_names(config.host)
         app = make_app(stores, live, config, keys, names=names)
@@ -137,8 +140,15 @@ def _index(uri: str, models: Models) -> Index:
     )
 
 
-def _engine(index: Index, config: ServeConfig) -> Engine:
-    return LocalEngine(index.decoder, config.token_budget)
+def _engine(index: Index, models: Models, config: ServeConfig) -> Engine:
+    if config.engine == "local":
+        return LocalEngine(index.decoder, config.token_budget)
+    if config.engine_url is None:
+        raise ConfigError("the engine vllm is a server. Give its address (--engine-url).")
+    embedder = load_embedder(
+        models.checkpoint, dtype=getattr(torch, models.dtype), repetition_penalty=models.repetition_penalty
+    )
+    return VllmEngine(config.engine_url, embedder, config.token_budget)
 
 
 def _uvicorn_config(app: Any, config: ServeConfig) -> uvicorn.Config:
