@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -54,7 +55,8 @@ def make_app(
         return JsonResponse({"status": "ok"})
 
     async def ready(_request: Request) -> Response:
-        problem = live.problem()
+        # A look at an engine elsewhere waits for it.
+        problem = await run_sync(live.problem)
         return JsonResponse({"status": "ready" if problem is None else "not ready"}, 200 if problem is None else 503)
 
     async def numbers(_request: Request) -> Response:

@@ -117,6 +117,8 @@ class LiveAnswering:
     def _left(self, ticket: Ticket) -> None:
         """Free the place of a question that has ended or was given up."""
         with self._changed:
+            if ticket.is_answered:
+                self._failure = None
             for queue in (self._waiting, self._ready):
                 if ticket in queue:
                     queue.remove(ticket)
@@ -192,8 +194,6 @@ class LiveAnswering:
 
     def _take(self, running: Sequence[object], patience: float | None) -> list[Ticket] | None:
         """Return the questions to begin beside those in progress (see ``Take``)."""
-        if running:
-            self._failure = None
         self._running.intersection_update(running)  # pyrefly: ignore
         end = None if patience is None else monotonic() + patience
         with self._changed:

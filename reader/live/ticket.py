@@ -18,11 +18,15 @@ class Ticket:
         listener: listener that is told.
         engine: engine that answers it.
         left: callback that is given the ticket when it was ended or given up.
+
+    Attributes:
+        is_answered: True once the answer is finished.
     """
 
     def __init__(self, question: LiveQuestion, listener: Listener, engine: Engine, left: Callable[["Ticket"], None]):
         self.question = question
         self.limit = question.max_new_tokens
+        self.is_answered = False
         self._listener = listener
         self._engine = engine
         self._left = left
@@ -112,6 +116,7 @@ class Ticket:
             decode=now - self._begun,
             total=now - self._submitted,
         )
+        self.is_answered = True
         self._listener.answered(LiveResult(self._engine.text(self._ids), reason, len(self._ids), timings))
         self._left(self)
 

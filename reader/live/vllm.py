@@ -30,10 +30,16 @@ class VllmEngine:
         token_budget: see ``Engine``; default: the decoder's.
 
     Raises:
-        ConfigError: the server does not answer, or serves no model.
+        ConfigError: the server does not answer or serves no model, or answers would have a repetition penalty.
     """
 
     def __init__(self, url: str, embedder: Decoder, token_budget: int | None = None):
+        if embedder.generation.repetition_penalty != 1:
+            # vLLM would count tokens of prompts that it does not know, and give other answers than this package.
+            raise ConfigError(
+                f"vLLM cannot apply the repetition penalty {embedder.generation.repetition_penalty:g} to prompts with "
+                "memory. Do without it (--repetition-penalty 1), or let this process generate (--engine local)."
+            )
         self._url = url.rstrip("/").removesuffix("/v1")
         self._embedder = embedder
         self.token_budget = token_budget or embedder.token_budget
@@ -114,14 +120,13 @@ class VllmEngine:
         file = io.BytesIO()
         # A copy: a view would be written with all that it is a view of.
         torch.save(embeddings.clone(), file)
-        settings = self._embedder.generation
         return {
             "model": self._model,
             "prompt_embeds": base64.b64encode(file.getvalue()).decode(),
             "max_tokens": answer.limit,
             "temperature": 0,
-            "stop_token_ids": list(settings.stop_token_ids),
-            "repetition_penalty": settings.repetition_penalty,
+            "repetition_penalty": 1,
+            "stop_token_ids": list(self._embedder.generation.stop_token_ids),
             "stream": True,
             "return_token_ids": True,
         }

@@ -85,7 +85,9 @@ def nothing(decoder):
 def test_answers_do_not_depend_on_what_comes_and_goes(decoder, small_steps, questions, penalty):
     memory = nothing(decoder)
     before = decoder.generation
-    whole = [decoder.generate([p], [memory], max_new_tokens=n, repetition_penalty=penalty)[0] for p, n, _, _ in questions]
+    whole = [
+        decoder.generate([p], [memory], max_new_tokens=n, repetition_penalty=penalty)[0] for p, n, _, _ in questions
+    ]
     ends = tuple({ids[len(ids) // 2] for ids in whole[::3]})
     decoder.generation = type(before)(ends, penalty)
     try:
