@@ -16,6 +16,7 @@ from .bodies import read_body
 from .failures import ApiError
 from .responses import JsonResponse
 from .stores import Served, Stores
+from .workers import reload_all
 
 # Documents of a page at most: each is read with its text.
 _PAGE = 100
@@ -107,6 +108,7 @@ class Browsing:
 
     async def reload(self, _request: Request) -> Response:
         """Open the latest version of each store while questions are answered."""
+        reload_all()
         return JsonResponse({"object": "list", "data": await run_sync(self._stores.reload)})
 
     async def _read(self, read: Callable[[], T]) -> T:

@@ -1,13 +1,15 @@
 """Numbers of a server for Prometheus."""
 
 import os
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
-from ..reader.live.question import Grounds, LiveResult
+if TYPE_CHECKING:
+    from ..reader.live.question import Grounds, LiveResult
 
 # Variable by which prometheus_client shares the numbers of several processes through files.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -50,7 +52,7 @@ class ServerMetrics:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def answer(self, grounds: Grounds, result: LiveResult) -> None:
+    def answer(self, grounds: "Grounds", result: "LiveResult") -> None:
         """Count a finished answer."""
         timings = result.timings
         for part in ("queue", "retrieve", "fetch", "first_token", "decode"):

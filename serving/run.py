@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..reader.live.vllm import VllmEngine
 from .access import Keys, is_loopback, own_names
 from .app import make_app
 from .stores import Stores
+from .workers import run_workers
 
 # Seconds that a server which ends waits for its last responses, beyond the deadline of their requests.
 _GRACE = 5
@@ -70,7 +72,11 @@ def serve(
     with listening_socket(config) as listening:
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        run(uris, models, config, listening, keys=keys, started=lambda: started(address))
+        work = partial(run, uris, models, config, keys)
+        if config.workers == 1:
+            work(listening, lambda: started(address))
+        else:
+            run_workers(work, listening, config.workers, lambda: started(address))
 
 
 def read_keys(config: ServeConfig) -> Keys:
@@ -113,12 +119,11 @@ def run(
     uris: Mapping[str, str],
     models: Models,
     config: ServeConfig,
-    listening: socket.socket,
-    *,
     keys: Keys,
+    listening: socket.socket,
     started: Callable[[], object],
 ) -> None:
-    """Serve at a socket, in this process."""
+    """Serve at a socket, in this process, until a signal."""
     with ExitStack() as stack:
         indexes = {name: stack.enter_context(_index(uri, models)) for name, uri in uris.items()}
         stores = Stores(indexes)

@@ -40,12 +40,8 @@ def open_page(browser):
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request",
-            lambda request: errors.extend(
-                [] if request.url.startswith((str(client.base_url), "data:")) else [request.url]
-            ),
-        )
+        own = (str(client.base_url), "data:")
+        page.on("request", lambda request: request.url.startswith(own) or errors.append(request.url))
         page.goto(str(client.base_url))
         return page
 

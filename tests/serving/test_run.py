@@ -1,16 +1,22 @@
 """The command serves until a signal, finishes what it has accepted, and leaves with exit code 0."""
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from pisco_index import delete
+from pisco_index.cli import app
 
 from .conftest import CHECKPOINT, chat
 
@@ -33,8 +39,6 @@ def command(*arguments):
 
 
 def test_signals_open_stores_anew_and_end_the_server_in_peace(folder, tmp_path):
-    import shutil
-
     shutil.copytree(folder / "wiki", tmp_path / "wiki")
     with command(tmp_path / "wiki", f"second={folder / 'wiki'}") as (process, client):
         assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["wiki", "second"]
@@ -45,7 +49,6 @@ def test_signals_open_stores_anew_and_end_the_server_in_peace(folder, tmp_path):
         assert client.get("/v1/models/second").json()["documents"] == 24
 
         answers = []
-        # A stop token of no answer: the decoder goes on to the largest length.
         ask = threading.Thread(target=lambda: answers.append(chat(client, PARGER, max_tokens=16)))
         metrics = client.get("/metrics").text
         assert "pisco_index_running 0.0" in metrics
@@ -74,10 +77,6 @@ def test_signals_open_stores_anew_and_end_the_server_in_peace(folder, tmp_path):
     ],
 )
 def test_what_cannot_be_served_is_said_before_the_server_listens(folder, arguments, message, monkeypatch):
-    from typer.testing import CliRunner
-
-    from pisco_index.cli import app
-
     monkeypatch.chdir(folder)
     (folder / "a").mkdir(exist_ok=True)
     (folder / "a" / "wiki").mkdir(exist_ok=True)
@@ -87,12 +86,40 @@ def test_what_cannot_be_served_is_said_before_the_server_listens(folder, argumen
 
 
 def test_a_port_that_is_taken_is_named(folder):
-    from typer.testing import CliRunner
-
-    from pisco_index.cli import app
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         result = CliRunner().invoke(app, ["serve", str(folder / "wiki"), "-k", str(CHECKPOINT), "--port", port])
     assert result.exit_code == 2
     assert "Address already in use" in result.output
+
+
+@pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="loads three decoders: set PISCO_INDEX_TORTURE")
+def test_several_processes_serve_together_and_are_started_again(folder, tmp_path):
+    shutil.copytree(folder / "wiki", tmp_path / "wiki")
+    with command(tmp_path / "wiki", "--workers", "2") as (process, client):
+        children = children_of(process.pid)
+        assert chat(client, PARGER, max_tokens=16).json()["choices"][0]["message"]["content"] == "Niritur"
+        delete(tmp_path / "wiki", ["tp-held-out-000003"])
+        assert client.post("/reload").status_code == 200
+        # Each connection may come to another process.
+        for _ in range(12):
+            while httpx.get(f"{client.base_url}/v1/models/wiki", timeout=60).json()["documents"] == 24:
+                pass
+        # The numbers are those of all processes.
+        assert 'pisco_index_requests_total{path="/v1/chat/completions",status="200"} 1.0' in client.get("/metrics").text
+        os.kill(children[0], signal.SIGKILL)
+        while len({*children_of(process.pid)} - {children[0]}) < 2:
+            time.sleep(0.1)
+        client.close()
+        assert httpx.get(f"{client.base_url}/health", timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def children_of(pid):
+    """Numbers of the processes that serve, below another process."""
+    found = []
+    for path in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if b"spawn_main" in Path(f"/proc/{path}/cmdline").read_bytes():
+            found.append(int(path))
+    return found
