@@ -92,13 +92,15 @@ class _Worker:
         Raises:
             InputError: it ended before.
         """
-        if self._told.poll():
-            problem = self._told.recv()
+        if not self._listens and self._told.poll():
+            try:
+                problem = self._told.recv()
+            except EOFError:
+                self._process.join()
+                problem = f"a worker died with exit code {self._process.exitcode} before it listened."
             if problem is not None:
                 raise InputError(problem)
             self._listens = True
-        elif not self._process.is_alive() and not self._listens:
-            raise InputError(f"a worker died with exit code {self._process.exitcode} before it listened.")
         return self._listens
 
     def revive(self) -> None:
