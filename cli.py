@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from .commands import answer, ask, build, change, check, checkpoint, index, presets, read, train, watch
+from .commands import answer, ask, build, change, check, checkpoint, index, read, serve, train, watch
 from .commands.console import err, open_streams, say, say_error
 from .commands.options import Command, Group, no_command
 from .errors import BuildHungError, BuildInterruptedError, PiscoIndexError, exit_code
@@ -23,7 +23,7 @@ COMMANDS: dict[str, _Commands] = {
     "Build": {
         "build": build.build,
         "index": index.index,
-        "presets": presets.presets,
+        "presets": build.presets,
         "status": watch.status,
         "info": watch.info,
     },
@@ -32,6 +32,7 @@ COMMANDS: dict[str, _Commands] = {
         "retrieve": read.retrieve,
         "answer": answer.answer,
         "eval": answer.evaluate,
+        "serve": serve.serve,
     },
     "Read": {
         "ids": read.ids,
@@ -52,7 +53,12 @@ COMMANDS: dict[str, _Commands] = {
 GROUPS: dict[str, tuple[str, _Commands]] = {
     "checkpoint": (
         "Make, inspect and convert checkpoints.",
-        {"new": checkpoint.new, "inspect": checkpoint.inspect, "convert": checkpoint.convert},
+        {
+            "new": checkpoint.new,
+            "inspect": checkpoint.inspect,
+            "convert": checkpoint.convert,
+            "export-decoder": checkpoint.export_decoder,
+        },
     ),
     "train": (
         "Train checkpoints, and make training data.",
@@ -125,8 +131,8 @@ def main() -> None:
     # machine makes a build several times slower. It has to be set before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     open_streams()
-    # Builds and trainings start processes of their own, whose messages are not held up.
-    with nullcontext() if sys.argv[1:2] in (["build"], ["train"]) else without_panics():
+    # Builds, trainings and servers start processes of their own, whose messages are not held up.
+    with nullcontext() if sys.argv[1:2] in (["build"], ["train"], ["serve"]) else without_panics():
         app()
 
 

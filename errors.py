@@ -21,6 +21,10 @@
     │       └── CorruptStoreError          bytes that fail their checks
     ├── BuildIncompleteError          the build ended with failed shards or documents; exit code 3
     │   └── BuildHungError            the worker in this process hangs; exit code 3
+    ├── LiveError                     a server does not answer a question; exit code 1
+    │   ├── QueueFullError            too many questions wait
+    │   ├── DeadlineError             the answer took too long
+    │   └── EngineError               the engine that generates failed or cannot be reached
     ├── StoreLockedError              another build writes this store; exit code 75
     ├── BuildInterruptedError         stopped by a signal, finished shards are committed; exit code 130
     ├── AnsweringInterruptedError     stopped by a signal, the answers so far are written; exit code 130
@@ -184,6 +188,22 @@ class BuildHungError(BuildIncompleteError):
     def __init__(self, message: str, shard: int):
         super().__init__(message)
         self.shard = shard
+
+
+class LiveError(PiscoIndexError):
+    """A question that came to a server is not answered, for a reason that is not in the question."""
+
+
+class QueueFullError(LiveError):
+    """Too many questions wait. A later attempt may succeed."""
+
+
+class DeadlineError(LiveError):
+    """The answer was not finished in the time that a question has."""
+
+
+class EngineError(LiveError):
+    """The engine that generates answers failed, or cannot be reached."""
 
 
 class StoreLockedError(PiscoIndexError):

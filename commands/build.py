@@ -1,12 +1,16 @@
-"""The command ``build``."""
+"""The commands ``build`` and ``presets``."""
 
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from ..configs import BuildConfig, load_config
+from ..configs import BuildConfig, load_config, preset_text
+from ..configs import presets as list_presets
+from ..configs.load import Kind
+from ..errors import ConfigError
 from .console import (
     Output,
     Piece,
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 # Largest number of ids that a dry run shows.
 SHOWN_IDS = 50
+
+_TAKES_PRESETS: dict[Kind, str] = {"build": "build", "pretrain": "train pretrain", "finetune": "train finetune"}
 
 NEEDS_RECOMPRESS = "the build replaces most of the store's documents, and is refused without --recompress"
 
@@ -179,3 +185,38 @@ def _speed(estimate: "Estimate") -> dict[str, str]:
 def _listed(doc_ids: Sequence[str]) -> str:
     more = f", … (--json lists all {len(doc_ids):,})" if len(doc_ids) > SHOWN_IDS else ""
     return ", ".join(doc_ids[:SHOWN_IDS]) + more
+
+
+def presets(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="Preset to print; pretrain/NAME or finetune/NAME if several have the name."
+        ),
+    ] = None,
+) -> None:
+    """List the shipped configurations, by the command whose --config takes them; or print one, to be copied.
+
+    Example: pisco-index presets wikipedia > my.yaml
+    """
+    shipped = {kind: list_presets(kind) for kind in get_args(Kind)}
+    if name is not None:
+        say(_preset(name, shipped).rstrip("\n"))
+        return
+    width = max(len(name) for descriptions in shipped.values() for name in descriptions)
+    for kind, descriptions in shipped.items():
+        say(_TAKES_PRESETS[kind], style="bold")
+        for row in rows({f"  {name:{width}}": description for name, description in descriptions.items()}):
+            say(row)
+
+
+def _preset(name: str, shipped: dict[Kind, dict[str, str]]) -> str:
+    places = {f"{kind}/{each}": (each, kind) for kind, names in shipped.items() for each in names}
+    found = [place for place in places if name in (place, place.partition("/")[2])]
+    if len(found) > 1:
+        raise ConfigError(f"{name}: {len(found)} presets have this name. Name one of {', '.join(found)}.")
+    if not found:
+        near = get_close_matches(name, [each for names in shipped.values() for each in names], n=1)
+        meant = f" Do you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{name}: there is no such preset.{meant} `pisco-index presets` lists them.")
+    return preset_text(*places[found[0]])

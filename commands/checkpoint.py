@@ -1,4 +1,4 @@
-"""The commands ``checkpoint new``, ``checkpoint inspect`` and ``checkpoint convert``."""
+"""The commands ``checkpoint new``, ``inspect``, ``convert`` and ``export-decoder``."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from .options import CompressorBase, DecoderBase, Json
 
 if TYPE_CHECKING:
     from ..model.families.convert import Converted
+    from ..model.families.export_decoder import ExportedDecoder
 
 
 def new(
@@ -90,6 +91,38 @@ def convert(
 
     opened = open_checkpoint(checkpoint, decoder_base=decoder_base, compressor_base=compressor_base)
     Output(as_json).show(convert_checkpoint(opened, out, dtype=getattr(torch, dtype)), _converted)
+
+
+def export_decoder(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the decoder.")],
+    decoder_base: DecoderBase = None,
+    dtype: Annotated[ExportDtype, typer.Option(help="Dtype of the weights, that of the engine.")] = "bfloat16",
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint's decoder as a plain model folder, for vLLM or SGLang: `serve --engine vllm` uses it.
+
+    The folder is opened again and compared with the checkpoint before it appears.
+    Example: pisco-index checkpoint export-decoder CHECKPOINT decoder/
+    """
+    import torch
+
+    from ..model.families import open_checkpoint
+    from ..model.families.export_decoder import export_decoder as export
+
+    opened = open_checkpoint(checkpoint, decoder_base=decoder_base)
+    Output(as_json).show(export(opened, out, dtype=getattr(torch, dtype)), _exported)
+
+
+def _exported(exported: "ExportedDecoder") -> Iterator[Piece]:
+    yield from rows(
+        {
+            "written": f"{exported.path}, {size(exported.bytes)}",
+            "dtype": exported.dtype,
+            "width": f"{exported.width:,}",
+            "first logits": f"differ by {exported.logits_difference:.1g} of their largest value",
+        }
+    )
 
 
 def _converted(converted: "Converted") -> Iterator[Piece]:

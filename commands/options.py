@@ -151,8 +151,13 @@ def _require_places(params: Mapping[str, Any]) -> None:
     checkpoint, uri = params.get("checkpoint"), params.get("uri") or params.get("target")
     if checkpoint and not _HUB_NAME.fullmatch(str(checkpoint)) and not local_path(checkpoint).exists():
         raise CheckpointError(f"{checkpoint}: no such checkpoint folder.")
-    if uri and not _ADDRESS.match(uri) and not (store := local_path(uri)).exists():
+    if uri and not is_address(uri) and not (store := local_path(uri)).exists():
         raise StoreError(f"there is no store at {store.absolute()}. Check the address, or build the store first.")
+
+
+def is_address(uri: str) -> bool:
+    """Return True for the address of an object store, False for a folder."""
+    return _ADDRESS.match(uri) is not None
 
 
 class Group(_Untyped, TyperGroup):

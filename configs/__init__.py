@@ -5,6 +5,7 @@ from .build import BuildConfig, CompressionConfig, RunConfig, StoreConfig
 from .corpus import CorpusConfig
 from .load import load_config, load_finetuning, load_pretraining, preset_text, presets
 from .search import SearchConfig
+from .serve import ServeConfig
 from .training import FinetuningConfig, PretrainingConfig, TrainingConfig
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PretrainingConfig",
     "RunConfig",
     "SearchConfig",
+    "ServeConfig",
     "StoreConfig",
     "TrainingConfig",
     "load_config",

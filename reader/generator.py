@@ -1,6 +1,6 @@
-"""The seam between prompts and answers: ``Generator``, and a fake for tests.
+"""The seam between prompts and answers: ``Prompter``, ``Generator``, and a fake for tests.
 
-``model.decoder.Decoder`` implements it, in this process, on transformers.
+``model.decoder.Decoder`` implements both, in this process, on transformers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,8 @@ from ..model.memory import Memory
 from ..model.prompt import require_question
 
 
-class Generator(Protocol):
-    """Answers questions from the memory of their documents.
-
-    Attributes:
-        token_budget: largest number of tokens of questions that are answered together: their number, times the longest
-            prompt and the new tokens.
-    """
-
-    token_budget: int
+class Prompter(Protocol):
+    """Makes the prompts of questions for a generator."""
 
     def prompt_ids(self, question: str, documents: Sequence[int | str]) -> list[int]:
         """Return the token ids of a question's prompt.
@@ -40,6 +33,17 @@ class Generator(Protocol):
             PromptError: stating the length of the longest prompt.
         """
         ...
+
+
+class Generator(Prompter, Protocol):
+    """Answers questions from the memory of their documents.
+
+    Attributes:
+        token_budget: largest number of tokens of questions that are answered together: their number, times the longest
+            prompt and the new tokens.
+    """
+
+    token_budget: int
 
     def answer_batch(
         self,

@@ -1,6 +1,7 @@
 """A store with its checkpoint: finds the documents for questions, and answers from their memory."""
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -16,9 +17,9 @@ from ..model.families import Checkpoint, open_checkpoint
 from ..model.prompt import require_question, require_texts
 from ..store import Hit
 from .answering import AnsweredQuestion, Answering
-from .answering.engine import require_unicode
+from .answering.preparation import require_unicode
 from .compatibility import require_checkpoint
-from .memory_source import MemorySource, open_source
+from .memory_source import FreshMemory, StoredMemory, open_source
 from .questions import Question
 from .reader import Reader
 from .retriever import StoreRetriever
@@ -122,7 +123,7 @@ class Index:
             for number, (text, ids) in enumerate(zip(questions, doc_ids, strict=True))
         ]
         answering = Answering(
-            self._source,
+            self.source,
             self.decoder,
             retriever,
             hits=None if retriever is None else hits,
@@ -138,8 +139,25 @@ class Index:
         )
 
     @cached_property
-    def _source(self) -> MemorySource:
+    def source(self) -> StoredMemory | FreshMemory:
+        """The source of the documents' memory. If memory is made with each question, the compressor is loaded here."""
         return open_source(self.reader, self._checkpoint, self._device)
+
+    def reopen(self) -> "Index":
+        """Return this index at the latest version of its store. Both share the models that are loaded.
+
+        This one stays open, for the questions that it is answering.
+
+        Raises:
+            StoreError: the store cannot be read.
+            FingerprintMismatchError: another store stands there now, which was built with another checkpoint.
+        """
+        newer = copy(self)
+        newer.reader = Reader(self.reader.uri)
+        require_checkpoint(newer.reader, self._checkpoint)
+        if "source" in vars(self):
+            newer.source = self.source.over(newer.reader)
+        return newer
 
     def close(self) -> None:
         """Release the store. Searching and answering after this are errors."""

@@ -55,6 +55,10 @@ class StoredMemory:
     def __init__(self, reader: Reader):
         self._reader = reader
 
+    def over(self, reader: Reader) -> "StoredMemory":
+        """Return the source of another version of the store."""
+        return StoredMemory(reader)
+
     def sizes(self, requests: Sequence[Request]) -> Iterator[list[DocumentSize | None]]:
         """Yield the sizes that the store has recorded, read together."""
         ids = list(dict.fromkeys(doc_id for _, doc_ids in requests for doc_id in doc_ids))
@@ -79,6 +83,10 @@ class FreshMemory:
         self._reader = reader
         self._checkpoint = checkpoint
         self._compressor = compressor
+
+    def over(self, reader: Reader) -> "FreshMemory":
+        """Return the source of another version of the store, which shares the compressor."""
+        return FreshMemory(reader, self._checkpoint, self._compressor)
 
     def sizes(self, requests: Sequence[Request]) -> Iterator[list[DocumentSize | None]]:
         """Yield the numbers of memory tokens after each text with its question, and of the text's tokens without it.
@@ -110,7 +118,7 @@ class FreshMemory:
         return self._checkpoint.query_passages(question, self._reader.texts(doc_ids), self._reader.compression)
 
 
-def open_source(reader: Reader, checkpoint: Checkpoint, device: str) -> MemorySource:
+def open_source(reader: Reader, checkpoint: Checkpoint, device: str) -> StoredMemory | FreshMemory:
     """Return the source of a store's memory: the store, or its texts if the checkpoint reads the question too.
 
     Args:

@@ -55,7 +55,7 @@ class Reader:
             CorruptStoreError: if stored bytes fail their checks.
             StoreError: if a document failed in the build, the store holds texts only, or it cannot be read.
         """
-        store = self._store
+        store = self.store
         if len(doc_ids) > _TOGETHER:
             return self._memory(self._rows(doc_ids, missing))
         with store.turn():
@@ -139,7 +139,7 @@ class Reader:
             CorruptStoreError: if stored bytes fail their checks.
             StoreError: if the store cannot be read.
         """
-        return self._memory(self._store.read(range(start, stop)))
+        return self._memory(self.store.read(range(start, stop)))
 
     def search(self, question: str, hits: int = 10) -> list[Hit]:
         """Return the best documents for a question by full-text search (BM25), best first.
@@ -178,19 +178,19 @@ class Reader:
             MissingTextError: if the store does not keep the text of one of the documents.
         """
         _require_ids(doc_ids)
-        kept = self._store.kept_columns
+        kept = self.store.kept_columns
         if not kept & {CONTENTS, "text"}:
             raise MissingTextError(
-                f"The store at {self._store.uri} keeps no text. Build it with --keep text, or add the texts: "
-                f"pisco-index index {self._store.uri} CORPUS"
+                f"The store at {self.store.uri} keeps no text. Build it with --keep text, or add the texts: "
+                f"pisco-index index {self.store.uri} CORPUS"
             )
         first = [CONTENTS] if CONTENTS in kept else sorted(kept)
-        rows = self._store.columns(doc_ids, [*first, "error"], missing=missing)
+        rows = self.store.columns(doc_ids, [*first, "error"], missing=missing)
         if failed := [doc_id for doc_id, row in rows.items() if row["error"] is not None]:
             # This raises the error, which names them all.
-            self._store.fetch(failed)
+            self.store.fetch(failed)
         if {CONTENTS, "text"} <= kept and (rest := [doc_id for doc_id, row in rows.items() if row[CONTENTS] is None]):
-            rows |= self._store.columns(rest, sorted(kept - {CONTENTS}))
+            rows |= self.store.columns(rest, sorted(kept - {CONTENTS}))
         compression = self.compression
         texts: dict[str, Any] = {
             doc_id: row.get(CONTENTS)
@@ -199,7 +199,7 @@ class Reader:
             for doc_id, row in rows.items()
         }
         if absent := [doc_id for doc_id, text in texts.items() if text is None]:
-            raise MissingTextError(f"The store at {self._store.uri} keeps no text of {some(absent)}.")
+            raise MissingTextError(f"The store at {self.store.uri} keeps no text of {some(absent)}.")
         return [texts[doc_id] for doc_id in doc_ids if doc_id in texts]
 
     def sizes(self, doc_ids: Sequence[str]) -> list[DocumentSize | None]:
@@ -211,7 +211,7 @@ class Reader:
             StoreError: if the store cannot be read.
         """
         _require_ids(doc_ids)
-        rows = self._store.columns(doc_ids, ["n_mem", "tokens_fed", "error"], missing="skip")
+        rows = self.store.columns(doc_ids, ["n_mem", "tokens_fed", "error"], missing="skip")
         sizes = {
             doc_id: DocumentSize(row["n_mem"], row["tokens_fed"])
             for doc_id, row in rows.items()
@@ -234,7 +234,7 @@ class Reader:
         """
         _require_ids(doc_ids)
         names = ["title"] if "title" in self.meta.optional_columns else []
-        found = self._store.columns(doc_ids, names, missing=missing)
+        found = self.store.columns(doc_ids, names, missing=missing)
         return [found[doc_id].get("title") for doc_id in doc_ids if doc_id in found]
 
     def require_index(self) -> None:
@@ -252,15 +252,15 @@ class Reader:
 
     def missing(self, doc_ids: Sequence[str]) -> list[str]:
         """Return the ids that the store does not hold, in order."""
-        return self._store.missing(doc_ids)
+        return self.store.missing(doc_ids)
 
     def memory_tokens(self) -> int:
         """Return the number of memory tokens of all documents."""
-        return self._store.memory_tokens()
+        return self.store.memory_tokens()
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of all documents, in the order of the store's rows."""
-        return self._store.ids()
+        return self.store.ids()
 
     @cached_property
     def connector(self) -> Connector:
@@ -271,12 +271,12 @@ class Reader:
             CorruptStoreError: if it cannot be read, or is not the one that the store was made with.
         """
         if not self.meta.has_connector:
-            self.meta.require_memory(self._store.uri)
+            self.meta.require_memory(self.store.uri)
             raise StoreError(
-                f"The store at {self._store.uri} has no connector: its memory has the decoder's width. Use it as it is."
+                f"The store at {self.store.uri} has no connector: its memory has the decoder's width. Use it as it is."
             )
-        origin = f"the store at {self._store.uri}"
-        connector = Connector.from_bytes(self._store.asset(CONNECTOR_ASSET), self._connector_digest, origin)
+        origin = f"the store at {self.store.uri}"
+        connector = Connector.from_bytes(self.store.asset(CONNECTOR_ASSET), self._connector_digest, origin)
         width = connector.dim(self.meta.stage)
         if width != self.meta.dim:
             raise CorruptStoreError(
@@ -288,17 +288,17 @@ class Reader:
     @property
     def meta(self) -> StoreMeta:
         """The store's description of itself: fingerprint, stage, width, codec."""
-        return self._store.meta
+        return self.store.meta
 
     @property
     def uri(self) -> str:
         """Absolute path or object-store URI of the store."""
-        return self._store.uri
+        return self.store.uri
 
     @property
     def version(self) -> int:
         """Version of the store that is read."""
-        return self._store.version
+        return self.store.version
 
     def close(self) -> None:
         """Release the store. Reading after this is an error."""
@@ -306,13 +306,13 @@ class Reader:
 
     def _rows(self, doc_ids: Sequence[str], missing: MissingIds) -> Rows:
         _require_ids(doc_ids)
-        return self._store.fetch(doc_ids, missing=missing)
+        return self.store.fetch(doc_ids, missing=missing)
 
     def _memory(self, rows: Rows) -> Memory:
         return self._as_memory(self._stored(rows, torch.float32), rows, self.meta.stage)
 
     def _stored(self, rows: Rows, dtype: torch.dtype) -> torch.Tensor:
-        self.meta.require_memory(self._store.uri)
+        self.meta.require_memory(self.store.uri)
         return (
             self._read(rows, lambda: stored_tensor(rows, dtype))
             if rows.doc_ids
@@ -341,20 +341,21 @@ class Reader:
 
     @property
     def _search(self) -> Searcher:
-        store = self._store
+        store = self.store
         # No lock: it does no harm if two threads both make a searcher.
         if self._searcher is None:
             self._searcher = Searcher(store)
         return self._searcher
 
     @property
-    def _store(self) -> Store:
+    def store(self) -> Store:
+        """The store, opened at the version that is read."""
         if self._opened is None:
             raise StoreError("the reader is closed. Open another one.")
         return self._opened
 
     def __len__(self) -> int:
-        return self._store.count
+        return self.store.count
 
     def __contains__(self, doc_id: object) -> bool:
         return isinstance(doc_id, str) and not self.missing([doc_id])
@@ -364,7 +365,7 @@ class Reader:
             return "Reader(closed)"
         meta = self.meta
         return (
-            f"Reader({self._store.uri!r}, version={self.version}, documents={len(self)}, stage={meta.stage!r}, "
+            f"Reader({self.store.uri!r}, version={self.version}, documents={len(self)}, stage={meta.stage!r}, "
             f"dim={meta.dim}, codec={meta.codec!r})"
         )
 
@@ -375,7 +376,7 @@ class Reader:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._store.uri, self._store.version)
+        return _reopen, (self.store.uri, self.store.version)
 
 
 def _absent(lists: Sequence[Sequence[str]], memories: Sequence[Memory]) -> list[str]:

@@ -15,7 +15,7 @@ from .commit import commit, done_shards, verify_written
 from .contents import Contents, Status, ids_at
 from .fingerprint import Fingerprint
 from .hashes import document_hashes, id_hashes, text_hash
-from .history import last_commits
+from .history import Version, last_commits, versions
 from .info import Failure, StoreInfo, count_failures, describe, describe_documents
 from .ledger import fallbacks
 from .lock import Holder, build_lock, lock_holder
@@ -72,6 +72,7 @@ __all__ = [
     "Store",
     "StoreInfo",
     "StoreMeta",
+    "Version",
     "WrittenShard",
     "begin_update",
     "build_lock",
@@ -127,5 +128,6 @@ __all__ = [
     "search_index",
     "text_hash",
     "verify_written",
+    "versions",
     "write_fragment",
 ]

@@ -1,4 +1,4 @@
-"""The times and sizes of a store's last commits."""
+"""The versions of a store, and the times and sizes of its last commits."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,44 @@ class Commits:
     def seconds(self) -> float:
         """Time that the commits took; 0 if there are too few commits to tell."""
         return (self.last - self.first).total_seconds()
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a store.
+
+    Attributes:
+        number: number of the version.
+        time: time of its commit, in UTC.
+        documents: number of its documents.
+        bytes: size of its data files.
+    """
+
+    number: int
+    time: datetime
+    documents: int
+    bytes: int
+
+
+def versions(store: Store, most: int = 50) -> list[Version]:
+    """Return the last versions of a store up to the opened one, the latest first. ``compact`` removes old ones.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    with lance_errors(f"cannot read the versions of the store at {store.uri}"):
+        listed: Any = store.table.versions()
+    found = [
+        Version(
+            number=each["version"],
+            time=each["timestamp"].astimezone(UTC),
+            documents=int(each["metadata"]["total_rows"]),
+            bytes=int(each["metadata"]["total_files_size"]),
+        )
+        for each in listed
+        if each["version"] <= store.version
+    ]
+    return sorted(found, key=lambda version: -version.number)[:most]
 
 
 def last_commits(store: Store, most: int = 10, pause: float = 10.0) -> Commits:

@@ -16,7 +16,7 @@ import pytest
 import pisco_index
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("commands", "configs", "corpus", "evaluation", "model", "pipeline", "reader", "store", "training")
+ROOMS = ("commands", "configs", "corpus", "evaluation", "model", "pipeline", "reader", "serving", "store", "training")
 
 BASE = {"configs", "errors", "interrupt", "noise", "places", "redaction"}
 GROUND = {"model", "store", "corpus"} | BASE
@@ -34,8 +34,9 @@ MAY_IMPORT = {
     "pipeline": GROUND,
     "reader": GROUND,
     "evaluation": {"reader"} | GROUND,
+    "serving": {"reader"} | GROUND,
     "training": {"reader", "model", "corpus"} | BASE,
-    "commands": {"evaluation", "training"} | WORK,
+    "commands": {"evaluation", "serving", "training"} | WORK,
     "cli": {"commands"} | BASE,
     "__init__": set(),
 }
@@ -49,7 +50,10 @@ ONLY_IN = {
     "lancedb": ("store/",),
     "zstandard": ("store/", "corpus/compression.py"),
     "typer": ("cli.py", "commands/"),
-    "prometheus_client": ("pipeline/watch/prometheus.py",),
+    "prometheus_client": ("pipeline/watch/prometheus.py", "serving/metrics.py"),
+    "starlette": ("serving/",),
+    "uvicorn": ("serving/",),
+    "httpx": ("reader/live/vllm.py",),
 }
 
 HEAVY = ("torch", "ray", "lance", "lancedb", "transformers", "tokenizers", "pyarrow", "numpy")
@@ -231,6 +235,7 @@ def test_a_wheel_holds_the_package_its_documents_and_examples(wheel):
     expected |= {"pisco_index/py.typed", "pisco_index/__init__.pyi", "pisco_index/pipeline/watch/events.schema.json"}
     expected.add("pisco_index/corpus/formats/wiki/names.json")
     expected |= {"pisco_index/reader/answering/__init__.pyi"}
+    expected |= {f"pisco_index/{name_of(path)}" for path in (ROOT / "serving/page").iterdir()}
     # The documents, and a checkpoint to try.
     expected |= {f"pisco_index/{name_of(path)}" for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))}
     examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]

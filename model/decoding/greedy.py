@@ -7,12 +7,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
+from ...errors import PromptError
+from .answers import RunningAnswers
 from .penalty import RepetitionPenalty
 from .running import RunningBatch
 
-# A batch drops its finished rows when they are at least this share of it. Copying the keys and values of the other rows
-# takes about as long as computing one token for the finished ones.
-_FINISHED_SHARE = 0.25
+NAN = "The decoder computes values that are not numbers for a prompt. Use another dtype, for example float32."
+"""Message of the error of a prompt whose logits are not numbers."""
 
 
 def decode(
@@ -22,14 +23,17 @@ def decode(
 
     Args:
         model: causal LM of transformers.
-        prompts: input embeddings ``(length, hidden)`` of each prompt, from the shortest to the longest.
+        prompts: input embeddings ``(length, hidden)`` of each prompt.
         ends: ids of the tokens that end an answer.
         limit: largest number of tokens of an answer.
         penalty: repetition penalty, 1.0 for none (see ``RepetitionPenalty``).
         pad: id of the token that fills up finished answers.
+
+    Raises:
+        PromptError: the logits of a prompt are not numbers.
     """
     if RunningBatch.supports(model):
-        return _decode(RunningBatch(model, prompts), len(prompts), frozenset(ends), limit, RepetitionPenalty(penalty))
+        return _decode(model, prompts, ends, limit, penalty)
     attended = [torch.ones(len(each), dtype=torch.int64, device=each.device) for each in prompts]
     output = model.generate(
         inputs_embeds=pad_sequence(list(prompts), batch_first=True, padding_side="left"),
@@ -43,30 +47,17 @@ def decode(
 
 
 def _decode(
-    batch: RunningBatch, count: int, ends: frozenset[int], limit: int, penalty: RepetitionPenalty
+    model: Any, prompts: Sequence[torch.Tensor], ends: Sequence[int], limit: int, penalty: float
 ) -> list[list[int]]:
-    answers: list[list[int]] = [[] for _ in range(count)]
-    # The answers in the batch, among them finished ones that it has not dropped yet.
-    rows, finished = list(range(count)), set()
-    logits = batch.read()
-    appended = logits.new_empty(count, 0, dtype=torch.int64)
-    for step in range(1, limit + 1):
-        ids = penalty(appended, logits.float()).argmax(-1)
-        # The only wait for a GPU in a step.
-        for row, token in zip(rows, ids.tolist(), strict=True):
-            if row not in finished:
-                answers[row].append(token)
-                if token in ends:
-                    finished.add(row)
-        running = [index for index, row in enumerate(rows) if row not in finished]
-        if not running or step == limit:
-            break
-        appended = torch.cat([appended, ids[:, None]], 1)
-        if len(running) <= (1 - _FINISHED_SHARE) * len(rows):
-            kept = torch.tensor(running, device=ids.device)
-            batch.keep(kept)
-            rows, ids, appended = [rows[index] for index in running], ids[kept], appended[kept]
-        logits = batch.append(ids)
+    answers: list[list[int]] = [[] for _ in prompts]
+    running: RunningAnswers[int] = RunningAnswers(model, ends, penalty)
+    tokens = running.join([(number, prompt, limit) for number, prompt in enumerate(prompts)])
+    while tokens:
+        for number, token, ended in tokens:
+            if ended == "nan":
+                raise PromptError(NAN)
+            answers[number].append(token)
+        tokens = running.step()
     return answers
 
 

@@ -38,10 +38,10 @@ class RunningBatch:
         self._rotary: Any = base.rotary_emb
         self._norm: Any = base.norm
         self._prompts = prompts
-        # Number of tokens of each row and of the longest row, which the CPU knows without waiting for a GPU.
-        self._lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._embedding.weight.device)
-        self._longest = max(map(len, prompts))
-        shape = len(prompts), self._longest + _GROWTH
+        # Number of tokens of each row, which the CPU knows without waiting for a GPU.
+        self._sizes = [len(prompt) for prompt in prompts]
+        self._lengths = torch.tensor(self._sizes, device=self._embedding.weight.device)
+        shape = len(prompts), max(self._sizes) + _GROWTH
         self._layers = [_Layer(layer, base.config, shape, prompts[0]) for layer in base.layers]
         self._windows = {layer.window for layer in self._layers}
 
@@ -61,20 +61,29 @@ class RunningBatch:
         """Append a token ``(rows,)`` to each row and return the logits after it, ``(rows, vocabulary)``."""
         positions = self._lengths
         self._lengths = positions + 1
-        self._longest += 1
+        self._sizes = [size + 1 for size in self._sizes]
         states = self._embedding(ids)[:, None]
         rotary = self._rotary(states, positions[:, None])
-        masks = {window: _visible(positions, self._longest, window, states.dtype) for window in self._windows}
+        masks = {window: _visible(positions, max(self._sizes), window, states.dtype) for window in self._windows}
         rows = torch.arange(len(ids), device=ids.device)
         for layer in self._layers:
             states = layer.append(states, rotary, (rows, positions), masks[layer.window])
         return self._head(self._norm(states[:, 0]))
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but some, given by their numbers."""
-        self._lengths = self._lengths[rows]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but some, given by their numbers; at least one."""
+        kept = torch.tensor(rows, device=self._lengths.device)
+        self._lengths = self._lengths[kept]
+        self._sizes = [self._sizes[row] for row in rows]
         for layer in self._layers:
-            layer.keep(rows)
+            layer.keep(kept, max(self._sizes) + _GROWTH)
+
+    def join(self, other: "RunningBatch") -> None:
+        """Append the rows of another batch of the same model, which has read its prompts."""
+        self._lengths = torch.cat([self._lengths, other._lengths])
+        self._sizes += other._sizes
+        for layer, joined in zip(self._layers, other._layers, strict=True):
+            layer.join(joined, max(self._sizes) + _GROWTH)
 
     def _parts(self) -> Iterator[slice]:
         """Yield the rows of the prompts to read at once."""
@@ -118,8 +127,12 @@ class _Layer:
         self._keys = like.new_zeros(rows, self._attention.k_proj.out_features // width, capacity, width)
         self._values = torch.zeros_like(self._keys)
 
-    def keep(self, rows: torch.Tensor) -> None:
-        self._keys, self._values = self._keys[rows], self._values[rows]
+    def keep(self, rows: torch.Tensor, capacity: int) -> None:
+        self._keys, self._values = self._keys[:, :, :capacity][rows], self._values[:, :, :capacity][rows]
+
+    def join(self, other: "_Layer", capacity: int) -> None:
+        self._keys = torch.cat([_resized(self._keys, capacity), _resized(other._keys, capacity)])
+        self._values = torch.cat([_resized(self._values, capacity), _resized(other._values, capacity)])
 
     def read(self, states: torch.Tensor, rotary: Rotary, rows: slice, mask: torch.Tensor | None) -> torch.Tensor:
         """Read whole prompts ``(rows, tokens, hidden)``; no mask stands for causal attention."""
@@ -207,6 +220,11 @@ def _rotated(states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
 
 def _grown(cache: torch.Tensor) -> torch.Tensor:
     return nn.functional.pad(cache, (0, 0, 0, max(_GROWTH, cache.shape[2] // 4)))
+
+
+def _resized(cache: torch.Tensor, capacity: int) -> torch.Tensor:
+    """Return a cache with another capacity, which suffices for its rows."""
+    return nn.functional.pad(cache, (0, 0, 0, capacity - cache.shape[2]))
 
 
 def _causal(positions: torch.Tensor, window: int | None) -> torch.Tensor | None:

@@ -20,6 +20,7 @@ from ..compressor import Compressor
 from ..create import require_new_folder, save_model
 from ..decoder import Decoder
 from ..forward.grouped import GroupedEncoder
+from ..generation import GenerationDefaults
 from ..loading.files import read_json
 from ..loading.tensors import require_finite
 from ..memory import Memory
@@ -96,7 +97,7 @@ def convert_checkpoint(checkpoint: Checkpoint, out: str | Path, *, dtype: torch.
     out = require_new_folder(out)
     # Copies of the checkpoint keep what is read here once: checked files, tokenizers and digests.
     _ = checkpoint.identity
-    with _draft(out) as draft:
+    with draft_folder(out) as draft:
         seen = _write_compressor(checkpoint.unshared(), draft, dtype)
         ids, logits = _write_decoder(checkpoint.unshared(), draft, dtype, seen.memory)
         _write_config(checkpoint, draft)
@@ -107,7 +108,7 @@ def convert_checkpoint(checkpoint: Checkpoint, out: str | Path, *, dtype: torch.
 
 
 @contextmanager
-def _draft(out: Path) -> Iterator[Path]:
+def draft_folder(out: Path) -> Iterator[Path]:
     """Yield a new folder beside ``out`` that takes its place, or disappears after an error."""
     # A link to an empty folder stays, and the folder is replaced.
     out = out.resolve()
@@ -128,12 +129,12 @@ def _write_compressor(checkpoint: Any, draft: Path, dtype: torch.dtype) -> _Seen
         _save_tensors(checkpoint.connector.state(), draft / CONNECTOR)
     if isinstance(model, GroupedEncoder):
         _save_tensors(model.projection.state_dict(), draft / CONNECTOR)
-        _save_model(model.encoder, draft / COMPRESSOR, checkpoint.path)
+        save_finite_model(model.encoder, draft / COMPRESSOR, checkpoint.path)
     elif checkpoint.family != "cocom-v1":
         # Family "cocom-v1" has one adapter: the merged decoder compresses, too.
         _save_compressor(model, draft / COMPRESSOR, checkpoint.path)
     if checkpoint.compressor_tokenizer is not checkpoint.decoder_tokenizer:
-        _save_tokenizer(checkpoint.compressor_tokenizer, draft / COMPRESSOR)
+        save_tokenizer(checkpoint.compressor_tokenizer, draft / COMPRESSOR)
     return _compress(checkpoint, dtype)
 
 
@@ -144,7 +145,7 @@ def _save_compressor(model: Any, folder: Path, origin: Path) -> None:
         table = model.get_input_embeddings().weight
         model.norm = nn.Module()
         model.norm.weight = nn.Parameter(table.new_ones(table.shape[1]), requires_grad=False)
-    _save_model(model, folder, origin)
+    save_finite_model(model, folder, origin)
     if isinstance(norm, nn.Identity):
         model.norm = norm
 
@@ -154,19 +155,20 @@ def _write_decoder(checkpoint: Any, draft: Path, dtype: torch.dtype, memory: Mem
     model = checkpoint.load_decoder(dtype=dtype)
     # The settings that count are written below. Others may be invalid, and transformers would refuse to save them.
     model.generation_config = GenerationConfig()
-    _save_model(model, draft / DECODER, checkpoint.path)
-    _save_tokenizer(checkpoint.decoder_tokenizer, draft / DECODER)
-    generation = {
-        "eos_token_id": list(checkpoint.generation.stop_token_ids),
-        "repetition_penalty": checkpoint.generation.repetition_penalty,
-    }
-    (draft / DECODER / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")
+    save_finite_model(model, draft / DECODER, checkpoint.path)
+    save_tokenizer(checkpoint.decoder_tokenizer, draft / DECODER)
+    save_generation(checkpoint.generation, draft / DECODER)
     decoder = Decoder.load(checkpoint, dtype=dtype)
     ids = decoder.prompt_ids(QUESTION, memory.lengths)
     return ids, decoder.logits(ids, memory)[-1]
 
 
-def _save_model(model: Any, folder: Path, origin: Path) -> None:
+def save_finite_model(model: Any, folder: Path, origin: Path) -> None:
+    """Write a model.
+
+    Raises:
+        CheckpointError: a weight is not finite.
+    """
     for name, values in model.named_parameters():
         require_finite(f"{origin} in {values.dtype}", name, values)
     save_model(model, folder)
@@ -177,11 +179,21 @@ def _save_tensors(state: dict[str, torch.Tensor], folder: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
 
 
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer with its side of padding."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = read_json(path) | {"padding_side": tokenizer.padding_side}
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def save_generation(generation: GenerationDefaults, folder: Path) -> None:
+    """Write the settings of a decoder's generation, as ``read_generation_defaults`` reads them."""
+    values = {
+        "eos_token_id": list(generation.stop_token_ids),
+        "repetition_penalty": generation.repetition_penalty,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def _write_config(checkpoint: Any, draft: Path) -> None:
@@ -218,8 +230,8 @@ def _compare(
     if found.passages != seen.passages or decoder.prompt_ids(QUESTION, seen.memory.lengths) != ids:
         raise CheckpointError(f"{origin}: the written tokenizer gives other tokens than the original's.")
     expected, values = seen.memory.values.float(), found.memory.values.float()
-    memory_difference = _difference(values, expected)
-    logits_difference = _difference(decoder.logits(ids, seen.memory)[-1], logits)
+    memory_difference = relative_difference(values, expected)
+    logits_difference = relative_difference(decoder.logits(ids, seen.memory)[-1], logits)
     for name, difference in (("memory", memory_difference), ("first logits", logits_difference)):
         # Written so that a NaN fails, too.
         if not difference <= TOLERANCE[dtype]:
@@ -230,7 +242,8 @@ def _compare(
     return memory_difference, float(torch.cosine_similarity(values, expected, dim=-1).min()), logits_difference
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference as a fraction of the largest expected value."""
     return float((found - expected).abs().max() / expected.abs().max())
 
 

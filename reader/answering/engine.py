@@ -12,23 +12,21 @@ begins again gets the same batches, and so the same answers.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from collections.abc import Generator as PythonGenerator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ...configs.names import DOCUMENTS
-from ...errors import AnsweringInterruptedError, CorruptStoreError, PromptError, some
+from ...errors import AnsweringInterruptedError
 from ...model.decoding.batches import split_into_batches
-from ...model.memory import DocumentSize, Memory
-from ...model.prompt import require_question
 from ..generator import Generator
 from ..memory_source import MemorySource
 from ..questions.question import Question
 from ..retriever import Retriever
 from .answered import AnsweredQuestion
+from .preparation import Preparation, Prepared, apart
 
 WINDOW = 512
 """Number of questions whose prompts are sorted by length together by default."""
@@ -39,28 +37,6 @@ _AHEAD = 2
 _PATIENCE = 0.2
 
 T = TypeVar("T")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A question up to its answer.
-
-    Attributes:
-        place: number of the question among all.
-        result: its result so far: everything but the answer, with the error if it cannot be answered.
-        prompt: token ids of its prompt.
-        memory: memory of its documents; None if it is not fetched yet, or the question cannot be answered.
-    """
-
-    place: int
-    result: AnsweredQuestion
-    prompt: Sequence[int] = ()
-    memory: Memory | None = None
-
-
-class _StoppedError(Exception):
-    """The caller wants no more batches."""
 
 
 @dataclass(frozen=True)
@@ -138,99 +114,32 @@ class Answering:
 
     def _batches(
         self, questions: Sequence[Question], wanted: Set[int], stopped: threading.Event
-    ) -> Iterator[list[_Prepared]]:
+    ) -> Iterator[list[Prepared]]:
         """Yield the batches that have a wanted question, with their memory.
 
         The questions of a window that cannot be answered make its first batch.
         """
+        preparation = Preparation(self.source, self.generator, self.retriever, self.hits, self.max_new_tokens, stopped)
         for begin in range(0, len(questions), self.window):
             window = questions[begin : begin + self.window]
             if wanted.isdisjoint(range(begin, begin + len(window))):
                 continue
-            prepared = self._prepare(window, begin, stopped)
+            prepared = preparation.prompts(window, begin)
             failed = [each for each in prepared if each.result.error is not None]
             others = [each for each in prepared if each.result.error is None]
             lengths = [len(each.prompt) for each in others]
             numbers = split_into_batches(lengths, self.max_new_tokens, self.generator.token_budget)
             for batch in (failed, *([others[i] for i in batch] for batch in numbers)):
                 if not wanted.isdisjoint(each.place for each in batch):
-                    yield self._with_memory(batch, stopped)
-
-    def _prepare(self, window: Sequence[Question], begin: int, stopped: threading.Event) -> list[_Prepared]:
-        """Return the questions of a window with their documents and prompts."""
-        began = time.perf_counter()
-        found = self._find(window)
-        sized = [each for each in window if found[each.id][0] and _is_unicode(each.text)]
-        sizes = _apart(
-            lambda asked: _unless(stopped, self.source.sizes([(each.text, found[each.id][0]) for each in asked])), sized
-        )
-        by_id = dict(zip((each.id for each in sized), sizes, strict=True))
-        prepared = [
-            self._prompted(_Prepared(begin + i, _asked(each, *found[each.id])), by_id.get(each.id, []))
-            for i, each in enumerate(_unless(stopped, window))
-        ]
-        share = (time.perf_counter() - began) / len(window)
-        return [replace(each, result=replace(each.result, seconds=share)) for each in prepared]
-
-    def _find(self, window: Sequence[Question]) -> dict[str, tuple[tuple[str, ...], tuple[float, ...]]]:
-        """Return ids and scores of the documents of each question, by its id."""
-        if self.retriever is None:
-            return {each.id: (each.doc_ids[: self.hits], ()) for each in window}
-        found = self.retriever.retrieve({each.id: each.text for each in window}, hits=self.hits or DOCUMENTS)
-        return {
-            each.id: (tuple(hit.doc_id for hit in found[each.id]), tuple(hit.score for hit in found[each.id]))
-            for each in window
-        }
-
-    def _prompted(self, prepared: _Prepared, sizes: Sequence[DocumentSize | None] | Exception) -> _Prepared:
-        """Leave out the documents without memory, and make the prompt."""
-        result, prompt = prepared.result, []
-        try:
-            require_unicode(result.question)
-            require_question(result.question)
-            if isinstance(sizes, Exception):
-                raise sizes
-            result, held = _without_missing(result, sizes)
-            if not held:
-                if result.missing:
-                    raise PromptError(f"The store holds no memory of the question's documents: {some(result.missing)}.")
-                raise PromptError(
-                    "The question names no document." if self.retriever is None else "No document was found."
-                )
-            prompt = self.generator.prompt_ids(result.question, [size.memory for size in held])
-            result = replace(result, prompt_tokens=len(prompt))
-            self.generator.require_fit([prompt], self.max_new_tokens)
-        except (PromptError, CorruptStoreError) as error:
-            result = replace(result, error=str(error))
-        return replace(prepared, result=result, prompt=prompt)
-
-    def _with_memory(self, batch: Sequence[_Prepared], stopped: threading.Event) -> list[_Prepared]:
-        """Fetch the memory of a batch."""
-        if batch[0].result.error is not None:
-            return list(batch)
-        began = time.perf_counter()
-        memories = _apart(
-            lambda asked: _unless(
-                stopped, self.source.memories([(each.result.question, each.result.documents) for each in asked])
-            ),
-            batch,
-        )
-        share = (time.perf_counter() - began) / len(batch)
-        fetched = []
-        for each, memory in zip(batch, memories, strict=True):
-            error = str(memory) if isinstance(memory, Exception) else _problem(memory)
-            result = replace(each.result, error=error, seconds=each.result.seconds + share)
-            usable = None if isinstance(memory, Exception) or error is not None else memory
-            fetched.append(replace(each, result=result, memory=usable))
-        return fetched
+                    yield preparation.with_memory(batch)
 
     # Answers
 
-    def _answered(self, batch: Sequence[_Prepared]) -> list[tuple[int, AnsweredQuestion]]:
+    def _answered(self, batch: Sequence[Prepared]) -> list[tuple[int, AnsweredQuestion]]:
         """Answer a batch; return its results with their places."""
         asked = [each for each in batch if each.memory is not None]
         began = time.perf_counter()
-        answers = dict(zip((each.place for each in asked), _apart(self._generated, asked), strict=True))
+        answers = dict(zip((each.place for each in asked), apart(self._generated, asked), strict=True))
         share = (time.perf_counter() - began) / len(batch)
         results = []
         for each in batch:
@@ -243,27 +152,13 @@ class Answering:
             results.append((each.place, result))
         return results
 
-    def _generated(self, batch: Sequence[_Prepared]) -> list[str]:
+    def _generated(self, batch: Sequence[Prepared]) -> list[str]:
         return self.generator.answer_batch(
             [each.result.question for each in batch],
             [each.memory for each in batch if each.memory is not None],
             max_new_tokens=self.max_new_tokens,
             prompts=[each.prompt for each in batch],
         )
-
-
-def require_unicode(question: str) -> None:
-    """Check that a question has no half of a surrogate pair, as arguments have that are not UTF-8.
-
-    Raises:
-        PromptError: if it has one.
-    """
-    if not _is_unicode(question):
-        raise PromptError("The question is not valid Unicode.")
-
-
-def _is_unicode(text: str) -> bool:
-    return text.encode("utf-8", "replace").decode() == text
 
 
 def _ahead(batches: Iterator[T], stopped: threading.Event, should_stop: Callable[[], bool]) -> PythonGenerator[T]:
@@ -284,64 +179,6 @@ def _ahead(batches: Iterator[T], stopped: threading.Event, should_stop: Callable
             stopped.set()
 
 
-def _unless(stopped: threading.Event, items: Iterable[T]) -> Iterator[T]:
-    """Yield items until the caller wants no more batches."""
-    for each in items:
-        if stopped.is_set():
-            raise _StoppedError
-        yield each
-
-
-def _apart(ask: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T]) -> list[R | PromptError | CorruptStoreError]:
-    """Ask for all items together; if that is refused, ask for halves of them, down to single items.
-
-    A refused item has the error in the place of its result, and takes no neighbour with it.
-    """
-    if not items:
-        return []
-    try:
-        return list(ask(items))
-    except (PromptError, CorruptStoreError) as error:
-        if len(items) == 1:
-            return [error]
-        half = len(items) // 2
-        return [*_apart(ask, items[:half]), *_apart(ask, items[half:])]
-
-
 def _require_wanted(should_stop: Callable[[], bool]) -> None:
     if should_stop():
         raise AnsweringInterruptedError("Stopped by a signal. Run the same command again to answer the rest.")
-
-
-def _asked(question: Question, documents: tuple[str, ...], scores: tuple[float, ...]) -> AnsweredQuestion:
-    """Return the result of a question as far as it is known once its documents are found."""
-    return AnsweredQuestion(
-        id=question.id, question=question.text, answer=None, error=None, documents=documents, scores=scores,
-        missing=(), memory_tokens=0, text_tokens=0, prompt_tokens=0, seconds=0.0,
-    )  # fmt: skip
-
-
-def _without_missing(
-    result: AnsweredQuestion, sizes: Sequence[DocumentSize | None]
-) -> tuple[AnsweredQuestion, list[DocumentSize]]:
-    """Return a result without the documents that have no size, and the sizes of the others."""
-    held = [i for i, size in enumerate(sizes) if size is not None]
-    known = [size for size in sizes if size is not None]
-    found = replace(
-        result,
-        documents=tuple(result.documents[i] for i in held),
-        scores=tuple(result.scores[i] for i in held) if result.scores else (),
-        missing=tuple(dict.fromkeys(d for d, size in zip(result.documents, sizes, strict=True) if size is None)),
-        memory_tokens=sum(size.memory for size in known),
-        text_tokens=sum(size.text for size in known),
-    )
-    return found, known
-
-
-def _problem(memory: Memory) -> str | None:
-    """Return the reason why memory cannot be used; None if it can."""
-    # A single NaN would reach every question of the batch through the attention of padded prompts.
-    if memory.values.isfinite().all():
-        return None
-    wrong = [d for d, values in zip(memory.doc_ids, memory, strict=True) if not values.isfinite().all()]
-    return f"The memory of {some(wrong)} is not finite. See: pisco-index verify"

@@ -1,0 +1,1 @@
+"""Questions that are answered as they come, for a server: answers begin, are given up and end at any time."""
