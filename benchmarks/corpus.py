@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import zstandard
-from dumps import write_dump
+from dumps import Sample, write_dump
 from measure import options, report, seconds
 
 from pisco_index.configs import CorpusConfig
@@ -99,13 +99,13 @@ def measure_planning(path: Path, megabytes: float, processes: int) -> dict[str, 
     return {"mb_per_s": megabytes / took, "mb_per_cpu_s": megabytes / used}
 
 
-def plan_dump(sample: Path, megabytes: float) -> dict[str, object]:
+def plan_dump(sample: Sample, megabytes: float) -> dict[str, object]:
     """Return the figures of planning a dump, by name."""
     result: dict[str, object] = {"megabytes": megabytes, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as scratch:
         for kind in ("plain", "multistream", "one"):
             path = Path(scratch) / f"{kind}.xml.bz2"
-            write_dump(sample, path, megabytes, kind)
+            write_dump(path, sample.head, sample.repeated(megabytes), kind)
             for processes in dict.fromkeys((1, os.cpu_count() or 1)):
                 figures = measure_planning(path, megabytes, processes)
                 result |= {f"{kind}_{processes}_{name}": value for name, value in figures.items()}
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=500, help="size of the XML that is planned with --dump")
     args = parser.parse_args()
     if args.dump:
-        report(plan_dump(args.dump, args.megabytes), args.json)
+        report(plan_dump(Sample(args.dump), args.megabytes), args.json)
         return
 
     raw = make_records(args.records)

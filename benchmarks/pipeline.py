@@ -18,22 +18,23 @@ after the time that N cores would take. The remaining work is real.
     python benchmarks/pipeline.py --speeds 500,1000 --dump enwiki.xml.bz2 --documents 1500 --reader-processes 1
 """
 
-import bz2
 import json
+import math
 import os
 import random
-import re
 import resource
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from dumps import Sample, write_dump
 from measure import options, positive, report
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -146,19 +147,6 @@ def make_corpus(path: Path, documents: int, words: Callable[[int], list[str]]) -
         for number in range(documents):
             text = " ".join(words(100)).capitalize() + "."
             file.write(json.dumps({"id": f"doc-{number}", "title": " ".join(words(2)), "text": text}) + "\n")
-
-
-def repeat_dump(path: Path, dump: Path, pages: int) -> None:
-    """Write an export of a number of pages: those of a dump, again and again, with new ids and titles."""
-    content = (bz2.decompress(dump.read_bytes()) if dump.suffix == ".bz2" else dump.read_bytes()).decode()
-    begin = content.index("<page>")
-    found = re.findall(r"<page>.*?</page>", content, re.DOTALL)
-    with path.open("w") as file:
-        file.write(content[:begin])
-        for number in range(pages):
-            page = re.sub(r"<id>\d+</id>", f"<id>{number + 1}</id>", found[number % len(found)], count=1)
-            file.write(re.sub(r"</title>", f" {number}</title>", page, count=1))
-        file.write("</mediawiki>")
 
 
 def prose_of(path: Path, characters: int) -> list[str]:
@@ -319,7 +307,8 @@ def main() -> None:
         folder = Path(scratch)
         if args.dump:
             corpus = folder / "corpus.xml"
-            repeat_dump(corpus, args.dump, args.documents)
+            sample = Sample(args.dump)
+            write_dump(corpus, sample.head, islice(sample.repeated(math.inf), args.documents), "plain")
             texts: Iterable[str] = prose_of(corpus, 4_000_000)
         else:
             corpus = folder / "corpus.jsonl"

@@ -9,22 +9,21 @@ has other memory than its text gives.
     python benchmarks/whole_dump.py --dump enwiki-sample.xml.bz2 --folder /data/whole
 """
 
-import bz2
 import json
+import math
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from dumps import Page, Sample, write_dump
 from measure import options, positive, print_json
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -33,91 +32,53 @@ from pisco_index import load_config, new_checkpoint, new_tiny_checkpoint
 from pisco_index.corpus import open_corpus
 
 COMMAND = Path(sys.executable).with_name("pisco-index")
-_PAGE = re.compile(r"  <page>\n.*?  </page>\n", re.DOTALL)
-_TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
-_ID = re.compile(r"<id>(\d+)</id>")
-_TEXT_END = "</text>"
-# Pages in a stream of Wikimedia's multistream dumps.
-STREAM_PAGES = 100
-# Distance of the ids of two copies.
-COPY = 1_000_000_000
+_TEXT_END = b"</text>"
+# What is added to the id of a page for that of a new one.
+NEW_IDS = 1_000_000_000
 # Places, among a hundred pages, of those that change.
 HUNDRED, CHANGED, GONE, NEW = 100, 0, 1, 2
 KILLS = (0.25, 0.5, 0.75)
 # Documents that are compressed again by each verification.
 SAMPLE = 200
+QUESTIONS = 200
 
 
-@dataclass(frozen=True)
-class Dump:
-    """The pages of a dump, to be repeated.
+def changed(sample: Sample, pages: Iterable[Page]) -> Iterator[Page]:
+    """Yield pages of which one in a hundred has another text, one is gone and one is new."""
+    for place, page in enumerate(pages):
+        turn = place % HUNDRED
+        if turn != GONE:
+            yield with_more_text(page) if turn == CHANGED else page
+        if turn == NEW:
+            yield Page.of(sample.pages[place % len(sample.pages)], NEW_IDS + page.id, f", new {place}")
 
-    Attributes:
-        head: the XML before the first page.
-        pages: the XML of each page.
+
+def with_more_text(page: Page) -> Page:
+    return page._replace(xml=page.xml.replace(_TEXT_END, b"\n\nThis page was changed." + _TEXT_END, 1))
+
+
+def expected_documents(sample: Sample, folder: Path, pages: int) -> tuple[int, int]:
+    """Return the number of documents of the large dump, and of the changed one, from those of each page.
+
+    Args:
+        sample: the dump whose pages are repeated.
+        folder: folder for small dumps.
+        pages: number of pages in the large dump.
     """
-
-    head: str
-    pages: tuple[str, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "Dump":
-        text = bz2.decompress(path.read_bytes()).decode()
-        return cls(text[: text.index("  <page>\n")], tuple(_PAGE.findall(text)))
-
-    def copies(self, megabytes: int) -> int:
-        """Return the number of copies of all pages that have this size."""
-        return -(-megabytes * 1_000_000 // sum(len(page.encode()) for page in self.pages))
-
-    def copy(self, number: int) -> Iterator[str]:
-        """Yield the pages of a copy, under ids and titles of their own."""
-        return (_numbered(page, number * COPY, f" {number}") for page in self.pages)
-
-    def changed_copy(self, number: int) -> Iterator[str]:
-        """Yield the pages of a copy of which one in a hundred has another text, one is gone and one is new."""
-        for place, page in enumerate(self.copy(number)):
-            turn = (number * len(self.pages) + place) % HUNDRED
-            if turn != GONE:
-                yield with_more_text(page) if turn == CHANGED else page
-            if turn == NEW:
-                yield _numbered(self.pages[place], number * COPY + COPY // 2, f" {number}, new")
-
-
-def with_more_text(page: str) -> str:
-    return page.replace(_TEXT_END, f"\n\nThis page was changed.{_TEXT_END}", 1)
-
-
-def _numbered(page: str, offset: int, suffix: str) -> str:
-    page = _ID.sub(lambda found: f"<id>{int(found[1]) + offset}</id>", page, count=1)
-    return _TITLE.sub(lambda found: f"<title>{found[1]}{suffix}</title>", page, count=1)
-
-
-def write_dump(path: Path, head: str, pages: Iterable[str]) -> None:
-    """Write a multistream file: the head, streams of 100 pages, and the end."""
-    with path.open("wb") as file:
-        file.write(bz2.compress(head.encode()))
-        rest = iter(pages)
-        while stream := list(islice(rest, STREAM_PAGES)):
-            file.write(bz2.compress("".join(stream).encode()))
-        file.write(bz2.compress(b"</mediawiki>\n"))
-
-
-def expected_documents(dump: Dump, folder: Path, copies: int) -> tuple[int, int]:
-    """Return the number of documents of the large dump, and of the changed one, from those of each page."""
+    once = list(islice(sample.repeated(math.inf), len(sample.pages)))
     counts = []
-    for name, pages in (("plain", dump.pages), ("changed", map(with_more_text, dump.pages))):
+    for name, own in (("plain", once), ("changed", map(with_more_text, once))):
         path = folder / f"{name}.xml.bz2"
-        write_dump(path, dump.head, pages)
+        write_dump(path, sample.head, own)
         corpus = open_corpus([path], load_config("wikipedia").corpus)
         read = (document.doc_id for source in corpus.sources for document in source.read(0, None))
-        counts.append(Counter(doc_id.partition("#")[0] for doc_id in read))
+        found = Counter(int(doc_id.partition("#")[0]) for doc_id in read)
+        counts.append([found[page.id] for page in once])
     before = after = 0
-    for number in range(copies):
-        for place, page in enumerate(dump.pages):
-            own, other = (count[_ID.search(page)[1]] for count in counts)  # type: ignore[index]
-            turn = (number * len(dump.pages) + place) % HUNDRED
-            before += own
-            after += {CHANGED: other, GONE: 0, NEW: 2 * own}.get(turn, own)
+    for place in range(pages):
+        own, other = (count[place % len(once)] for count in counts)
+        before += own
+        after += {CHANGED: other, GONE: 0, NEW: 2 * own}.get(place % HUNDRED, own)
     return before, after
 
 
@@ -177,18 +138,17 @@ def main() -> None:
     parser.add_argument("--megabytes", type=positive, default=2000, help="size of the large dump, unpacked")
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
-    result = measure(Dump.read(args.dump), args.folder, args.megabytes)
+    result = measure(Sample(args.dump), args.folder, args.megabytes)
     if args.json:
         print_json(result)
 
 
-def measure(dump: Dump, folder: Path, megabytes: int) -> dict[str, Any]:
+def measure(sample: Sample, folder: Path, megabytes: int) -> dict[str, Any]:
     """Take all steps, check the counts, and return the figures."""
-    copies = dump.copies(megabytes)
     first, second, store = folder / "first.xml.bz2", folder / "second.xml.bz2", folder / "store"
-    checkpoint = make_checkpoint(folder, dump.pages)
-    write_dump(first, dump.head, chain.from_iterable(map(dump.copy, range(copies))))
-    write_dump(second, dump.head, chain.from_iterable(map(dump.changed_copy, range(copies))))
+    checkpoint = make_checkpoint(folder, [page.decode() for page in sample.pages])
+    pages = write_dump(first, sample.head, sample.repeated(megabytes))
+    write_dump(second, sample.head, changed(sample, sample.repeated(megabytes)))
     table: list[dict[str, Any]] = []
     print("| step | seconds | cpu-seconds | peak MiB |\n|---|---|---|---|")
     options = ("--preset", "wikipedia", "--checkpoint", checkpoint, "--out", store, "--json")
@@ -200,13 +160,14 @@ def measure(dump: Dump, folder: Path, megabytes: int) -> dict[str, Any]:
     after = verify(table, "verify the update", store, checkpoint, second)
     run(table, "build again, unchanged", "build", second, *options, "--prune")
     asked = folder / "questions.txt"
-    asked.write_text("\n".join(f"What is {title}?" for page in dump.pages for title in _TITLE.findall(page)) + "\n")
+    titles = (page.title for page in islice(sample.repeated(math.inf), QUESTIONS))
+    asked.write_text("".join(f"What is {title}?\n" for title in titles))
     run(table, "retrieve", "retrieve", store, "--questions", asked, "--out", folder / "run.trec")
-    expected = expected_documents(dump, folder, copies)
-    print(f"{copies} copies: {before:,} documents, {after:,} after the update")
+    expected = expected_documents(sample, folder, pages)
+    print(f"{pages:,} pages: {before:,} documents, {after:,} after the update")
     if (before, after) != expected:
         sys.exit(f"{expected[0]:,} and {expected[1]:,} documents were expected: some are lost or doubled")
-    return {"copies": copies, "documents": before, "documents_after": after, "steps": table}
+    return {"pages": pages, "documents": before, "documents_after": after, "steps": table}
 
 
 def make_checkpoint(folder: Path, texts: Sequence[str]) -> Path:
