@@ -208,7 +208,8 @@ class _Readers:
 
     def parts(self, index: int) -> Iterator[Part]:
         while True:
-            self._assign()
+            # Nothing begins here, because parts behind the last record of a file are only discarded.
+            self._fill()
             if not self._jobs or self._jobs[0].part.source != index:
                 return
             yield self._jobs[0].part
@@ -238,10 +239,14 @@ class _Readers:
             job.messages.clear()
             self._jobs.remove(job)
 
-    def _assign(self) -> None:
-        """Give the first waiting jobs to idle processes."""
+    def _fill(self) -> None:
+        """Take up the next parts."""
         while len(self._jobs) < self._limit and (part := next(self._coming, None)):
             self._jobs.append(_Job(part))
+
+    def _assign(self) -> None:
+        """Give the first waiting jobs to idle processes."""
+        self._fill()
         for worker in self._pool.idle():
             job = next((job for job in self._jobs if not job.is_begun), None)
             if job is None:
