@@ -315,7 +315,9 @@ def main() -> None:
             make_corpus(corpus, args.documents, words)
             texts = (" ".join(words(1000)) for _ in range(500))
         checkpoint = make_checkpoint(folder, texts)
-        run = {"shard_documents": args.shard_documents, "reader_processes": args.reader_processes}
+        # The simulated tokenizer is in this process.
+        readers = 0 if args.tokenizer_cores else args.reader_processes
+        run = {"shard_documents": args.shard_documents, "reader_processes": readers}
         config = BuildConfig.parse({"run": run, "store": {"stage": "hidden"}}, "benchmark")
         result: dict[str, Any] = {"baseline": "the device alone", "cores": os.cpu_count()}
         for speed in args.speeds:
