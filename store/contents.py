@@ -12,10 +12,10 @@ from typing import IO, Self
 import numpy as np
 
 from .derived.row_hashes import Hashes, RowHashes
-from .derived.taking import take_rows
 from .hashes import id_hashes
 from .store import Store
 from .table.failures import check_process
+from .table.rows import take_rows
 
 _PAIR = np.dtype([("first", np.uint64), ("second", np.uint64)])
 # Largest number of documents whose hashes are all held in memory, in 64 MB.

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..hashes import id_hashes
-from ..table.rows import read_addressed
+from ..table.rows import read_addressed, take_live
 from .row_hashes import RowHashes
-from .taking import take_live
 
 # Size of the table that excludes most rows at once: bits for the number of ids and 7 more, so that 1 % of the other
 # rows pass, within limits that keep the table in the processor's cache.

@@ -21,10 +21,9 @@ from lance.fragment import FragmentMetadata
 from ..table.addresses import MEMORY, data_file_uri
 from ..table.datasets import fragments_of, open_data_file
 from ..table.failures import lance_errors
-from ..table.rows import read_rows
+from ..table.rows import read_rows, take_rows
 from .folders import cache_folders, delete_abandoned, open_file, replace_file, writable_folders
 from .names import field_ids, name_of
-from .taking import take_rows
 
 _FILE = "totals-1"
 _NUMBERS = ("tokens_total", "tokens_fed", "n_mem")

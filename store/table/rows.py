@@ -104,16 +104,29 @@ def take_rows(dataset: lance.LanceDataset, addresses: np.ndarray, columns: Seque
         CorruptStoreError: one of the rows is deleted, or Lance returns other rows.
         StoreError: a row does not exist, or a file is missing or cannot be read.
     """
+    found, taken = take_live(dataset, addresses, columns)
+    if not np.array_equal(found, addresses):
+        raise CorruptStoreError(
+            f"{dataset.uri} returns {taken.num_rows:,} rows, or other rows, where it should return {len(addresses):,}."
+        )
+    return taken
+
+
+def take_live(
+    dataset: lance.LanceDataset, addresses: np.ndarray, columns: Sequence[str]
+) -> tuple[np.ndarray, pa.Table]:
+    """Return the addresses ``(m,)`` and the rows of those addresses ``(k,)`` whose rows are not deleted, in order.
+
+    Arguments are those of ``take_rows``.
+
+    Raises:
+        StoreError: a row does not exist, or a file is missing or cannot be read.
+    """
     check_process()
     with lance_errors(f"cannot read {len(addresses)} rows of {dataset.uri}"):
         # Without stable row ids, which no store has, Lance's row id is the address.
         taken = dataset._take_rows(pa.array(addresses, pa.uint64()), columns=[*columns, _ADDRESS])
-    # Lance leaves out rows that are deleted.
-    if not np.array_equal(taken.column(_ADDRESS).to_numpy(), addresses):
-        raise CorruptStoreError(
-            f"{dataset.uri} returns {taken.num_rows:,} rows, or other rows, where it should return {len(addresses):,}."
-        )
-    return taken.drop_columns(_ADDRESS)
+    return taken.column(_ADDRESS).to_numpy(), taken.drop_columns(_ADDRESS)
 
 
 class RowTaker:

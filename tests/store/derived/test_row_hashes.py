@@ -10,7 +10,7 @@ from pisco_index.store.derived import row_hashes as module
 from pisco_index.store.derived.finding import find_rows
 from pisco_index.store.derived.folders import CACHE_FOLDER
 from pisco_index.store.derived.row_hashes import RowHashes
-from pisco_index.store.derived.taking import take_rows
+from pisco_index.store.table.rows import take_rows
 
 IDS = [f"{shard}-{i}" for shard in range(3) for i in range(5)]
 
