@@ -622,11 +622,11 @@ class TestCodecs:
     def test_documents_in_another_codec_are_counted(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
         compute = ShardWorker._memory
 
-        def overflow(self, shard, tokenized):
-            memory = compute(self, shard, tokenized)
+        def overflow(self, shard, tokens):
+            memory, seconds = compute(self, shard, tokens)
             values = memory.values.clone()
             values[0] = float("inf") if shard.number == 2 else values[0]
-            return replace(memory, values=values)
+            return replace(memory, values=values), seconds
 
         monkeypatch.setattr(ShardWorker, "sample", lambda *_: (np.ones((4, 64), np.float32).cumsum(0), [4]))
         monkeypatch.setattr(ShardWorker, "_memory", overflow)
