@@ -14,7 +14,7 @@ from ...corpus import RejectedRecord, Source
 from ...corpus.formats.text_source import FileSource
 from ...corpus.parts.cutting import Part
 from ...corpus.streams import POINT_SPACING, TextFile
-from .processes import Readers
+from .processes import PartReaders
 from .survey import Batch, End, Place
 
 
@@ -26,7 +26,7 @@ class OrderedReading:
         readers: what reads the parts.
     """
 
-    def __init__(self, sources: Sequence[Source], readers: Readers):
+    def __init__(self, sources: Sequence[Source], readers: PartReaders):
         self._sources = sources
         self._readers = readers
         self._exact: list[Part] = []

@@ -16,7 +16,7 @@ from .files import CorpusWatch, describe_files
 from .ids import Ids, without_repeats
 from .ordering import OrderedReading
 from .plan import Plan
-from .processes import Pool, reading_pool
+from .processes import ReadingPool, reading_pool
 from .shards import ShardBuilder
 from .survey import Batch, Survey
 
@@ -99,7 +99,7 @@ class EveryDocument:
 class _Planning:
     """The readings of a corpus. The second and later ones know the parts that the first one found."""
 
-    def __init__(self, corpus: Corpus, pool: Pool, on_records: Callable[[int], object]):
+    def __init__(self, corpus: Corpus, pool: ReadingPool, on_records: Callable[[int], object]):
         self._corpus, self._pool, self._on_records = corpus, pool, on_records
         self._parts: tuple[Part, ...] | None = None
 

@@ -1,11 +1,7 @@
 """Read the parts of a corpus in several processes, or in this one."""
 
 import os
-import pickle
-import signal
 import subprocess
-import sys
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -13,6 +9,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Protocol, Self
 
+from ...children import ending, portable, serve_command
 from ...corpus import Source, open_source
 from ...corpus.parts.cutting import Part, parts_of, whole, work_of
 from ...errors import PiscoIndexError
@@ -26,19 +23,12 @@ _WORTH = 2
 _HELD = 64
 # Deaths of processes after which the reading ends: the next one would probably die of the same.
 _DEATHS = 3
-# A child takes over this process's module path. Unlike ``multiprocessing``, this does not run the user's script again.
-_CHILD = f"""
-import sys
-from multiprocessing.connection import Connection
-connection = Connection(int(sys.argv[1]))
-sys.path[:] = connection.recv()
-from {__name__} import serve
-serve(connection)
-"""
+# Seconds for a process that has closed its connection to end.
+_END_S = 5.0
 
 
-class Readers(Protocol):
-    """Something that reads parts."""
+class PartReaders(Protocol):
+    """Readers of the parts of a corpus."""
 
     def parts(self, index: int) -> Iterator[Part]:
         """Yield the parts of source number ``index`` in order. The sources are asked for one after the other."""
@@ -57,21 +47,21 @@ class Readers(Protocol):
         ...
 
 
-class Pool(Protocol):
+class ReadingPool(Protocol):
     """A place to read a corpus."""
 
-    def readers(self, sources: Sequence[Source], survey: Survey, parts: Sequence[Part] | None) -> Readers:
+    def readers(self, sources: Sequence[Source], survey: Survey, parts: Sequence[Part] | None) -> PartReaders:
         """Return readers for one reading of a corpus.
 
         Args:
             sources: sources of the corpus.
-            survey: what is to be read of each record.
+            survey: survey to make of each record.
             parts: parts to read; None cuts the sources into parts.
         """
         ...
 
 
-def reading_pool(sources: Sequence[Source], processes: int | None) -> AbstractContextManager[Pool]:
+def reading_pool(sources: Sequence[Source], processes: int | None) -> AbstractContextManager[ReadingPool]:
     """Return a place to read a corpus: as many processes as there are cores, or parts that are worth one.
 
     Args:
@@ -89,7 +79,7 @@ def reading_pool(sources: Sequence[Source], processes: int | None) -> AbstractCo
 class ThisProcess:
     """Reads one source after the other in this process."""
 
-    def readers(self, sources: Sequence[Source], survey: Survey, parts: Sequence[Part] | None) -> Readers:  # noqa: ARG002
+    def readers(self, sources: Sequence[Source], survey: Survey, parts: Sequence[Part] | None) -> PartReaders:  # noqa: ARG002
         """Return readers for one reading of a corpus."""
         return _OwnReaders(sources, survey)
 
@@ -135,7 +125,7 @@ class Processes:
         """Process ids of the children."""
         return [worker.process.pid for worker in self._workers]
 
-    def readers(self, sources: Sequence[Source], survey: Survey, parts: Sequence[Part] | None) -> Readers:
+    def readers(self, sources: Sequence[Source], survey: Survey, parts: Sequence[Part] | None) -> PartReaders:
         """Return readers for one reading of a corpus. Only the latest ones can be used."""
         for worker in self._workers:
             worker.forget()
@@ -175,13 +165,12 @@ class Processes:
         Raises:
             PiscoIndexError: too many processes died.
         """
-        code = worker.end()
+        code = worker.end(wait_s=_END_S)
         self._deaths += 1
         if self._deaths >= _DEATHS:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise PiscoIndexError(
-                f"{self._deaths} processes that read the corpus died, the last one of {how}. If memory is short, plan "
-                "with fewer of them (--planning-processes)."
+                f"the planning lost {self._deaths} of the processes that read the corpus. The last one {ending(code)}. "
+                "If memory is short, plan with fewer of them (--planning-processes)."
             )
         self._workers[self._workers.index(worker)] = _Worker()
 
@@ -275,15 +264,13 @@ class _Worker:
         self.connection, theirs = Pipe()
         # A session of its own: Ctrl-C in a terminal only reaches this process, which ends the child.
         self.process = subprocess.Popen(  # noqa: S603  runs this program
-            [sys.executable, "-c", _CHILD, str(theirs.fileno())],
+            serve_command(__name__, theirs.fileno()),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
         theirs.close()
-        with suppress(OSError):
-            self.connection.send(sys.path)
 
     def begin(self, job: _Job, source: Source, survey: Survey) -> None:
         """Give the process a job.
@@ -308,16 +295,26 @@ class _Worker:
         """Send the sources again, because they may have changed."""
         self._known.clear()
 
-    def end(self) -> int:
-        """End the process and return its exit code, which is negative for a signal."""
+    def end(self, wait_s: float = 0.0) -> int:
+        """End the process and return its exit code, which is negative for a signal.
+
+        Args:
+            wait_s: seconds in which the process may end by itself, so that the exit code tells why.
+        """
         self.connection.close()
-        dead = self.process.poll()
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(wait_s)
         self.process.kill()
-        return self.process.wait() if dead is None else dead
+        return self.process.wait()
 
 
-def serve(connection: Connection) -> None:
-    """Run a child: read one part after the other until this process's parent ends."""
+def serve(descriptor: int) -> None:
+    """Run a child: read one part after the other until this process's parent ends.
+
+    Args:
+        descriptor: descriptor of the connection to the parent.
+    """
+    connection = Connection(descriptor)
     sources: dict[int, Any] = {}
     survey = Survey()
     with suppress(EOFError, ConnectionError, BrokenPipeError):
@@ -335,13 +332,4 @@ def serve(connection: Connection) -> None:
             except (ConnectionError, BrokenPipeError):
                 raise
             except Exception as error:  # noqa: BLE001  the parent raises it
-                connection.send(_portable(error))
-
-
-def _portable(error: Exception) -> Exception:
-    """Return an error that another process can receive."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  made here
-    except Exception:  # noqa: BLE001  any class may refuse to be pickled
-        return PiscoIndexError("".join(traceback.format_exception(error)))
-    return error
+                connection.send(portable(error))

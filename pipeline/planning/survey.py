@@ -177,15 +177,15 @@ def survey_part(source: Source, part: Part, survey: Survey) -> Iterator[Batch | 
         if entered is None:
             yield End("failed")
             return
-        yield from _Reading(*entered, part, survey).batches()
+        yield from _PartReading(*entered, part, survey).batches()
     except CorpusError:
         if is_exact:
             raise
         yield End("failed")
 
 
-class _Reading:
-    """One reading of a part."""
+class _PartReading:
+    """A reading of a part."""
 
     def __init__(self, source: Source, start: int, part: Part, survey: Survey):
         self._source, self._start, self._part, self._survey = source, start, part, survey

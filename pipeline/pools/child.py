@@ -1,13 +1,12 @@
 """A worker in a child process, which may die or hang without harm to this one."""
 
-import ctypes
 import multiprocessing
 import signal
-import sys
 import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ...children import end_with_parent, ending, portable
 from ...interrupt import SIGNALS
 from ..steps import Pulse
 from ..worker import ShardWorker, WorkerSpec
@@ -19,8 +18,6 @@ PULSE_S = 0.5
 START_S = 600.0
 # Seconds to wait for a killed process to end.
 _END_S = 5.0
-# Option of Linux's prctl: the signal that a process gets when its parent ends.
-_PR_SET_PDEATHSIG = 1
 
 
 class ChildWorker:
@@ -94,10 +91,7 @@ class ChildWorker:
 
     def _died(self) -> WorkerDiedError:
         self._process.join(_END_S)
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            return WorkerDiedError(f"the worker died of {signal.Signals(-code).name}")
-        return WorkerDiedError(f"the worker ended with exit code {code}")
+        return WorkerDiedError(f"the worker {ending(self._process.exitcode)}")
 
 
 def _serve(connection: Connection, spec: WorkerSpec) -> None:
@@ -105,9 +99,7 @@ def _serve(connection: Connection, spec: WorkerSpec) -> None:
     for number in SIGNALS:
         # A terminal sends its signals to all processes of a command. The parent decides when the child ends.
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # A child that hangs or is stopped would not notice that its parent was killed.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     sending = threading.Lock()
 
     def send(kind: str, value: Any) -> None:
@@ -117,7 +109,7 @@ def _serve(connection: Connection, spec: WorkerSpec) -> None:
     try:
         worker = ShardWorker(spec)
     except Exception as error:  # noqa: BLE001  the parent raises it
-        send("raised", error)
+        send("raised", portable(error))
         return
     send("returned", None)
     idle = threading.Event()
@@ -137,7 +129,7 @@ def _serve(connection: Connection, spec: WorkerSpec) -> None:
         try:
             kind, value = "returned", getattr(worker, method)(*arguments)
         except Exception as error:  # noqa: BLE001  the parent raises it
-            kind, value = "raised", error
+            kind, value = "raised", portable(error)
         idle.set()
         beating.join()
         send(kind, value)

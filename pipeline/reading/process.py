@@ -1,13 +1,12 @@
 """The worker's side of a reader process."""
 
 import os
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
+from ...children import ending, serve_command
 from ...errors import PiscoIndexError
 from ..planning.plan import Shard
 from ..pools.watchdog import Watchdog
@@ -29,10 +28,7 @@ class ReaderDiedError(PiscoIndexError):
 
 
 class ReaderProcess:
-    """A process that reads shards, one at a time. It ends with the thread that started it.
-
-    It is no ``multiprocessing`` process, which would run the program of this one again: a script without ``__main__``
-    guard, or that of a Ray worker. After an error it must be ended.
+    """A process that reads shards, one at a time. It ends with the thread that started it. End it after an error.
 
     Args:
         hang_s: seconds without a step after which the reader hangs.
@@ -47,13 +43,9 @@ class ReaderProcess:
         self._on_wait = on_wait
         ours, theirs = socket.socketpair()
         with theirs:
-            program = (
-                f"import sys; sys.path[:] = {sys.path!r}; from {serving.__name__} import serve; "
-                f"serve({theirs.fileno()}, {os.getpid()})"
-            )
             try:
                 self._process = subprocess.Popen(  # noqa: S603  this interpreter
-                    [sys.executable, "-c", program],
+                    serve_command(serving.__name__, theirs.fileno(), os.getpid()),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     env=os.environ | _ONE_CORE,
@@ -115,4 +107,4 @@ class ReaderProcess:
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             return ReaderDiedError("closed its connection and was ended")
-        return ReaderDiedError(f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
+        return ReaderDiedError(ending(code))

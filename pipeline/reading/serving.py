@@ -1,22 +1,18 @@
 """A reader process: it reads one shard after another, until the worker that started it ends."""
 
-import ctypes
 import os
 import pickle
-import signal
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from ...children import end_with_parent, portable
 from .shard import Reading, ShardReader
 
 # Number of bytes of a message, which precedes it.
 _SIZE = struct.Struct("<Q")
-# Option of Linux's prctl: the signal that a process gets when its parent ends.
-_PR_SET_PDEATHSIG = 1
 
 
 class PeerEndedError(Exception):
@@ -89,9 +85,7 @@ def serve(descriptor: int, parent: int) -> None:
         descriptor: descriptor of the socket that is connected to the worker.
         parent: process id of the worker.
     """
-    if sys.platform == "linux":
-        # A reader that hangs or is stopped would not notice that its worker was killed.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != parent:
         return
     channel = Channel(socket.socket(fileno=descriptor))
@@ -110,5 +104,5 @@ def serve(descriptor: int, parent: int) -> None:
             except PeerEndedError:
                 raise
             except Exception as error:  # noqa: BLE001  the worker raises it
-                answer = "raised", error
+                answer = "raised", portable(error)
             channel.send(answer)

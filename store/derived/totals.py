@@ -6,6 +6,7 @@ by lines, so that a commit costs no more in a large store. A damaged line, such 
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -113,6 +114,8 @@ class Totals:
         self._known: dict[str, FragmentTotals] = {}
         # The last result for a whole version, because naming thousands of fragments takes a while.
         self._last: tuple[Any, dict[int, FragmentTotals]] = None, {}
+        # Without it, a thread could get the totals of another thread's version.
+        self._lock = threading.RLock()
 
     def of(
         self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata] | None = None
@@ -126,14 +129,15 @@ class Totals:
         Raises:
             StoreError: a column cannot be read.
         """
-        if fragments is not None:
-            return self._of(dataset, fragments)
-        every = dataset.get_fragments()
-        # The number alone would be that of another version if the store was deleted and built again.
-        version = dataset.version, every[-1].metadata.files[0].path if every else None
-        if self._last[0] != version:
-            self._last = version, self._of(dataset, [each.metadata for each in every])
-        return self._last[1]
+        with self._lock:
+            if fragments is not None:
+                return self._of(dataset, fragments)
+            every = dataset.get_fragments()
+            # The number alone would be that of another version if the store was deleted and built again.
+            version = dataset.version, every[-1].metadata.files[0].path if every else None
+            if self._last[0] != version:
+                self._last = version, self._of(dataset, [each.metadata for each in every])
+            return self._last[1]
 
     def _of(self, dataset: lance.LanceDataset, fragments: Sequence[FragmentMetadata]) -> dict[int, FragmentTotals]:
         fields = field_ids(dataset, _FIELDS)
@@ -201,13 +205,16 @@ class Totals:
         before = self.of(dataset)
         fields = field_ids(dataset, _FIELDS)
         touched = {name_of(each, fields, with_deletions=True): each.id for each in kept if each.id in lost}
-        self._keep({name: before[number].minus(lost[number]) for name, number in touched.items()})
+        with self._lock:
+            self._keep({name: before[number].minus(lost[number]) for name, number in touched.items()})
 
     def tidy(self, dataset: lance.LanceDataset) -> None:
         """Write the cache anew with the fragments of the latest version only."""
         fields = field_ids(dataset, _FIELDS)
-        self._known.update(_read(self._uri))
-        self._forget_others([name_of(each, fields, with_deletions=True) for each in fragments_of(dataset)])
+        names = [name_of(each, fields, with_deletions=True) for each in fragments_of(dataset)]
+        with self._lock:
+            self._known.update(_read(self._uri))
+            self._forget_others(names)
 
     def _forget_others(self, names: Iterable[str]) -> None:
         known = self._known

@@ -1,8 +1,4 @@
-"""Check fragments in several processes: Python checks rows on one core per process, however many threads it has.
-
-The processes are started by their own command, and not by ``multiprocessing``, which would import the caller's script
-again in each of them.
-"""
+"""Check fragments in several processes: Python checks rows on one core per process, however many threads it has."""
 
 import os
 import pickle
@@ -15,6 +11,7 @@ from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any
 
+from ...children import serve_command
 from .check_fragment import Checked, FragmentCheck, FragmentChecker
 
 # Files that are checked at a time in this process. Lance reads ahead in threads of its own, so a second file is enough
@@ -69,8 +66,7 @@ class _Process:
     """A process that checks one fragment at a time."""
 
     def __init__(self, check: FragmentCheck):
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
-        command = [sys.executable, "-c", code]
+        command = serve_command(__name__)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
         self._send(check)
 

@@ -277,7 +277,7 @@ def test_a_process_that_dies_is_replaced(large, monkeypatch, deaths):
             assert planned(pool, large) == planned(ThisProcess(), large)
             assert not set(killed) & set(pool.pids)
         else:
-            with pytest.raises(PiscoIndexError, match=r"3 processes .* died, the last one of SIGKILL"):
+            with pytest.raises(PiscoIndexError, match=r"lost 3 of the processes .* last one died of SIGKILL"):
                 planned(pool, large)
 
 
