@@ -106,8 +106,11 @@ class Browsing:
 
         return JsonResponse({"object": "list", "model": served.name, "data": await self._read(search)})
 
-    async def reload(self, _request: Request) -> Response:
+    async def reload(self, request: Request) -> Response:
         """Open the latest version of each store while questions are answered."""
+        # Browsers let a page of another site send a form here, without a key or a permission.
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise ApiError(403, "A page of another site cannot reload the stores.", "wrong_origin")
         reload_all()
         return JsonResponse({"object": "list", "data": await run_sync(self._stores.reload)})
 

@@ -69,6 +69,7 @@ def api_error(error: Exception) -> ApiError:
         case DeadlineError():
             return ApiError(504, str(error), "deadline_exceeded")
         case EngineError():
+            _log.error("the engine failed: %s", error)
             return ApiError(502, "The engine that generates answers failed. The server's log says more.", "engine")
     _log.error("a request failed", exc_info=error)
     return ApiError(500, "The server failed at this request. Its log says more.", "internal_error")

@@ -103,16 +103,25 @@ def listening_socket(config: ServeConfig) -> Iterator[socket.socket]:
         ConfigError: the address cannot be bound.
     """
     try:
-        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family) as bound:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind((config.host, config.port))
-            yield bound
+        bound = _bound(config.host, config.port)
     except OSError as error:
         raise ConfigError(
             f"the server cannot listen at port {config.port} of {config.host}: {error.strerror or error}. Name another "
             "--port or --host."
         ) from None
+    with bound:
+        yield bound
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0])
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def run(
@@ -125,9 +134,10 @@ def run(
 ) -> None:
     """Serve at a socket, in this process, until a signal."""
     with ExitStack() as stack:
-        indexes = {name: stack.enter_context(_index(uri, models)) for name, uri in uris.items()}
-        stores = Stores(indexes)
-        engine = _engine(next(iter(indexes.values())), models, config)
+        # Nothing here keeps an index: a reload replaces it, and its memory is freed.
+        stores = Stores({name: _index(uri, models) for name, uri in uris.items()})
+        stack.callback(stores.close)
+        engine = _engine(next(iter(stores)).index, models, config)
         live = stack.enter_context(LiveAnswering(engine, queue=config.queue, wait=config.wait_ms / 1000))
         names = frozenset() if config.open else own_names(config.host)
         app = make_app(stores, live, config, keys, names=names)
@@ -188,7 +198,12 @@ class _Server(uvicorn.Server):
             yield
             return
         handlers = {signal.SIGINT: self._end, signal.SIGTERM: self._end, signal.SIGHUP: self._reload}
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A worker's parent turns Ctrl-C into SIGTERM. A second signal would end the worker at once.
+            del handlers[signal.SIGINT]
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        # The parent of a worker holds this signal back until there is a handler.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
             yield
         finally:

@@ -97,6 +97,11 @@ class Stores:
             raise ApiError(404, f"There is no model {name!r:.80}. Models: {names}.", "model_not_found", param="model")
         return self._served[name]
 
+    def close(self) -> None:
+        """Release the served versions."""
+        for served in self:
+            served.index.close()
+
     def reload(self) -> list[dict[str, Any]]:
         """Open the latest version of each store, and return them; a store that cannot be opened keeps its version."""
         with self._lock:

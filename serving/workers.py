@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from ..errors import InputError, PiscoIndexError
 from .metrics import SHARED_FOLDER
 
@@ -83,7 +85,12 @@ class _Worker:
     def _start(self) -> None:
         self._told, telling = _spawn.Pipe(duplex=False)
         self._process = _spawn.Process(target=_serve, args=(*self._arguments, telling))
-        self._process.start()
+        # The child inherits the mask. Without a handler, a signal to reload would end a worker that is still loading.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         telling.close()
 
     def has_started(self) -> bool:
@@ -106,6 +113,9 @@ class _Worker:
     def revive(self) -> None:
         if not self._process.is_alive():
             _log.error("worker %s died with exit code %s", self._process.pid, self._process.exitcode)
+            # Its answers in progress no longer count.
+            mark_process_dead(self._process.pid)
+            self._told.close()
             # Not at once, in case that the reason lasts.
             time.sleep(_PAUSE)
             self._start()

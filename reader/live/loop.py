@@ -36,6 +36,9 @@ _TOGETHER = 32
 _READY = 64
 # Seconds after which the engine's thread looks again for a question that may begin.
 _PATIENCE = 1.0
+# Seconds for which a failure of the engine counts. A load balancer sends no question to a server that is not ready, so
+# that no answer would end a longer time.
+_RECENT = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class LiveAnswering:
         self._is_closed = False
         self._stopped = threading.Event()
         self._failure: str | None = None
+        self._failed_at = 0.0
         names = {self._prepare_all: "pisco-index-preparing", self._generate_all: "pisco-index-generating"}
         self._threads = [threading.Thread(target=run, name=name, daemon=True) for run, name in names.items()]
 
@@ -94,7 +98,8 @@ class LiveAnswering:
 
     def problem(self) -> str | None:
         """Return the reason why questions cannot be answered now; None if they can."""
-        return self._failure or self._engine.problem()
+        recent = monotonic() - self._failed_at < _RECENT
+        return (self._failure if recent else None) or self._engine.problem()
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -188,6 +193,7 @@ class LiveAnswering:
             # As above. A device without memory left for a batch may have enough for the next.
             except Exception as error:  # noqa: BLE001
                 _log.exception("the engine failed, and the answers in progress are lost")
+                self._failed_at = monotonic()
                 self._failure = f"The engine failed: {error_summary(error, SUMMARY_CHARACTERS)}"
                 _fail(self._running.copy(), error if isinstance(error, EngineError) else EngineError(self._failure))
                 self._running.clear()
@@ -204,6 +210,8 @@ class LiveAnswering:
                         self._ready.popleft()
                         ticket.begin()
                     self._running |= set(chosen)
+                    # The preparation may wait for room among the ready questions.
+                    self._changed.notify_all()
                     return chosen
                 if self._is_closed and not self._queued() and not running:
                     return None

@@ -104,9 +104,12 @@ class Ticket:
         """Tell the answer."""
         if self._is_over:
             return
+        # If the text cannot be made, the ticket is not over, and the loop can tell its failure.
+        whole = self._engine.text(self._ids)
+        rest = "" if self._stream is None else self._stream.end()
         self._is_over = True
-        if self._stream is not None and (text := self._stream.end()):
-            self._listener.piece(text)
+        if rest:
+            self._listener.piece(rest)
         now = time.monotonic()
         timings = Timings(
             queue=self._taken - self._submitted + self._begun - self._ready,
@@ -117,7 +120,7 @@ class Ticket:
             total=now - self._submitted,
         )
         self.is_answered = True
-        self._listener.answered(LiveResult(self._engine.text(self._ids), reason, len(self._ids), timings))
+        self._listener.answered(LiveResult(whole, reason, len(self._ids), timings))
         self._left(self)
 
     def fail(self, error: Exception) -> None:

@@ -94,6 +94,8 @@ class VllmEngine:
                 for answer, task in list(tasks.items()):
                     if task.done():
                         del tasks[answer]
+                        if not task.cancelled() and (error := task.exception()) is not None:
+                            answer.fail(EngineError(f"vLLM cannot be asked: {type(error).__name__}: {error}"))
                     elif not answer.is_wanted():
                         task.cancel()
                 new = await asyncio.to_thread(take, list(tasks), _LOOK if tasks else None)

@@ -31,6 +31,8 @@ def test_a_page_of_another_name_does_not_reach_a_server_without_keys(client):
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
         assert client.get("/v1/models", headers={"host": host}).status_code == 421
     assert client.get("/v1/models", headers={"host": "127.0.0.1:1"}).status_code == 200
+    # A form needs no permission of a browser, and /reload no body.
+    assert client.post("/reload", headers={"sec-fetch-site": "cross-site"}).status_code == 403
 
 
 def test_other_origins_are_admitted_by_name_only(served, client):
@@ -82,3 +84,8 @@ def test_an_address_that_is_taken_is_named():
             listening_socket(ServeConfig(port=taken.getsockname()[1])),
         ):
             pass
+
+
+def test_errors_of_the_server_itself_are_not_those_of_its_address():
+    with pytest.raises(FileNotFoundError), listening_socket(ServeConfig(port=0)):
+        raise FileNotFoundError

@@ -56,6 +56,8 @@ class StandIn:
 
     async def complete(self, request):
         body = await request.json()
+        if self.failure == "nonsense":
+            return StreamingResponse(iter(['data: {"choices": null}\n\n']), media_type="text/event-stream")
         if self.failure is not None:
             return JSONResponse({"error": {"message": self.failure}}, 400)
         assert (body["model"], body["temperature"], body["stream"]) == ("decoder", 0, True)
@@ -103,14 +105,16 @@ def test_answers_are_those_of_the_own_decoder(served, stand_in, index, questions
     assert client.get("/ready").status_code == 200
 
 
-def test_what_the_engine_refuses_fails_alone(served, stand_in):
+def test_what_the_engine_refuses_fails_alone(served, stand_in, caplog):
     stand_in.context = 100
     server = served(engine=VllmEngine(f"{stand_in.url}/v1/", embedder()))
     too_long = chat(server.client, PARGER, max_tokens=90)
     assert (too_long.status_code, too_long.json()["error"]["code"]) == (400, "unusable_prompt")
-    stand_in.failure = "no such thing"
-    refused = chat(server.client, PARGER, max_tokens=4, hits=1)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (502, "engine")
+    for failure in ("no such thing", "nonsense"):
+        stand_in.failure = failure
+        refused = chat(server.client, PARGER, max_tokens=4, hits=1)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (502, "engine")
+    assert "no such thing" in caplog.text
     stand_in.failure = None
     assert chat(server.client, PARGER, max_tokens=4, hits=1).status_code == 200
 

@@ -14,6 +14,7 @@ from pisco_index.errors import (
     QueueFullError,
     StoreError,
 )
+from pisco_index.reader.live import loop
 from pisco_index.reader.live.engine import FakeEngine
 from pisco_index.reader.live.loop import LiveAnswering
 from pisco_index.reader.live.question import LiveQuestion
@@ -222,3 +223,20 @@ def test_an_error_in_the_block_ends_it_at_once(asked):
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert isinstance(heard[0].result, EngineError) or heard[0].result.text == "s"
+
+
+def test_an_answer_whose_text_cannot_be_made_has_failed(asked):
+    engine = FakeEngine({})
+    engine.text = lambda _ids: 1 / 0
+    with LiveAnswering(engine) as live:
+        assert isinstance(asked(live)[0].wait(), EngineError)
+
+
+def test_a_failure_does_not_count_for_ever(asked, monkeypatch):
+    engine = FakeEngine({})
+    engine.error = RuntimeError("no memory")
+    with LiveAnswering(engine) as live:
+        asked(live)[0].wait()
+        assert "no memory" in live.problem()
+        monkeypatch.setattr(loop, "_RECENT", 0)
+        assert live.problem() is None
