@@ -248,7 +248,7 @@ class _KeyFlag:
     Attributes:
         path: names of the key's section, if any, and of the key.
         field: field of the key.
-        in_panel: True to show the flag in a panel of its section, and not among the command's own options.
+        in_panel: True to show the flag in a panel of its section, if any, and not among the command's own options.
     """
 
     path: tuple[str, ...]
@@ -267,7 +267,7 @@ class _KeyFlag:
             metavar=marker.metavar,
             show_default=False,
             help=self._help,
-            rich_help_panel=self.path[0].capitalize() if self.in_panel else None,
+            rich_help_panel=self.path[0].capitalize() if self.in_panel and len(self.path) > 1 else None,
             min=_bound(self.field, "ge"),
             max=_bound(self.field, "le"),
         )
@@ -314,13 +314,14 @@ class _KeyFlag:
         text = self.field.description or ""
         if get_origin(self._type) is list:
             text += " Repeatable." if empty is None else f" Repeatable, or {empty}."
-        if default is None:
-            return text
         if isinstance(default, bool):
             yes, _, no = (_marker(self.field).names or self._default_names)[0].partition("/")
-            return f"{text} Default: {yes if default else no}."
-        shown = ", ".join(default) if isinstance(default, tuple) else str(default)
-        return f"{text} Default: {shown if shown.isprintable() else repr(shown)}."
+            shown = yes if default else no
+        elif isinstance(default, tuple):
+            shown = ", ".join(default)
+        else:
+            shown = "" if default is None else str(default)
+        return f"{text} Default: {shown if shown.isprintable() else repr(shown)}." if shown else text
 
 
 def _fields(model: type[Config]) -> Iterator[tuple[str, FieldInfo]]:

@@ -24,6 +24,8 @@ class Whole(Config):
     section: Section = Section()
     quick: bool | None = Field(None, description="Be quick.")
     loud: Annotated[bool, Flag(names=("--loud/--quiet",))] = Field(False, description="Be loud.")
+    bare: Annotated[bool, Flag(names=("--bare",))] = Field(False, description="Be bare.")
+    empty: tuple[str, ...] = Field((), description="Empty.")
     place: Annotated[str | None, Flag(names=("--place", "-p"), metavar="PLACE")] = Field(None, description="Place.")
     secret: FileOnly[int] = 5
 
@@ -52,9 +54,18 @@ def test_names_and_help_come_from_fields():
         "--names": "Names. Repeatable.",
         "--quick/--no-quick": "Be quick.",
         "--loud/--quiet": "Be loud. Default: --quiet.",
+        "--bare": "Be bare.",
+        "--empty": "Empty. Repeatable.",
         "--place/-p": "Place.",
     }
     assert list(Command("place", "section.size").help) == ["--place/-p", "--size"]
+
+
+def test_only_flags_of_a_section_have_a_panel():
+    options = typer.main.get_command(Command().app).params
+    panels = {each.name: getattr(each, "rich_help_panel", None) for each in options}
+    assert panels["section_size"] == "Section"
+    assert panels["place"] is None
 
 
 @pytest.mark.parametrize(
