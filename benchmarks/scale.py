@@ -97,7 +97,7 @@ class RandomWriters:
     """A pool of two processes that write shards of random memory.
 
     Args:
-        spec: what a worker requires.
+        spec: everything that a worker requires.
     """
 
     description = "2 processes that write random memory"

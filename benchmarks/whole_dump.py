@@ -33,7 +33,7 @@ from pisco_index.corpus import open_corpus
 
 COMMAND = Path(sys.executable).with_name("pisco-index")
 _TEXT_END = b"</text>"
-# What is added to the id of a page for that of a new one.
+# Number that is added to the id of a page to make the id of a new one.
 NEW_IDS = 1_000_000_000
 # Places, among a hundred pages, of those that change.
 HUNDRED, CHANGED, GONE, NEW = 100, 0, 1, 2

@@ -50,7 +50,7 @@ class Record(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """Something in a file that is left out on purpose.
+    """Part of a file that is left out on purpose.
 
     Attributes:
         reason: reason that it is counted under ("redirect", "repeated header").
@@ -71,7 +71,7 @@ A ``Document`` is whole: neither cleaned nor cut. A ``Record`` stands for a docu
 
 
 class Source(Protocol):
-    """One file of a corpus, readable from any record position that ``scan`` yields.
+    """A file of a corpus, readable from any record position that ``scan`` yields.
 
     ``open_source`` rebuilds a source in another process from its ``spec``. Positions are non-negative integers that
     rise strictly along the file. Each format has its own kind of position.

@@ -56,7 +56,7 @@ class FileSource(RecordSource):
 
     @property
     def learnt(self) -> dict[str, Any]:
-        """What a reading found out about the file as a whole, as plain values."""
+        """Findings of a reading about the file as a whole, as plain values."""
         return {}
 
     def learn(self, learnt: Mapping[str, Any]) -> None:

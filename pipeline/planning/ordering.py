@@ -23,7 +23,7 @@ class OrderedReading:
 
     Args:
         sources: sources of the corpus. What is found out about their files is added to them.
-        readers: what reads the parts.
+        readers: readers of the parts.
     """
 
     def __init__(self, sources: Sequence[Source], readers: PartReaders):
@@ -80,7 +80,7 @@ class OrderedReading:
 
 @dataclass(frozen=True, slots=True)
 class _Reached:
-    """Where the reading of a file has come to.
+    """The point that the reading of a file has reached.
 
     Attributes:
         member: the member to enter the next part at, as in ``TextFile.points``.
@@ -101,14 +101,14 @@ class _Joint:
     """A part that is joined to what was read before it.
 
     Attributes:
-        reached: where the reading has come to.
+        reached: point that the reading has reached.
     """
 
     def __init__(self, source: Source, part: Part, reached: _Reached):
         self.reached = reached
         self._source = source
         self._is_exact = part.start is not None
-        # How far positions and numbers are moved; None until the first record is found where it must be.
+        # Offsets that are added to positions and numbers; None until the first record is found where it must be.
         self._moves = (0, 0) if self._is_exact else None
 
     def take(self, batch: Batch) -> Batch | None:

@@ -36,12 +36,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """Something between the records that gives no document.
+    """Content between the records that gives no document.
 
     Attributes:
-        place: where it is.
+        place: its place.
         index: number of the records of its batch that stand before it.
-        item: what it is. ``RejectedRecord.source`` is a place of the part, as long as the part is not exact.
+        item: the rejected record or the omission. ``RejectedRecord.source`` is a place of the part, as long as the part
+            is not exact.
     """
 
     place: Place
@@ -59,7 +60,7 @@ class Batch:
         numbers: numbers of their lines, rows or pages, ``(n,)`` int64.
         characters: numbers of characters of their texts, ``(n,)`` int64.
         hashes: hashes of their ids, ``(n,)`` uint64.
-        asides: what stands between the records, in order.
+        asides: content between the records, in order.
         ids: ids by the place in the batch: all of them if the source is versioned, otherwise those asked for.
         keys: keys of the records' source texts, ``(n,)`` uint64, if these are cleaned; otherwise empty.
         details: further columns, which the survey was asked for.
@@ -119,7 +120,7 @@ class End:
         member: first member of the next part, as in ``TextFile.points``; None if the file ends before it.
         following: place of the first record, or of another event, behind the part; None if there is none.
         points: member table of the part.
-        learnt: what was found out about the file as a whole.
+        learnt: findings about the file as a whole.
     """
 
     status: Literal["crossed", "end", "damaged", "failed"]
@@ -195,7 +196,7 @@ class _PartReading:
         self._keeps_ids = isinstance(source, Versioned)
         self._details = survey.details()
         self._rejecter = Rejecter(source.name, source.tolerance, self._reject)
-        # Of the last event. What is met behind it has the next position.
+        # Position and number of the last event. Damage behind it gets the next position.
         self._last, self._number = start - 1, part.counted
         self._is_damaged = False
         self._begin_batch()

@@ -84,7 +84,7 @@ def known_records(store: Store) -> KnownRecords | None:
     try:
         known = KnownRecords.from_bytes(store.asset(name))
     except StoreError:
-        # What a damaged asset would save, an update does again.
+        # Without the asset, an update only does more work.
         return None
     if known is None:
         return None

@@ -19,7 +19,7 @@ _MAGIC = b"LANC"
 # version and magic.
 _FOOTER = struct.Struct("<QQQIIHH4s")
 _PLACE = struct.Struct("<QQ")
-# What is read at first: the footer, the table of columns, and in most files the columns' messages.
+# Bytes that are read at first: the footer, the table of columns, and in most files the columns' messages.
 _END_BYTES = 8192
 
 # Fields of messages: ColumnMetadata, its Page, Encoding with DirectEncoding, and google.protobuf.Any.

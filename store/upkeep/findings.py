@@ -25,7 +25,7 @@ LISTED = 1000
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a store that is not as it should be.
+    """A defect of a store.
 
     Attributes:
         table: name of the table that has the problem.
