@@ -10,13 +10,16 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+import uvicorn
 from typer.testing import CliRunner
 
 from pisco_index import delete
 from pisco_index.cli import app
+from pisco_index.serving.run import _Server
 
 from .conftest import CHECKPOINT, chat
 
@@ -91,6 +94,25 @@ def test_a_port_that_is_taken_is_named(folder):
         result = CliRunner().invoke(app, ["serve", str(folder / "wiki"), "-k", str(CHECKPOINT), "--port", port])
     assert result.exit_code == 2
     assert "Address already in use" in result.output
+
+
+def test_a_worker_leaves_ctrl_c_to_its_parent_and_loses_no_reload():
+    reloaded = threading.Event()
+    server = _Server(uvicorn.Config(None), SimpleNamespace(reload=reloaded.set), lambda: None)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        signal.raise_signal(signal.SIGHUP)
+        with server.capture_signals():
+            signal.raise_signal(signal.SIGINT)
+            assert not server.should_exit
+            assert reloaded.wait(60)
+            signal.raise_signal(signal.SIGTERM)
+            assert server.should_exit
+            assert not server.force_exit
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 @pytest.mark.skipif("PISCO_INDEX_TORTURE" not in os.environ, reason="loads three decoders: set PISCO_INDEX_TORTURE")

@@ -6,14 +6,11 @@ import socket
 import threading
 import time
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
-import uvicorn
 
 from pisco_index.errors import ConfigError, InputError
 from pisco_index.serving import workers
-from pisco_index.serving.run import _Server
 
 
 def echo(folder, listening, started):
@@ -79,22 +76,3 @@ def test_signals_reach_all_and_the_dead_are_replaced(listening, tmp_path, monkey
 def test_a_worker_that_cannot_begin_ends_the_server(listening, work, message):
     with pytest.raises(InputError, match=message):
         workers.run_workers(work, listening, 2, lambda: pytest.fail("nothing began"))
-
-
-def test_a_worker_leaves_ctrl_c_to_its_parent_and_loses_no_reload():
-    reloaded = threading.Event()
-    server = _Server(uvicorn.Config(None), SimpleNamespace(reload=reloaded.set), lambda: None)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        signal.raise_signal(signal.SIGHUP)
-        with server.capture_signals():
-            signal.raise_signal(signal.SIGINT)
-            assert not server.should_exit
-            assert reloaded.wait(60)
-            signal.raise_signal(signal.SIGTERM)
-            assert server.should_exit
-            assert not server.force_exit
-    finally:
-        signal.signal(signal.SIGINT, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
