@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from prometheus_client.multiprocess import mark_process_dead
-
 from ..errors import InputError, PiscoIndexError
-from .metrics import SHARED_FOLDER
+from .metrics import SHARED_FOLDER, forget_process
 
 # Seconds between two looks at the workers, and before a worker that died is started again.
 _LOOK = 0.2
@@ -113,8 +111,7 @@ class _Worker:
     def revive(self) -> None:
         if not self._process.is_alive():
             _log.error("worker %s died with exit code %s", self._process.pid, self._process.exitcode)
-            # Its answers in progress no longer count.
-            mark_process_dead(self._process.pid)
+            forget_process(self._process.pid)
             self._told.close()
             # Not at once, in case that the reason lasts.
             time.sleep(_PAUSE)
