@@ -16,7 +16,7 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-def forget_process(pid: int) -> None:
+def forget_process(pid: int | None) -> None:
     """Count the answers in progress of a process that died no longer."""
     mark_process_dead(pid)
 
