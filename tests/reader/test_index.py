@@ -1,6 +1,7 @@
 """Answers from the store equal answers from memory computed on the spot, bit for bit in fp32."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pisco_index import (
     Reader,
     ask,
     build,
+    delete,
     new_tiny_checkpoint,
     open_checkpoint,
 )
@@ -127,3 +129,29 @@ def test_questions_are_answered_from_what_the_search_finds(hidden_store, checkpo
     assert found[1].error == "No document was found."
     assert named[0].answer == found[0].answer is not None
     assert (lone.answer, lone.error) == (None, "The question is not valid Unicode.")
+
+
+def test_an_index_is_opened_anew_while_it_is_read(hidden_store, checkpoint, tmp_path):
+    shutil.copytree(hidden_store, tmp_path / "store")
+    with Index(tmp_path / "store", checkpoint, dtype="float32", device="cpu") as index:
+        before = index.answer([QUESTION], doc_ids=[IDS], max_new_tokens=12)
+        delete(tmp_path / "store", IDS[:1])
+        with index.reopen() as newer:
+            assert newer.decoder is index.decoder
+            assert (len(newer.reader), len(index.reader)) == (19, 20)
+            with pytest.raises(MissingDocumentsError):
+                newer.answer([QUESTION], doc_ids=[IDS])
+            assert newer.answer([QUESTION], doc_ids=[IDS[1:]])[0].answer is not None
+        again = index.answer([QUESTION], doc_ids=[IDS], max_new_tokens=12)
+        assert [each.answer for each in again] == [each.answer for each in before]
+
+
+def test_an_index_is_not_opened_anew_over_a_store_of_another_checkpoint(hidden_store, checkpoint, tmp_path):
+    shutil.copytree(hidden_store, tmp_path / "store")
+    with Index(tmp_path / "store", checkpoint) as index:
+        shutil.rmtree(tmp_path / "store")
+        new_tiny_checkpoint(tmp_path / "other", rate=8, seed=1)
+        (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "A text."}\n')
+        build([tmp_path / "corpus.jsonl"], tmp_path / "other", tmp_path / "store", BuildConfig())
+        with pytest.raises(FingerprintMismatchError):
+            index.reopen()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import lance
 import pytest
 
-from pisco_index.store import commit, last_commits, write_fragment
+from pisco_index.store import commit, last_commits, versions, write_fragment
 
 
 @pytest.fixture
@@ -63,3 +63,17 @@ def test_what_came_after_the_version_that_is_open_does_not_count(store, commit_a
     opened = store.refresh()
     commit_at(1, 20)
     assert last_commits(opened).shards == frozenset({0})
+
+
+def test_the_versions_of_a_store(store, commit_at):
+    for number in range(3):
+        commit_at(number, 10.0 * (number + 1))
+    latest = store.refresh()
+    found = versions(latest)
+    assert [each.documents for each in found] == [15, 10, 5, 0]
+    assert found[0].number == latest.version
+    assert found[0].bytes > found[1].bytes > 0
+    assert (found[0].time - found[1].time).total_seconds() == 10
+    # An opened version knows of no later one.
+    assert versions(store) == found[-1:]
+    assert versions(latest, most=2) == found[:2]
