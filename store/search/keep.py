@@ -25,6 +25,9 @@ from .index import (
     searchable_documents,
 )
 
+# Lance's words for a commit that another one came before, and number of times that the index is tried.
+_CONFLICT, _ATTEMPTS = "Retryable commit conflict", 3
+
 # Each delta is searched on its own: a question takes 3 ms with none, 15 ms with nine.
 MAX_DELTAS = 4
 # Deltas that hold a larger part of the rows are merged, as long as that costs little more than adding another one.
@@ -178,12 +181,20 @@ def _do(
             notify(event.completed)
 
     with lance_errors(f"cannot index the contents of the store at {uri}"):
-        if action in ("made", "rebuilt"):
-            parameters = lance_parameters(settings) | {"progress_callback": indexed}
-            table.create_scalar_index(CONTENTS, "INVERTED", name=INDEX_NAME, replace=True, **parameters)
-        elif action != "kept":
-            merged = 0 if action == "extended" or found is None else len(found.segments)
-            table.optimize.optimize_indices(num_indices_to_merge=merged, index_names=[INDEX_NAME])
+        for attempt in range(_ATTEMPTS):
+            try:
+                if action in ("made", "rebuilt"):
+                    parameters = lance_parameters(settings) | {"progress_callback": indexed}
+                    table.create_scalar_index(CONTENTS, "INVERTED", name=INDEX_NAME, replace=True, **parameters)
+                elif action != "kept":
+                    merged = 0 if action == "extended" or found is None else len(found.segments)
+                    table.optimize.optimize_indices(num_indices_to_merge=merged, index_names=[INDEX_NAME])
+                break
+            except (OSError, RuntimeError) as error:
+                # Another process, which no lock prevents in an object store, committed meanwhile.
+                if attempt == _ATTEMPTS - 1 or _CONFLICT not in str(error):
+                    raise
+                table = open_table(uri, MEMORY)
     index = search_index(open_table(uri, MEMORY))
     assert index is not None
     record_checksums(uri, index)
