@@ -14,9 +14,9 @@ import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
 from ..errors import CorruptStoreError, StoreError
-from .derived.finding import find_rows
 from .derived.row_hashes import RowHashes
 from .ledger import empty_shards, record_empty, record_fallbacks
+from .lookup.finding import find_rows
 from .plans import require_plan
 from .store import Store
 from .table.addresses import MEMORY, REJECTED, data_file_uri, local_folder

@@ -59,9 +59,15 @@ def keep_map(uri: str) -> None:
         table = open_checked(uri, MEMORY)
         fragments = named_fragments(table)
         with _alone(uri):
-            found = _cached(uri, fragments)
+            found = cached_map(uri, fragments)
             if found.lacking or taken_in(found, 0):
                 _extended(uri, table, fragments, found)
+
+
+def cached_map(uri: str, fragments: Mapping[str, LanceFragment]) -> IdMap:
+    """Return the id map of a version as far as cached segments have it; see ``IdMap.lacking``."""
+    paths = (path for folder in cache_folders(uri) for path in _files_in(folder))
+    return IdMap(filter(None, map(_load, paths)), fragments)
 
 
 def open_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment]) -> IdMap:
@@ -78,12 +84,12 @@ def open_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceF
         CorruptStoreError: the ids that Lance returns do not match the rows.
         StoreError: the ids cannot be read.
     """
-    found = _cached(uri, fragments)
+    found = cached_map(uri, fragments)
     if not found.lacking:
         return found
     with _alone(uri):
         # Another process may have made the segment meanwhile.
-        found = _cached(uri, fragments)
+        found = cached_map(uri, fragments)
         return _extended(uri, table, fragments, found) if found.lacking else found
 
 
@@ -96,12 +102,6 @@ def remake_map(uri: str, table: lance.LanceDataset, fragments: Mapping[str, Lanc
     """
     with _alone(uri):
         return _make(uri, table, fragments, IdMap((), fragments))
-
-
-def _cached(uri: str, fragments: Mapping[str, LanceFragment]) -> IdMap:
-    """Return the map of a version as far as cached segments have it."""
-    paths = (path for folder in cache_folders(uri) for path in _files_in(folder))
-    return IdMap(filter(None, map(_load, paths)), fragments)
 
 
 def _extended(uri: str, table: lance.LanceDataset, fragments: Mapping[str, LanceFragment], found: IdMap) -> IdMap:

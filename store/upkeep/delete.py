@@ -9,11 +9,11 @@ import numpy as np
 
 from ...configs.names import MissingIds
 from ...errors import CorruptStoreError, MissingDocumentsError, some
-from ..derived.finding import find_rows
 from ..derived.names import state_of
 from ..derived.totals import FragmentTotals, Totals
 from ..ledger import record_empty
 from ..lock import build_lock
+from ..lookup.finding import find_rows
 from ..plans import mark_altered
 from ..store import Store
 from ..table.addresses import MEMORY

@@ -7,9 +7,9 @@ import pytest
 
 from pisco_index.store import Contents, Status, commit, compact, delete, document_hashes, write_fragment
 from pisco_index.store.derived import row_hashes as module
-from pisco_index.store.derived.finding import find_rows
 from pisco_index.store.derived.folders import CACHE_FOLDER
 from pisco_index.store.derived.row_hashes import RowHashes
+from pisco_index.store.lookup.finding import find_rows
 from pisco_index.store.table.rows import take_rows
 
 IDS = [f"{shard}-{i}" for shard in range(3) for i in range(5)]
@@ -115,7 +115,7 @@ def test_rows_that_were_deleted_when_the_cache_was_made_are_found_when_they_are_
 
 
 def test_ids_are_compared_and_not_only_their_hashes(filled, monkeypatch):
-    monkeypatch.setattr("pisco_index.store.derived.finding.id_hashes", lambda ids: document_hashes(IDS, [], None)[0])
+    monkeypatch.setattr("pisco_index.store.lookup.finding.id_hashes", lambda ids: document_hashes(IDS, [], None)[0])
     assert find_rows(filled.uri, filled.table, ["1-1", "x"])[1] == ["1-1"]
     assert find_rows(filled.uri, filled.table, [])[1] == []
 

@@ -8,7 +8,7 @@ from lance.fragment import FragmentMetadata
 
 from pisco_index.errors import StoreError
 from pisco_index.store import Store, begin_update, commit, is_altered, plan_in_force, write_fragment
-from pisco_index.store.derived.finding import find_rows
+from pisco_index.store.lookup.finding import find_rows
 from pisco_index.store.table.datasets import fragments_of
 from pisco_index.store.table.swap import Proposal, _operation, without_rows
 

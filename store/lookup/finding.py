@@ -6,10 +6,16 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from lance.fragment import LanceFragment
 
+from ..derived.row_hashes import RowHashes
 from ..hashes import id_hashes
 from ..table.rows import read_addressed, take_live
-from .row_hashes import RowHashes
+from .idcache import cached_map, named_fragments
+from .segments import DamagedMapError
+
+# Ids that are looked up in the id map, one by one. For more, it takes less time to go through the hashes of all rows.
+_LOOKED_UP = 1 << 17
 
 # Size of the table that excludes most rows at once: bits for the number of ids and 7 more, so that 1 % of the other
 # rows pass, within limits that keep the table in the processor's cache.
@@ -21,7 +27,8 @@ _SEARCHED_ROWS = 1 << 20
 def find_rows(uri: str, dataset: lance.LanceDataset, doc_ids: Collection[str]) -> tuple[np.ndarray, list[str]]:
     """Return addresses ``(k,)`` uint64 and ids of the rows that have one of these ids, in the order of addresses.
 
-    Hashes in the cache find candidates, whose ids are then read and compared. Of the other fragments, all ids are read.
+    The cached id map, or hashes in the cache, find candidates, whose ids are then read and compared. Of fragments that
+    neither has, all ids are read.
 
     Args:
         uri: resolved address of the store.
@@ -46,10 +53,11 @@ def _candidates(
     uri: str, dataset: lance.LanceDataset, doc_ids: Collection[str]
 ) -> Iterator[tuple[np.ndarray, pa.Array]]:
     """Yield addresses ``(k,)`` and ids of rows that may have one of these ids, ``_SEARCHED_ROWS`` at a time."""
+    looked_up, lacking = _looked_up(uri, dataset, doc_ids)
     hashes, unknown = RowHashes(uri, dataset), list[int]()
     filtered = _Filter(id_hashes(doc_ids)[:, 0])
-    likely = [np.empty(0, np.uint64)]
-    for fragment in dataset.get_fragments():
+    likely = [looked_up]
+    for fragment in lacking:
         kept = hashes.kept(fragment)
         if kept is None:
             unknown.append(fragment.fragment_id)
@@ -60,6 +68,36 @@ def _candidates(
         live, ids = take_live(dataset, addresses[start : start + _SEARCHED_ROWS], ["doc_id"])
         yield live, ids.column(0).combine_chunks()
     yield from _read(dataset, unknown)
+
+
+def _looked_up(
+    uri: str, dataset: lance.LanceDataset, doc_ids: Collection[str]
+) -> tuple[np.ndarray, Sequence[LanceFragment]]:
+    """Look ids up in the cached id map.
+
+    Returns:
+        Addresses of the rows with their hashes, ``(k,)`` uint64, and the fragments that were not searched.
+    """
+    nothing = np.empty(0, np.uint64)
+    if len(doc_ids) > _LOOKED_UP:
+        return nothing, dataset.get_fragments()
+    fragments = named_fragments(dataset)
+    id_map = cached_map(uri, fragments)
+    try:
+        found = id_map.find(doc_ids)
+    except DamagedMapError:
+        return nothing, list(fragments.values())
+    # Of each part: the first position after it, and the number of its fragment, or -1 if the part does not count.
+    parts = [pair for share in id_map.shares for pair in zip(share.segment.parts, share.has, strict=True)]
+    sizes = np.array([part.rows for part, _ in parts], np.int64)
+    ends = np.cumsum(sizes)
+    numbers = np.array([fragments[part.key].fragment_id if counts else -1 for part, counts in parts], np.int64)
+    positions = np.array([p for each in found for p in ((each,) if isinstance(each, int) else each)], np.int64)
+    owners = np.searchsorted(ends, positions, side="right")
+    counts = numbers[owners] >= 0
+    positions, owners = positions[counts], owners[counts]
+    addresses = (numbers[owners] << 32) | (positions - (ends - sizes)[owners])
+    return addresses.astype(np.uint64), [fragments[name] for name in fragments if name in id_map.lacking]
 
 
 def _read(dataset: lance.LanceDataset, fragments: Sequence[int]) -> Iterator[tuple[np.ndarray, pa.Array]]:
