@@ -7,7 +7,8 @@ import torch
 
 from pisco_index import Decoder, Reader, evaluate, new_tiny_checkpoint
 from pisco_index.errors import FingerprintMismatchError, InputError, MissingDocumentsError, PromptError, StoreError
-from pisco_index.evaluation.evaluate import _Evaluator, divergence
+from pisco_index.evaluation.evaluate import _Evaluator
+from pisco_index.model.decoding.sensitivity import kl_divergence
 from pisco_index.store import CODECS
 
 QUESTIONS = [
@@ -146,7 +147,7 @@ class TestScores:
         for shown in (memory, memory.select([])):
             ids, count = decoder.answered_ids("Which?", shown.lengths, "13")
             rows.append(decoder.logits(ids, shown)[-1 - count : -1])
-        assert answer.kl == pytest.approx(float(divergence(*rows).mean()), rel=1e-3)
+        assert answer.kl == pytest.approx(float(kl_divergence(*rows).mean()), rel=1e-3)
         assert answer.kl > 1e-4
 
 
