@@ -58,8 +58,8 @@ def test_many_draws_approach_the_expectation(decoder, stage, monkeypatch):
     found = fisher_matrix(decoder, documents, draws=600)
     assert found.shape == expected.shape
     assert found.dtype == np.float64
-    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
-    assert np.trace(found) == pytest.approx(np.trace(expected), rel=0.1)
+    assert np.linalg.norm(found - expected) < 0.25 * np.linalg.norm(expected)
+    assert np.trace(found) == pytest.approx(np.trace(expected), rel=0.15)
 
 
 def test_the_matrix_is_symmetric_and_semidefinite_and_follows_the_seed(decoder, monkeypatch):
