@@ -121,8 +121,10 @@ class RandomWriters:
     def workers(self) -> list[Any]:
         return []
 
-    def sample(self, shard: Any, vectors: int) -> tuple[np.ndarray, list[int]]:  # noqa: ARG002
-        return _memory(vectors), [1] * vectors
+    def sample(self, shard: Any, vectors: int) -> Any:  # noqa: ARG002
+        from pisco_index.store import MemorySample
+
+        return MemorySample(_memory(vectors), [1] * vectors, [""] * vectors)
 
     def stop(self) -> None:
         self._processes.shutdown(wait=True, cancel_futures=True)

@@ -82,6 +82,11 @@ class StoreConfig(Config):
         "int8",
         description="Codec that turns vectors into bytes: fp32 stores the most, klt2 the least; fp32 is for tests.",
     )
+    measure_kl: bool | None = Field(
+        None,
+        description="Let the checkpoint's decoder read a sample to measure what the codec loses; default: if its "
+        "weights take at most 1 GB, or the codec is fitted to what the decoder feels (fisher).",
+    )
     keep: Annotated[tuple[Keep, ...], Flag(empty="nothing")] = Field(
         ("title",), description="Fields of a document to store with its memory: title, text."
     )

@@ -9,7 +9,7 @@ from .assets import CONNECTOR_ASSET
 from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated, uses_sensitivity
 from .codecs.calibration import Calibration
 from .codecs.payload import Latents, decode, decode_batch, encode, encode_batch, restored
-from .codecs.prediction import Prediction, predict
+from .codecs.prediction import MeasuredDivergence, MemoryReader, MemorySample, Prediction, fit, predict
 from .codecs.record import read_header
 from .commit import commit, done_shards, verify_written
 from .contents import Contents, Status, ids_at
@@ -62,6 +62,9 @@ __all__ = [
     "IndexReport",
     "KnownRecords",
     "Latents",
+    "MeasuredDivergence",
+    "MemoryReader",
+    "MemorySample",
     "Prediction",
     "Problem",
     "RecodeReport",
@@ -99,6 +102,7 @@ __all__ = [
     "encode_batch",
     "fallbacks",
     "fill_contents",
+    "fit",
     "forget_rejected",
     "has_contents",
     "id_hashes",

@@ -149,9 +149,8 @@ def fisher_matrix(
             for draw in range(draws):
                 drawn = [_draw(p, u[draw]) for p, u in zip(log_probs, uniform, strict=True)]
                 # The tokens are independent of each other, so that the expected square of a sum is the sum of squares.
-                score = sum(
-                    p.gather(1, y).sum() / count**0.5 for p, y, count in zip(log_probs, drawn, counts, strict=True)
-                )
+                scores = [p.gather(1, y).sum() / n**0.5 for p, y, n in zip(log_probs, drawn, counts, strict=True)]
+                score = torch.stack(scores).sum()
                 (gradient,) = torch.autograd.grad(score, values, retain_graph=draw + 1 < draws)
                 gradient = gradient[gradient.isfinite().all(1)].double()
                 total += gradient.T @ gradient

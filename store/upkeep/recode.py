@@ -15,7 +15,7 @@ from ..assets import META_ASSET, NOTE_PREFIXES, ORIGIN_ASSET
 from ..codecs import Codec, codec_by_name
 from ..codecs.calibration import CALIBRATION_PREFIX, Calibration
 from ..codecs.payload import decode_batch, encode_batch
-from ..codecs.prediction import Prediction, predict
+from ..codecs.prediction import MemorySample, Prediction, fit
 from ..commit import commit, done_shards
 from ..ledger import empty_shards, fallbacks
 from ..lock import build_lock
@@ -142,7 +142,9 @@ def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | N
     values, lengths = sample_memory(source, target.sample_vectors(source.meta.dim) or _PREDICTION_VECTORS)
     if not len(values):
         raise StoreError(f"the store at {source.uri} holds no memory yet. Run its build first.")
-    calibration = target.calibrate(values)
+    texts = [""] * len(lengths)
+    sample = MemorySample(values, lengths, texts)
+    calibration, prediction = fit(target, sample, None, missing="recode reads no checkpoint")
     names = [name for name in source.asset_names() if not name.startswith(_NOT_COPIED)]
     assets = {name: source.asset(name) for name in names} | {ORIGIN_ASSET: json.dumps(origin).encode()}
     if calibration is not None:
@@ -159,7 +161,7 @@ def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | N
     searched = (CONTENTS,) if has_contents(source.table) else ()
     metadata = source.table.schema.metadata
     recoded = Store.create(out, meta=meta, assets=assets, metadata=metadata, further_columns=searched)
-    return recoded, predict(target, values, lengths, calibration)
+    return recoded, prediction
 
 
 def _resume(source: Store, target: Codec, out: str, origin: Mapping[str, object]) -> Store:
