@@ -85,8 +85,8 @@ class StoreConfig(Config):
     )
     measure_kl: bool | None = Field(
         None,
-        description="Let the checkpoint's decoder read a sample to measure what the codec loses; default: if its "
-        "weights take at most 1 GB, or the codec is fitted to what the decoder feels (fisher).",
+        description="Measure with the checkpoint's decoder what the codec loses, and fit fisher codecs to it; default: "
+        "if its weights take at most 1 GB, or for fisher.",
     )
     keep: Annotated[tuple[Keep, ...], Flag(empty="nothing")] = Field(
         ("title",), description="Fields of a document to store with its memory: title, text."
