@@ -111,6 +111,7 @@ def evaluate(
     if progress is not None:
         progress(0, len(read.asked) * len(chosen))
     decoder = Decoder.load(opened, dtype=getattr(torch, dtype), device=device, repetition_penalty=repetition_penalty)
+    measured.decoder = compared.decoder = decoder
     evaluator = _Evaluator(decoder, measured, compared, chosen, max_new_tokens)
     answers, rows = [], []
     for found, sizes in evaluator.run(read.asked, batch_size, kept, progress):

@@ -21,9 +21,6 @@ LIGHT_BYTES = 1 << 30
 # On a CPU, the number of documents that are read to measure KL, times the size of the weights in bytes: 10 to 30 s.
 _CPU_BYTES = 4 << 30
 _LEAST_DOCUMENTS = 8
-# Gradients wanted for each channel of memory, and the most times that tokens are drawn to have them.
-_GRADIENTS_PER_CHANNEL = 4
-_MOST_DRAWS = 8
 
 
 class DecoderReader:
@@ -64,9 +61,7 @@ class DecoderReader:
             PromptError: the decoder can read no document of the sample.
         """
         decoder, _ = self._load()
-        wanted = _GRADIENTS_PER_CHANNEL * sample.values.shape[1]
-        draws = min(max(-(-wanted // max(len(sample.values), 1)), 1), _MOST_DRAWS)
-        return fisher_matrix(decoder, self._documents(decoder, sample), draws=draws, on_batch=self._on_step)
+        return fisher_matrix(decoder, self._documents(decoder, sample), on_batch=self._on_step)
 
     def divergence(self, sample: MemorySample, decoded: np.ndarray) -> Divergence:
         """Measure the divergence of decoded memory ``(Σ n_mem, dim)``, and drop the decoder.

@@ -9,7 +9,15 @@ from .assets import CONNECTOR_ASSET
 from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated, uses_sensitivity
 from .codecs.calibration import Calibration
 from .codecs.payload import Latents, decode, decode_batch, encode, encode_batch, restored
-from .codecs.prediction import MeasuredDivergence, MemoryReader, MemorySample, Prediction, fit, predict
+from .codecs.prediction import (
+    SENSITIVITY_DOCUMENTS,
+    MeasuredDivergence,
+    MemoryReader,
+    MemorySample,
+    Prediction,
+    fit,
+    predict,
+)
 from .codecs.record import read_header
 from .commit import commit, done_shards, verify_written
 from .contents import Contents, Status, ids_at
@@ -48,6 +56,7 @@ __all__ = [
     "CONTENTS",
     "FORMAT_VERSION",
     "RESTORE",
+    "SENSITIVITY_DOCUMENTS",
     "UNKNOWN",
     "Calibration",
     "Codec",

@@ -29,6 +29,10 @@ _MOST_TOKENS = 4096
 _TOKEN_BUDGET = 1024
 # Largest number of logits in a batch: a quarter of a gigabyte in float32, of which several copies are made.
 _LOGITS = 1 << 26
+# Gradients wanted for each channel of memory, and the most times that tokens are drawn to have them: with fewer
+# gradients than channels the matrix says nothing of most directions.
+_GRADIENTS_PER_CHANNEL = 4
+_MOST_DRAWS = 8
 # Characters of a part of a text, per token. A token of any language has fewer on average; longer parts are cut.
 _CHARACTERS = 16
 # A part begins at a word, if one begins within this number of characters.
@@ -104,7 +108,7 @@ def fisher_matrix(
     decoder: Decoder,
     documents: Sequence[SampledDocument],
     *,
-    draws: int = 1,
+    draws: int | None = None,
     seed: int = 0,
     on_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
@@ -118,8 +122,8 @@ def fisher_matrix(
         decoder: the decoder.
         documents: the documents. Those without vectors or text, with vectors that are not finite, or too long for the
             decoder are skipped.
-        draws: number of times that tokens are drawn for a document: each costs a backward pass, and makes the matrix of
-            wide memory less noisy.
+        draws: number of times that tokens are drawn for a document, each of which costs a backward pass; default: as
+            many as give 4 gradients for each channel of memory, up to 8.
         seed: seed of the drawn tokens and of the parts of long texts.
         on_batch: callback after each batch.
 
@@ -131,6 +135,9 @@ def fisher_matrix(
     """
     prompts = _prompts(decoder, documents, seed)
     dim = documents[prompts[0].number].memory.dim
+    if draws is None:
+        gradients = sum(len(documents[prompt.number].memory.values) for prompt in prompts)
+        draws = min(-(-_GRADIENTS_PER_CHANNEL * dim // gradients), _MOST_DRAWS)
     total = torch.zeros(dim, dim, dtype=torch.float64, device=decoder.device)
     vectors = 0
     for batch in _batches(decoder, prompts):

@@ -7,6 +7,7 @@ import torch
 
 from pisco_index import Decoder, Reader, evaluate, new_tiny_checkpoint
 from pisco_index.errors import FingerprintMismatchError, InputError, MissingDocumentsError, PromptError, StoreError
+from pisco_index.evaluation import conditions
 from pisco_index.evaluation.evaluate import _Evaluator
 from pisco_index.model.decoding.sensitivity import kl_divergence
 from pisco_index.store import CODECS, uses_sensitivity
@@ -181,6 +182,14 @@ class TestReference:
             ].bytes_per_document
             / 2
         )
+
+    def test_a_codec_that_is_asked_for_is_fitted_to_the_decoder(self, kept, checkpoint, questions, monkeypatch):
+        matrices, fit = [], conditions.fisher_matrix
+        monkeypatch.setattr(conditions, "fisher_matrix", lambda *given: matrices.append(fit(*given)) or matrices[-1])
+        rows = rows_of(evaluate(kept, checkpoint, questions, codecs=["fisher3"], **FAST))
+        widths = [Decoder.load(checkpoint).connector.dim(stage) for stage in ("hidden", "embedding")]
+        assert [matrix.shape for matrix in matrices] == [(width, width) for width in widths]
+        assert all(0 < rows["recoded", stage, "fisher3"].kl < 0.1 for stage in ("hidden", "embedding"))
 
     def test_the_connector_may_be_applied_before_or_after_storing(self, store_of, checkpoint, questions):
         hidden = store_of("fp32", "hidden")
