@@ -6,7 +6,7 @@ id (``lookup``). ``upkeep`` checks, repairs, compacts, deletes and recodes. docs
 """
 
 from .assets import CONNECTOR_ASSET
-from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated
+from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated, uses_sensitivity
 from .codecs.calibration import Calibration
 from .codecs.payload import Latents, decode, decode_batch, encode, encode_batch, restored
 from .codecs.prediction import Prediction, predict
@@ -127,6 +127,7 @@ __all__ = [
     "sample_memory",
     "search_index",
     "text_hash",
+    "uses_sensitivity",
     "verify_written",
     "versions",
     "write_fragment",
