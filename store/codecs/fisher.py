@@ -23,8 +23,6 @@ _MOST_FAR = 0.03
 _BLOCK = 16
 # Number of vectors of a sample that are tried to find out which are out of range.
 _TRIED_VECTORS = 8192
-# Ratio of a normal distribution's standard deviation to its mean absolute value.
-_ROOT_OF_MEAN = np.sqrt(np.pi / 2)
 
 
 class Fisher(Quantised):
@@ -69,13 +67,13 @@ class Fisher(Quantised):
         fitted = fit_metric(sample, sensitivity)
         assert fitted.energies is not None
         tried = np.asarray(sample, np.float32)[:: max(len(sample) // _TRIED_VECTORS, 1)]
-        share = 0.0
+        block, share = max(min(_BLOCK, fitted.dim), 1), 0.0
         # The limit and the widths depend on each other; they change little after the second round.
         for _ in range(2):
-            bits = (self._bits - share * _FAR_BITS) / (1 - share)
-            # Whole blocks of the numbers of one width, or a few far vectors would cost all others a block.
-            bits = min(np.rint(bits * fitted.dim / _BLOCK) * _BLOCK / fitted.dim, self._bits)
-            fitted = replace(fitted, widths=spend(fitted.energies, bits, _BLOCK))
+            lost = share * (_FAR_BITS - self._bits) / (1 - share)
+            # Rounded to whole blocks, or a few far vectors would cost all others a bit of a block.
+            lost = round(lost * fitted.dim / block) * block / fitted.dim
+            fitted = replace(fitted, widths=spend(fitted.energies, self._bits - lost, block))
             _, _, errors = self._quantised(tried, fitted)
             limit = self._limit(errors[np.isfinite(errors)])
             share = float(np.mean(errors > limit))
@@ -193,8 +191,7 @@ class Fisher(Quantised):
                 numbers = calibration.normalise(values[part]) @ calibration.analysis
                 energy = np.square(numbers) @ energies
                 numbers = numbers[:, :kept]
-                # Not the root of the mean square: a number that is out of range should not make all others coarser.
-                root = np.abs(numbers).mean(axis=1) * np.float32(_ROOT_OF_MEAN) if kept else np.zeros(len(numbers))
+                root = np.sqrt(np.square(numbers).mean(axis=1)) if kept else np.zeros(len(numbers))
                 scaled = numbers * np.where(root > 0, 1 / root, 0)[:, None]
                 taken = pack_numbers(scaled, calibration, rows[part])
                 weighted = taken * energies[:kept]

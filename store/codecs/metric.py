@@ -15,7 +15,7 @@ from .calibration import Calibration, fit_channels, gaussian_levels
 
 # Sensitivity added to all directions, as a share of the mean one. A sample shows no sensitivity in some directions to
 # which the decoder is sensitive with other texts.
-_RIDGE = 0.005
+_RIDGE = 0.01
 # Smallest energy of a number, as a share of the largest one: vectors may have components in directions in which the
 # sample does not vary.
 _ENERGY_FLOOR = 1e-9

@@ -68,6 +68,7 @@ def recode(
     codec: str,
     out: str | Path | None = None,
     *,
+    sensitivity: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecodeReport:
     """Write the memory of a store into a new store in another codec. The first store is not touched.
@@ -80,6 +81,8 @@ def recode(
         uri: address of the store, which is read at its latest version.
         codec: name of the new store's codec.
         out: address of the new store; by default the first address, a hyphen and the codec's name.
+        sensitivity: Fisher matrix of a decoder, ``(dim, dim)``, for a codec that uses it. Without it such a codec
+            treats all channels alike.
         progress: callback that is given the number of finished shards and the total.
 
     Raises:
@@ -93,7 +96,7 @@ def recode(
     out = resolve_uri(f"{source.uri}-{codec}" if out is None else out)
     _require_sense(source, target, out)
     with build_lock(out):
-        recoded, prediction = _open(source, target, out)
+        recoded, prediction = _open(source, target, out, sensitivity)
         before = done_shards(recoded)
         # The shards of the opened version only: a build may add others meanwhile, whose rows are not read here.
         shards = sorted(source.ledger.shards(source.table) | empty)
@@ -134,7 +137,7 @@ def _require_sense(source: Store, target: Codec, out: str) -> None:
         )
 
 
-def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | None]:
+def _open(source: Store, target: Codec, out: str, sensitivity: np.ndarray | None) -> tuple[Store, Prediction | None]:
     """Open the new store to resume it, or create it and predict what its codec will lose."""
     origin = {"created_at": source.meta.created_at.isoformat(), "version": source.version, "codec": source.meta.codec}
     if Store.exists(out):
@@ -142,7 +145,7 @@ def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | N
     values, lengths = sample_memory(source, target.sample_vectors(source.meta.dim) or _PREDICTION_VECTORS)
     if not len(values):
         raise StoreError(f"the store at {source.uri} holds no memory yet. Run its build first.")
-    calibration = target.calibrate(values)
+    calibration = target.calibrate(values, sensitivity)
     names = [name for name in source.asset_names() if not name.startswith(_NOT_COPIED)]
     assets = {name: source.asset(name) for name in names} | {ORIGIN_ASSET: json.dumps(origin).encode()}
     if calibration is not None:

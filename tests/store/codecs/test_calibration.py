@@ -1,6 +1,6 @@
 """Calibrations are fitted, kept in the store, and found by the payloads that refer to them."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import lance
 import numpy as np
@@ -119,10 +119,12 @@ def test_a_sample_gives_the_same_calibration_again():
 
 
 def test_a_calibration_round_trips_through_bytes():
-    for made in (fit_channels(sample()), fit_rotation(sample()), fit_transform(sample(), 2)):
+    fisher = codec_by_name("fisher2").calibrate(sample(), np.diag(np.arange(DIM)))
+    for made in (fit_channels(sample()), fit_rotation(sample()), fit_transform(sample(), 2), fisher):
         read = Calibration.from_bytes(made.to_bytes())
         assert read.reference == made.reference
-        for name in ("mean", "std", "signs", "levels", "transform", "widths"):
+        assert read.is_sensitive == (made is fisher)
+        for name in [field.name for field in fields(Calibration)]:
             np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
 
 

@@ -76,7 +76,7 @@ def digest(folder):
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize("codec", ["bf16", "bf16z", "int8", "int4", "klt3", "klt2"])
+@pytest.mark.parametrize("codec", ["bf16", "bf16z", "int8", "int4", "klt3", "klt2", "fisher2"])
 def test_all_rows_are_there_in_the_new_codec(source, tmp_path, codec):
     before = digest(source.uri)
     report = recode(source.uri, codec, tmp_path / "out")
@@ -92,7 +92,7 @@ def test_all_rows_are_there_in_the_new_codec(source, tmp_path, codec):
     ]
     ids = [f"doc-{n}" for n in range(DOCUMENTS)]
     error = normalised_error_db(memory(), out.fetch(ids).memory()[0])
-    greatest = {"bf16": -45, "bf16z": -45, "int8": -40, "int4": -15, "klt3": -9, "klt2": -5}
+    greatest = {"bf16": -45, "bf16z": -45, "int8": -40, "int4": -15, "klt3": -9, "klt2": -5, "fisher2": -5}
     assert error < greatest[codec]
     assert describe(out).fallbacks == report.fallbacks
     assert report.prediction.codec == codec
