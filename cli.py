@@ -128,8 +128,10 @@ for _group, (_help, _commands) in GROUPS.items():
 def main() -> None:
     """Run the command; the package's entry point."""
     # OpenMP threads spin while they wait for each other, by default for so long that one other busy process on the
-    # machine makes a build several times slower. It has to be set before torch is loaded.
+    # machine makes a build several times slower. Without the policy, they hardly spin at all once two threads of Python
+    # compute, as in a server, and wake each other instead. Both have to be set before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("OMP_WAIT_POLICY", "active")
     open_streams()
     # Builds, trainings and servers start processes of their own, whose messages are not held up.
     with nullcontext() if sys.argv[1:2] in (["build"], ["train"], ["serve"]) else without_panics():

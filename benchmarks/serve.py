@@ -1,10 +1,11 @@
 """Measure how many requests a server answers, how fast, and what it does with more of them than it can answer.
 
 A server of the shipped checkpoint, in float32, answers questions about Tinypedia, each from the document that it
-names. First the same questions are answered offline, as `pisco-index answer` does it. Then 1, 8, 32 and 128 clients
-ask one question after the other. At last, questions come at four times the highest rate, whether there are answers or
-not: each must be answered, or refused with status 503. The clients' own processor time is part of what the machine
-does, so the rates are lower than with clients elsewhere; the processor time of the server is measured apart.
+names. First the same questions are answered offline, as `pisco-index answer` does it: all together, and in batches of
+as many as there will be clients. Then 1, 8, 32 and 128 clients ask one question after the other. At last, questions
+come at four times the highest rate, whether there are answers or not: each must be answered, or refused with status
+503. The clients' own processor time is part of what the machine does, so the rates are lower than with clients
+elsewhere; the processor time of the server is measured apart.
 
     python benchmarks/serve.py --clients 32 --overload-seconds 60
 """
@@ -85,8 +86,7 @@ def main() -> None:
         write(folder, "held-out", count=args.articles, seed=0)
         build([folder / "corpus.jsonl"], CHECKPOINT, folder / "store", load_config("tinypedia"))
         questions = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
-        result: dict[str, Any] = {"offline": offline(folder / "store", questions, args.search)}
-        answers = result["offline"].pop("answers")
+        result, answers = offline(folder / "store", questions, args)
         bodies = [body_of(question, args.search) for question in questions]
         with server(folder / "store", args.server) as (process, port):
             for clients in args.clients:
@@ -106,21 +106,33 @@ def body_of(question: dict[str, Any], is_searched: bool) -> bytes:
     return json.dumps(body | named | {"max_tokens": NEW_TOKENS}).encode()
 
 
-def offline(store: Path, questions: Sequence[dict[str, Any]], is_searched: bool) -> dict[str, Any]:
-    """Answer all questions together, twice; the second time counts."""
+def offline(
+    store: Path, questions: Sequence[dict[str, Any]], args: argparse.Namespace
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Answer the questions, in batches of several sizes and all together, twice; the second time counts.
+
+    Returns:
+        The figures for each size, and the answers.
+    """
+    figures: dict[str, dict[str, float]] = {}
+    answers: list[str] = []
     with Index(store, CHECKPOINT, dtype="float32") as index:
-        doc_ids = None if is_searched else [each["doc_ids"] for each in questions]
-        for _ in range(2):
-            began, cpu = time.perf_counter(), time.process_time()
-            found = index.answer(
-                [each["question"] for each in questions], doc_ids=doc_ids, hits=1, max_new_tokens=NEW_TOKENS
-            )
-            took, used = time.perf_counter() - began, time.process_time() - cpu
-    return {
-        "requests_per_s": len(questions) / took,
-        "cpu_ms": 1000 * used / len(questions),
-        "answers": [each.answer for each in found],
-    }
+        for size in (*args.clients, len(questions)):
+            asked = questions[: 20 * size]
+            for _ in range(2):
+                began, cpu = time.perf_counter(), time.process_time()
+                answers = []
+                for start in range(0, len(asked), size):
+                    batch = asked[start : start + size]
+                    doc_ids = None if args.search else [each["doc_ids"] for each in batch]
+                    found = index.answer(
+                        [each["question"] for each in batch], doc_ids=doc_ids, hits=1, max_new_tokens=NEW_TOKENS
+                    )
+                    answers += [each.answer for each in found]
+                took, used = time.perf_counter() - began, time.process_time() - cpu
+            name = "offline" if size == len(questions) else f"offline_{size}"
+            figures[name] = {"requests_per_s": len(asked) / took, "cpu_ms": 1000 * used / len(asked)}
+    return figures, answers
 
 
 @contextmanager
@@ -183,7 +195,7 @@ async def open_loop(
     """Send questions at a rate, and count what becomes of them."""
     chance = random.Random(0)
     idle: list[Client] = []
-    outcomes: Counter[int] = Counter()
+    outcomes: Counter[int | str] = Counter()
     replies: list[Reply] = []
     sizes: list[int] = []
 
@@ -191,8 +203,8 @@ async def open_loop(
         client = idle.pop() if idle else Client(port)
         try:
             reply = await client.post(body)
-        except (OSError, asyncio.IncompleteReadError):
-            outcomes[0] += 1
+        except (OSError, asyncio.IncompleteReadError) as error:
+            outcomes[repr(error)] += 1
             return
         outcomes[reply.status] += 1
         if reply.status == 200:
@@ -215,6 +227,8 @@ async def open_loop(
     took = time.perf_counter() - began
     for client in idle:
         client.close()
+    for outcome in outcomes.keys() - {200, 503}:
+        print(f"lost: {outcomes[outcome]} requests with {outcome}", file=sys.stderr)
     quarter = max(len(sizes) // 4, 1)
     return {
         "sent_per_s": sum(outcomes.values()) / took,

@@ -38,6 +38,7 @@ NEW_IDS = 1_000_000_000
 # Places, among a hundred pages, of those that change.
 HUNDRED, CHANGED, GONE, NEW = 100, 0, 1, 2
 KILLS = (0.25, 0.5, 0.75)
+_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 # Documents that are compressed again by each verification.
 SAMPLE = 200
 QUESTIONS = 200
@@ -102,8 +103,9 @@ def run(table: list[dict[str, Any]], step: str, *arguments: Any, killed_at: floa
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     if killed_at is not None:
         store = arguments[arguments.index("--out") + 1]
-        while process.poll() is None and _done(store) < killed_at:
-            time.sleep(2)
+        # The process must not be waited for before wait4, which alone tells what it used.
+        while os.waitid(os.P_PID, process.pid, _ENDED) is None and _done(store) < killed_at:
+            time.sleep(1)
         process.send_signal(signal.SIGKILL)
     assert process.stdout is not None
     said = process.stdout.read()
@@ -136,14 +138,15 @@ def main() -> None:
     parser.add_argument("--dump", type=Path, required=True, help="pages-articles dump, bz2, to repeat")
     parser.add_argument("--folder", type=Path, required=True, help="new folder for everything that is written")
     parser.add_argument("--megabytes", type=positive, default=2000, help="size of the large dump, unpacked")
+    parser.add_argument("--shard-documents", type=positive, default=4096, help="number of documents in a shard")
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
-    result = measure(Sample(args.dump), args.folder, args.megabytes)
+    result = measure(Sample(args.dump), args.folder, args.megabytes, args.shard_documents)
     if args.json:
         print_json(result)
 
 
-def measure(sample: Sample, folder: Path, megabytes: int) -> dict[str, Any]:
+def measure(sample: Sample, folder: Path, megabytes: int, shard_documents: int) -> dict[str, Any]:
     """Take all steps, check the counts, and return the figures."""
     first, second, store = folder / "first.xml.bz2", folder / "second.xml.bz2", folder / "store"
     checkpoint = make_checkpoint(folder, [page.decode() for page in sample.pages])
@@ -152,6 +155,7 @@ def measure(sample: Sample, folder: Path, megabytes: int) -> dict[str, Any]:
     table: list[dict[str, Any]] = []
     print("| step | seconds | cpu-seconds | peak MiB |\n|---|---|---|---|")
     options = ("--preset", "wikipedia", "--checkpoint", checkpoint, "--out", store, "--json")
+    options += ("--shard-documents", shard_documents)
     for part in KILLS:
         run(table, f"build, killed at {part:.0%}", "build", first, *options, killed_at=part)
     run(table, "build, to its end", "build", first, *options)

@@ -46,6 +46,8 @@ class Chat:
     async def post(self, request: Request) -> Response:
         """Return the response that answers a request while it is sent."""
         deadline = asyncio.get_running_loop().time() + self._config.deadline_s
+        # A server under too much load should spend no more on those that it refuses.
+        self._live.require_room()
         async with asyncio.timeout_at(deadline):
             asked = await read_body(request, ChatRequest)
         question = self._question(asked)

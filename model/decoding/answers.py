@@ -82,23 +82,24 @@ class RunningAnswers(Generic[K]):
         logits = batch.read()
         rows = [_Row(key, limit) for key, _, limit in ordered]
         ids, tokens = self._choose(rows, logits, logits.new_empty(len(rows), 0, dtype=torch.int64))
-        self._drop(finished_share=0)
-        if self._batch is None:
+        running = self._running()
+        if self._batch is None or not running:
             self._batch, self._rows, self._last = batch, rows, ids
             self._appended = ids[:, None]
         else:
-            self._batch.join(batch)
-            self._rows += rows
-            self._last = torch.cat([self._last, ids])
+            self._batch.join(batch, running)
+            kept = torch.tensor(running, device=ids.device)
+            self._rows = [*(self._rows[number] for number in running), *rows]
+            self._last = torch.cat([self._last[kept], ids])
             if self._penalty != 1:
                 # Rows are filled up with their own first token, which counts no more than once.
                 filled = ids[:, None].expand(-1, self._appended.shape[1])
-                self._appended = torch.cat([self._appended, filled])
+                self._appended = torch.cat([self._appended[kept], filled])
         return tokens
 
     def step(self) -> list[Token[K]]:
         """Return the next token of each answer; none if all are finished."""
-        self._drop(_FINISHED_SHARE)
+        self._drop()
         if self._batch is None:
             return []
         logits = self._batch.append(self._last)
@@ -134,14 +135,18 @@ class RunningAnswers(Generic[K]):
             return "stop"
         return "length" if row.count >= row.limit else None
 
-    def _drop(self, finished_share: float) -> None:
-        """Drop the finished rows if they are at least a share of the batch."""
-        running = [number for number, row in enumerate(self._rows) if row.is_running]
+    def _running(self) -> list[int]:
+        """Return the numbers of the rows that are not finished."""
+        return [number for number, row in enumerate(self._rows) if row.is_running]
+
+    def _drop(self) -> None:
+        """Drop the finished rows if they are many."""
+        running = self._running()
         if not running:
             self._batch, self._rows = None, []
             return
         finished = len(self._rows) - len(running)
-        if self._batch is not None and finished and finished >= finished_share * len(self._rows):
+        if self._batch is not None and finished and finished >= _FINISHED_SHARE * len(self._rows):
             self._batch.keep(running)
             kept = torch.tensor(running, device=self._last.device)
             self._rows, self._last = [self._rows[number] for number in running], self._last[kept]

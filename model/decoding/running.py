@@ -78,12 +78,14 @@ class RunningBatch:
         for layer in self._layers:
             layer.keep(kept, max(self._sizes) + _GROWTH)
 
-    def join(self, other: "RunningBatch") -> None:
-        """Append the rows of another batch of the same model, which has read its prompts."""
-        self._lengths = torch.cat([self._lengths, other._lengths])
-        self._sizes += other._sizes
+    def join(self, other: "RunningBatch", rows: Sequence[int]) -> None:
+        """Drop all rows but some, at least one, and append those of another batch, which has read its prompts."""
+        kept = torch.tensor(rows, device=self._lengths.device)
+        self._lengths = torch.cat([self._lengths[kept], other._lengths])
+        filled = max(self._sizes[row] for row in rows)
+        self._sizes = [*(self._sizes[row] for row in rows), *other._sizes]
         for layer, joined in zip(self._layers, other._layers, strict=True):
-            layer.join(joined, max(self._sizes) + _GROWTH)
+            layer.join(kept, filled, joined, max(self._sizes) + _GROWTH)
 
     def _parts(self) -> Iterator[slice]:
         """Yield the rows of the prompts to read at once."""
@@ -130,9 +132,9 @@ class _Layer:
     def keep(self, rows: torch.Tensor, capacity: int) -> None:
         self._keys, self._values = self._keys[:, :, :capacity][rows], self._values[:, :, :capacity][rows]
 
-    def join(self, other: "_Layer", capacity: int) -> None:
-        self._keys = torch.cat([_resized(self._keys, capacity), _resized(other._keys, capacity)])
-        self._values = torch.cat([_resized(self._values, capacity), _resized(other._values, capacity)])
+    def join(self, rows: torch.Tensor, filled: int, other: "_Layer", capacity: int) -> None:
+        self._keys = _joined(self._keys, rows, filled, other._keys, capacity)
+        self._values = _joined(self._values, rows, filled, other._values, capacity)
 
     def read(self, states: torch.Tensor, rotary: Rotary, rows: slice, mask: torch.Tensor | None) -> torch.Tensor:
         """Read whole prompts ``(rows, tokens, hidden)``; no mask stands for causal attention."""
@@ -222,9 +224,13 @@ def _grown(cache: torch.Tensor) -> torch.Tensor:
     return nn.functional.pad(cache, (0, 0, 0, max(_GROWTH, cache.shape[2] // 4)))
 
 
-def _resized(cache: torch.Tensor, capacity: int) -> torch.Tensor:
-    """Return a cache with another capacity, which suffices for its rows."""
-    return nn.functional.pad(cache, (0, 0, 0, capacity - cache.shape[2]))
+def _joined(cache: torch.Tensor, rows: torch.Tensor, filled: int, other: torch.Tensor, capacity: int) -> torch.Tensor:
+    """Return some rows of a cache, of which only the first tokens are filled, and the rows of another, in one copy."""
+    joined = cache.new_zeros(len(rows) + len(other), cache.shape[1], capacity, cache.shape[3])
+    joined[: len(rows), :, :filled] = cache[rows, :, :filled]
+    length = min(capacity, other.shape[2])
+    joined[len(rows) :, :, :length] = other[:, :, :length]
+    return joined
 
 
 def _causal(positions: torch.Tensor, window: int | None) -> torch.Tensor | None:

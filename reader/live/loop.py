@@ -77,13 +77,22 @@ class LiveAnswering:
         """
         ticket = Ticket(question, listener, self._engine, self._left)
         with self._changed:
+            self.require_room()
+            self._waiting.append(ticket)
+            self._changed.notify_all()
+        return ticket
+
+    def require_room(self) -> None:
+        """Check that a question would be accepted now, which costs less than to ask one in vain.
+
+        Raises:
+            QueueFullError: too many questions wait, or the loop is closed.
+        """
+        with self._changed:
             if self._is_closed:
                 raise QueueFullError("The server is stopping. Ask again later, or another server.")
             if self._queued() >= self._queue:
                 raise QueueFullError(f"{self._queue} questions are waiting. Ask again later.")
-            self._waiting.append(ticket)
-            self._changed.notify_all()
-        return ticket
 
     @property
     def queued(self) -> int:

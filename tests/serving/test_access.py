@@ -1,5 +1,8 @@
 """Without a key only this machine is served, under its own names; with one, whoever presents it."""
 
+import asyncio
+import socket
+
 import pytest
 
 from pisco_index.configs import ServeConfig
@@ -84,6 +87,27 @@ def test_an_address_that_is_taken_is_named():
             listening_socket(ServeConfig(port=taken.getsockname()[1])),
         ):
             pass
+
+
+def test_the_end_of_a_response_is_not_held_back():
+    """Nagle's algorithm is off."""
+    undelayed = []
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            undelayed.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+    async def connect():
+        with listening_socket(ServeConfig(port=0)) as bound:
+            server = await asyncio.get_running_loop().create_server(Protocol, sock=bound)
+            reader, writer = await asyncio.open_connection(*bound.getsockname())
+            await reader.read()
+            writer.close()
+            server.close()
+
+    asyncio.run(connect())
+    assert undelayed == [1]
 
 
 def test_errors_of_the_server_itself_are_not_those_of_its_address():
