@@ -44,7 +44,7 @@ from pisco_index.pipeline import estimate as estimate_module
 from pisco_index.pipeline.pools.crashes import CrashLog
 from pisco_index.pipeline.watch.progress import BuildProgress
 from pisco_index.pipeline.worker import ShardWorker
-from pisco_index.store import Store, build_lock, text_hash
+from pisco_index.store import MemorySample, Store, build_lock, text_hash
 from pisco_index.store.codecs.prediction import normalised_error_db
 
 from .conftest import fail_on
@@ -656,7 +656,8 @@ class TestCodecs:
             values[0] = float("inf") if shard.number == 2 else values[0]
             return replace(memory, values=values), seconds
 
-        monkeypatch.setattr(ShardWorker, "sample", lambda *_: (np.ones((4, 64), np.float32).cumsum(0), [4]))
+        sample = MemorySample(np.ones((4, 64), np.float32).cumsum(0), [4], ["a text"])
+        monkeypatch.setattr(ShardWorker, "sample", lambda *_: sample)
         monkeypatch.setattr(ShardWorker, "_memory", overflow)
         config = small(store={"codec": "int8", "stage": "hidden"})
         report = build([make_corpus()], checkpoint, tmp_path / "store", config)
