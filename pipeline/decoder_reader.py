@@ -1,13 +1,15 @@
 """Let a checkpoint's decoder read a sample of documents, to fit a codec to it or to measure what the codec loses."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..configs import StoreConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..model.decoder import Decoder
 from ..model.decoding.sensitivity import Divergence, SampledDocument, divergence, fisher_matrix, sampled_documents
 from ..model.families import Checkpoint, open_checkpoint
@@ -59,9 +61,11 @@ class DecoderReader:
         Raises:
             CheckpointError: the decoder cannot be loaded.
             PromptError: the decoder can read no document of the sample.
+            ConfigError: the device or the machine has no room for the decoder.
         """
-        decoder, _ = self._load()
-        return fisher_matrix(decoder, self._documents(decoder, sample), on_batch=self._on_step)
+        with _with_room():
+            decoder, _ = self._load()
+            return fisher_matrix(decoder, self._documents(decoder, sample), on_batch=self._on_step)
 
     def divergence(self, sample: MemorySample, decoded: np.ndarray) -> Divergence:
         """Measure the divergence of decoded memory ``(Σ n_mem, dim)``, and drop the decoder.
@@ -90,6 +94,10 @@ class DecoderReader:
             # Rounding to bfloat16 hides what a good codec loses. A small decoder has room for float32 anywhere.
             is_exact = torch.device(self._device).type == "cpu" or size <= LIGHT_BYTES
             dtype = torch.float32 if is_exact else torch.bfloat16
+            if torch.device(self._device).type == "cpu" and (free := _free_memory()) is not None and 2 * size > free:
+                raise MemoryError(
+                    f"it takes about {2 * size / 1e9:.1f} GB in float32, and {free / 1e9:.1f} GB are free"
+                )
             self._loaded = Decoder.load(checkpoint, dtype=dtype, device=self._device), size
             self._on_step()
         return self._loaded
@@ -103,6 +111,27 @@ class DecoderReader:
 
     def _documents(self, decoder: Decoder, sample: MemorySample) -> list[SampledDocument]:
         return sampled_documents(sample.values, sample.lengths, sample.texts, self._stage, decoder.memory_digest)
+
+
+@contextmanager
+def _with_room() -> Iterator[None]:
+    """Explain that there is no room for a decoder that a codec is to be fitted to."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ConfigError(
+            f"the decoder that the codec is fitted to has no room: {next(iter(str(error).splitlines()), '')}. Choose "
+            "another codec or device, or give --no-measure-kl to fit the codec without the decoder."
+        ) from error
+
+
+def _free_memory() -> int | None:
+    """Return the number of bytes of memory that are free on this machine; None if it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def why_unread(checkpoint: Checkpoint, store: StoreConfig) -> str:

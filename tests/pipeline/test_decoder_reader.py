@@ -7,10 +7,10 @@ import pytest
 
 from pisco_index import open_checkpoint
 from pisco_index.configs.build import StoreConfig
-from pisco_index.errors import CheckpointError
+from pisco_index.errors import CheckpointError, ConfigError
 from pisco_index.pipeline import decoder_reader
 from pisco_index.pipeline.decoder_reader import DecoderReader, why_unread
-from pisco_index.store import MemorySample
+from pisco_index.store import MemorySample, codec_by_name, fit
 
 
 @pytest.fixture
@@ -60,3 +60,16 @@ def test_it_reads_a_part_with_few_steps_and_lets_go(opened, monkeypatch):
     decoded[2:-2] += 1
     few = reader.divergence(sample, decoded)
     assert (few.kl, few.documents) == (0, 2)
+
+
+def test_a_decoder_without_room_is_explained(opened, monkeypatch):
+    sample = sample_of(opened)
+    reader = DecoderReader(str(opened.path), opened.default_stage, "cpu")
+    assert decoder_reader._free_memory() > 1 << 20
+    monkeypatch.setattr(decoder_reader, "_free_memory", lambda: 1)
+    # A codec that is fitted to the decoder needs it.
+    with pytest.raises(ConfigError, match=r"no room: it takes about .* GB are free\. Choose .* --no-measure-kl"):
+        fit(codec_by_name("fisher2"), sample, reader)
+    _, prediction = fit(codec_by_name("int8"), sample, reader)
+    assert prediction.kl is None
+    assert prediction.kl_missing.startswith("MemoryError: it takes about 0.0 GB in float32")
