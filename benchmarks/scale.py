@@ -191,7 +191,9 @@ def fill(place: Place) -> dict[str, float]:
     began, cpu, commits = [time.perf_counter()], [time.process_time()], list[int]()
     kept, building.open_pool = building.open_pool, lambda spec, *_: RandomWriters(spec)  # type: ignore[assignment]
     try:
-        config = BuildConfig.parse({"store": {"index": False, "stage": "hidden", "codec": "int8"}}, "benchmark")
+        config = BuildConfig.parse(
+            {"store": {"index": False, "stage": "hidden", "codec": "int8", "measure_kl": False}}, "benchmark"
+        )
         building.build([place.corpus], place.checkpoint, place.store, config, progress=Times())
     finally:
         building.open_pool = kept
