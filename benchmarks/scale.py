@@ -121,8 +121,10 @@ class RandomWriters:
     def workers(self) -> list[Any]:
         return []
 
-    def sample(self, shard: Any, vectors: int) -> tuple[np.ndarray, list[int]]:  # noqa: ARG002
-        return _memory(vectors), [1] * vectors
+    def sample(self, shard: Any, vectors: int) -> Any:  # noqa: ARG002
+        from pisco_index.store import MemorySample
+
+        return MemorySample(_memory(vectors), [1] * vectors, [""] * vectors)
 
     def stop(self) -> None:
         self._processes.shutdown(wait=True, cancel_futures=True)
@@ -189,7 +191,9 @@ def fill(place: Place) -> dict[str, float]:
     began, cpu, commits = [time.perf_counter()], [time.process_time()], list[int]()
     kept, building.open_pool = building.open_pool, lambda spec, *_: RandomWriters(spec)  # type: ignore[assignment]
     try:
-        config = BuildConfig.parse({"store": {"index": False, "stage": "hidden", "codec": "int8"}}, "benchmark")
+        config = BuildConfig.parse(
+            {"store": {"index": False, "stage": "hidden", "codec": "int8", "measure_kl": False}}, "benchmark"
+        )
         building.build([place.corpus], place.checkpoint, place.store, config, progress=Times())
     finally:
         building.open_pool = kept

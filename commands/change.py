@@ -9,9 +9,10 @@ import typer
 from ..configs.names import CodecName, MissingIds
 from ..errors import some
 from .console import Output, Piece, bar, count, describe_prediction, fallbacks, rows, size
-from .options import Json, Uri
+from .options import DecoderBase, Device, Json, Uri
 
 if TYPE_CHECKING:
+    from ..pipeline.decoder_reader import DecoderReader
     from ..store.upkeep.compact import Compaction
     from ..store.upkeep.delete import Deletion
     from ..store.upkeep.recode import RecodeReport
@@ -116,6 +117,17 @@ def recode(
     uri: Uri,
     codec: Annotated[CodecName, typer.Option(help="Codec of the new store.")],
     to: Annotated[str | None, typer.Option("--out", "-o", metavar="URI", help="New store. Default: URI-CODEC.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            "-k",
+            help="Checkpoint of the store: its decoder measures what the codec loses, and fisher codecs are fitted to "
+            "it. The store must keep the text (it does if it is searchable).",
+        ),
+    ] = None,
+    decoder_base: DecoderBase = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Write a copy of a store in another codec, without the compressor. Run it again to resume after a stop.
@@ -124,9 +136,27 @@ def recode(
     """
     from .. import store
 
+    reader = None if checkpoint is None else _decoder_reader(uri, checkpoint, decoder_base, device)
     with bar("shards") as progress:
-        report = store.recode(uri, codec, to, progress=progress)
+        report = store.recode(uri, codec, to, reader=reader, progress=progress)
     Output(as_json).show(report, _recoded)
+
+
+def _decoder_reader(uri: str, checkpoint: Path, decoder_base: str | None, device: str) -> "DecoderReader":
+    """Return the decoder of the checkpoint that a store was built with."""
+    from ..model.device import choose_device
+    from ..model.families import open_checkpoint
+    from ..pipeline.decoder_reader import DecoderReader
+    from ..reader.compatibility import require_checkpoint
+    from ..reader.reader import Reader
+
+    opened = open_checkpoint(checkpoint, decoder_base=decoder_base)
+    # A decoder that is not there is found before the store is copied.
+    _ = opened.decoder_folder
+    with Reader(uri) as stored:
+        require_checkpoint(stored, opened)
+        stage = stored.meta.stage
+    return DecoderReader(str(opened.path), stage, choose_device(device), decoder_base=decoder_base)
 
 
 def _recoded(report: "RecodeReport") -> Iterator[Piece]:

@@ -224,9 +224,18 @@ def describe_prediction(predicted: "Prediction") -> str:
         loss = f"normalised error {predicted.error_db:.1f} dB"
     else:
         loss = "loss unknown: the sample is too small" if predicted.lossy else "nothing is lost"
-    divergence = f", KL about {predicted.kl[0]:.1g} to {predicted.kl[1]:.1g} (an estimate)" if predicted.kl else ""
+    fitted = ", fitted without the decoder, as klt is" if predicted.is_sensitive is False else ""
     others = f"; {predicted.fallbacks:.1%} of documents need a better codec" if predicted.fallbacks else ""
-    return f"codec {predicted.codec}: {predicted.bits_per_value:.2f} bits per value, {loss}{divergence}{others}"
+    size = f"{predicted.bits_per_value:.2f} bits per value"
+    return f"codec {predicted.codec}: {size}, {loss}{fitted}{_kl(predicted)}{others}"
+
+
+def _kl(predicted: "Prediction") -> str:
+    """Return what the decoder has measured, or the reason for which it has not, as the end of a sentence."""
+    if predicted.kl is None:
+        return f"; no KL measured: {predicted.kl_missing}" if predicted.kl_missing else ""
+    read = f"measured on {count(predicted.kl_documents, 'document')} through the checkpoint's decoder"
+    return f", KL {predicted.kl:.2g} nats, worst document {predicted.kl_worst:.2g}, {read}"
 
 
 def printable(text: str) -> str:

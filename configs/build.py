@@ -80,7 +80,13 @@ class StoreConfig(Config):
     )
     codec: CodecName = Field(
         "int8",
-        description="Codec that turns vectors into bytes: fp32 stores the most, klt2 the least; fp32 is for tests.",
+        description="Codec that turns vectors into bytes: fp32, for tests, stores the most, klt2 and fisher2 the "
+        "least; fisher codecs are fitted to the decoder.",
+    )
+    measure_kl: bool | None = Field(
+        None,
+        description="Measure with the checkpoint's decoder what the codec loses, and fit fisher codecs to it; default: "
+        "if its weights take at most 1 GB, or for fisher.",
     )
     keep: Annotated[tuple[Keep, ...], Flag(empty="nothing")] = Field(
         ("title",), description="Fields of a document to store with its memory: title, text."

@@ -11,8 +11,8 @@ MEMORY_AT_QUESTION = "at question time"
 DEFAULT_FAMILY = "pisco"
 """Family of checkpoints whose identity names none: fingerprints of their stores are older than other families."""
 
-CodecName = Literal["fp32", "bf16", "bf16z", "int8", "int4", "klt3", "klt2"]
-"""Codec that turns memory into bytes, from the largest to the smallest."""
+CodecName = Literal["fp32", "bf16", "bf16z", "int8", "int4", "klt3", "klt2", "fisher4", "fisher3", "fisher2"]
+"""Codec that turns memory into bytes, from the largest to the smallest; then those that are fitted to a decoder."""
 
 Dtype = Literal["bfloat16", "float32"]
 """Dtypes that compressors and decoders are loaded in."""

@@ -12,6 +12,8 @@ import torch
 from ..configs.names import MissingIds, Stage
 from ..errors import PromptError, StoreError
 from ..model.compressor import Compressor
+from ..model.decoder import Decoder
+from ..model.decoding.sensitivity import fisher_matrix, sampled_documents
 from ..model.families import Checkpoint
 from ..model.memory import Memory
 from ..reader.compatibility import require_checkpoint
@@ -20,8 +22,10 @@ from ..reader.questions import Question
 from ..reader.reader import Reader
 from ..store import (
     CODECS,
+    SENSITIVITY_DOCUMENTS,
     Calibration,
     Codec,
+    MemorySample,
     Rows,
     Store,
     codec_by_name,
@@ -29,6 +33,7 @@ from ..store import (
     encode_batch,
     is_calibrated,
     sample_memory,
+    uses_sensitivity,
 )
 
 
@@ -81,6 +86,9 @@ class EvaluatedStore:
         checkpoint: checkpoint that the store must have been built with.
         device: device of the compressor, if memory is made with each question.
 
+    Attributes:
+        decoder: decoder that codecs are fitted to, if the store keeps the text; None until it is loaded.
+
     Raises:
         FingerprintMismatchError: if the store was built with another checkpoint.
     """
@@ -96,6 +104,7 @@ class EvaluatedStore:
         self._checkpoint = checkpoint
         self._device = device
         self._kept_columns = self.meta.optional_columns
+        self.decoder: Decoder | None = None
         self._calibrations: dict[tuple[Stage, str], Calibration | None] = {}
 
     @property
@@ -195,10 +204,19 @@ class EvaluatedStore:
         key = stage, codec.name
         if is_calibrated(codec) and key not in self._calibrations:
             dim = self._checkpoint.memory_dim(stage)
-            sample = self._as_memory(*sample_memory(self._store, codec.sample_vectors(dim)))
+            found = sample_memory(self._store, codec.sample_vectors(dim), with_texts=uses_sensitivity(codec))
+            sample = self._as_memory(found.values, found.lengths)
             if stage == "embedding":
                 sample = self._connected(sample)
-            self._calibrations[key] = codec.calibrate(sample.values.numpy())
+            values = sample.values.float().numpy()
+            matrix = None
+            if self.decoder is not None and any(found.texts):
+                read = MemorySample(values, found.lengths, found.texts).spread(SENSITIVITY_DOCUMENTS)
+                matrix = fisher_matrix(
+                    self.decoder,
+                    sampled_documents(read.values, read.lengths, read.texts, stage, self._checkpoint.memory_digest),
+                )
+            self._calibrations[key] = codec.calibrate(values, matrix)
         return self._calibrations.get(key)
 
 
@@ -213,7 +231,7 @@ def conditions(
     Args:
         measured: the store to evaluate.
         reference: the store whose memory is recoded.
-        codecs: codecs to recode to; all codecs if empty.
+        codecs: codecs to recode to; all codecs that do not use the sensitivity of a decoder if empty.
         stage: stage to recode at; None for every available stage.
         text: False to leave out the documents' text.
 
@@ -227,7 +245,9 @@ def conditions(
             f"{reference.uri}: the memory is stored at stage {reference.meta.stage!r}; stage {stage!r} cannot be "
             "computed from it. Name a reference of that stage (--reference)."
         )
-    names = [codec_by_name(name).name for name in dict.fromkeys(codecs)] or [codec.name for codec in CODECS]
+    names = [codec_by_name(name).name for name in dict.fromkeys(codecs)]
+    # The sensitivity of a decoder is computed only for a codec that is asked for: it takes longer than the answers.
+    names = names or [codec.name for codec in CODECS if not uses_sensitivity(codec)]
     stages = reference.stages if stage is None else (stage,)
     stored = measured.own
     rows = [Condition("none"), *([Condition("text")] if text and measured.has_text else []), stored]

@@ -13,6 +13,7 @@ from orjson import dumps
 from ..configs.names import Dtype, Stage
 from ..errors import MissingDocumentsError, PromptError, some
 from ..model.decoder import Decoder
+from ..model.decoding.sensitivity import kl_divergence
 from ..model.device import choose_device
 from ..model.families import Checkpoint, open_checkpoint
 from ..model.loading.files import digest_weights
@@ -110,6 +111,7 @@ def evaluate(
     if progress is not None:
         progress(0, len(read.asked) * len(chosen))
     decoder = Decoder.load(opened, dtype=getattr(torch, dtype), device=device, repetition_penalty=repetition_penalty)
+    measured.decoder = compared.decoder = decoder
     evaluator = _Evaluator(decoder, measured, compared, chosen, max_new_tokens)
     answers, rows = [], []
     for found, sizes in evaluator.run(read.asked, batch_size, kept, progress):
@@ -295,19 +297,9 @@ def _scored(
         exact_match=scores.exact_match,
         f1=scores.f1,
         nll=-float(found.gather(1, labels[:, None]).double().mean()),
-        kl=float(divergence(expected, found).mean()),
+        kl=float(kl_divergence(expected, found).mean()),
         answer_tokens=prompt.answer_tokens,
     )
-
-
-def divergence(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return ``KL(reference ‖ other)`` in nats, ``(n,)``, for each row of log-probabilities ``(n, vocabulary)``.
-
-    Both are normalised again in double precision, so that rounding alone can make a result negative. Tokens that the
-    reference rules out (-inf) add nothing.
-    """
-    p, q = reference.double().log_softmax(-1), other.double().log_softmax(-1)
-    return torch.where(p.isneginf(), 0, p.exp() * (p - q)).sum(-1)
 
 
 def _documents_of(questions: Sequence[Question]) -> list[str]:

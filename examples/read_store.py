@@ -40,6 +40,11 @@ def decode(payload: bytes, calibrations: dict[int, dict[str, np.ndarray]]) -> np
         scales = np.frombuffer(body, dtype="<f2", count=n_mem, offset=4).astype(np.float32)[:, None]
         rows = np.frombuffer(body, dtype=np.uint8, offset=4 + 2 * n_mem).reshape(n_mem, -1)
         return known["mean"] + known["std"] * normalised(codec, scales, rows, known, dim)
+    if codec in (8, 9, 10):
+        known = calibrations[int.from_bytes(body[:4], "little")]
+        scales = np.frombuffer(body, dtype="<f2", count=n_mem, offset=4).astype(np.float32)[:, None]
+        rows = np.frombuffer(body, dtype=np.uint8, offset=4 + 2 * n_mem)
+        return known["mean"] + known["std"] * (in_metric(scales, rows, known, dim) @ known["transform"])
     raise ValueError(f"unknown codec {codec}")
 
 
@@ -47,16 +52,34 @@ def normalised(codec: int, scales: np.ndarray, rows: np.ndarray, known: dict, di
     """Return the normalised vectors of a calibrated codec's rows."""
     if codec == 4:
         return scales * rows.view(np.int8)
-    levels = [known["levels"][2**b - 2 : 2 ** (b + 1) - 2] for b in range(9)]
     if codec == 5:
-        return known["signs"] * (scales * levels[4][unpack(rows, 4, dim)] @ rotation(dim))
+        return known["signs"] * (scales * known["levels"][14:30][unpack(rows, 4, dim)] @ rotation(dim))
+    return scales * by_widths(rows, known) @ known["transform"]
+
+
+def in_metric(scales: np.ndarray, rows: np.ndarray, known: dict, dim: int) -> np.ndarray:
+    """Return the numbers ``(n_mem, dim)`` of a fisher codec's rows: those of near vectors, then those of far ones."""
+    is_far = scales[:, 0] < 0
+    end = len(rows) - is_far.sum() * dim
+    near, far = rows[:end].reshape((~is_far).sum(), -1), rows[end:].view(np.int8).reshape(-1, dim)
+    numbers = np.zeros((len(scales), dim), np.float32)
+    if len(near):
+        levels = by_widths(near, known)
+        numbers[~is_far, : levels.shape[1]] = scales[~is_far] * levels
+    numbers[is_far] = -scales[is_far] * far @ rotation(dim) / np.sqrt(known["energies"])
+    return numbers
+
+
+def by_widths(rows: np.ndarray, known: dict) -> np.ndarray:
+    """Return the levels that the numbers in packed rows stand for; those of 0 bits are left out."""
+    levels = [known["levels"][2**b - 2 : 2 ** (b + 1) - 2] for b in range(9)]
     parts, start = [], 0
-    for b in sorted(set(known["widths"].tolist()), reverse=True):
+    for b in sorted(set(known["widths"].tolist()) - {0}, reverse=True):
         count = int((known["widths"] == b).sum())
         size = sum(-(-count * field // 8) for field in fields(b))
         parts.append(levels[b][unpack(rows[:, start : start + size], b, count)])
         start += size
-    return scales * np.concatenate(parts, axis=1) @ known["transform"]
+    return np.concatenate(parts, axis=1)
 
 
 def fields(b: int) -> list[int]:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
+from ..configs.names import Stage
 from ..errors import FingerprintMismatchError, PromptError, some
 from .connector import Connector
 from .decoding.batches import default_token_budget, split_into_batches
@@ -214,15 +215,34 @@ class Decoder:
         """Return the input embeddings of several prompts, computed together (see ``embed``)."""
         for ids, memory in zip(prompts, memories, strict=True):
             self._require_slots(ids, memory)
+        filled = [memory for memory in memories if len(memory.values)]
+        if not filled:
+            return self._fill(prompts, None)
+        values = self._connect(filled).to(self.device, self.dtype)
+        if not values.isfinite().all():
+            for memory, part in zip(filled, values.split([len(memory.values) for memory in filled]), strict=True):
+                _require_finite(memory, part)
+        return self._fill(prompts, values)
+
+    def embed_values(self, prompts: Sequence[Sequence[int]], values: torch.Tensor, stage: Stage) -> list[torch.Tensor]:
+        """Return the input embeddings of several prompts such that gradients pass to the memory in them.
+
+        Args:
+            prompts: token ids with memory tokens.
+            values: memory of all prompts in order, ``(Σ n_mem, dim)``, on the decoder's device.
+            stage: stage of the memory.
+        """
+        if self.connector is not None and stage == "hidden":
+            values = self.connector(values)
+        return self._fill(prompts, values)
+
+    def _fill(self, prompts: Sequence[Sequence[int]], values: torch.Tensor | None) -> list[torch.Tensor]:
+        """Return the input embeddings of prompts, with values ``(Σ n_mem, hidden)`` at their memory tokens in order."""
         joined = torch.tensor(list(chain.from_iterable(prompts)), dtype=torch.int64, device=self.device)
         embeddings = self.model.get_input_embeddings()(joined)
-        if filled := [memory for memory in memories if len(memory.values)]:
-            values = self._connect(filled).to(embeddings.device, embeddings.dtype)
-            if not values.isfinite().all():
-                for memory, part in zip(filled, values.split([len(memory.values) for memory in filled]), strict=True):
-                    _require_finite(memory, part)
+        if values is not None:
             slots = torch.isin(joined, torch.tensor(sorted(self._memory_token_ids), device=self.device))
-            embeddings[slots] = values
+            embeddings[slots] = values.to(embeddings.device, embeddings.dtype)
         return list(embeddings.split(list(map(len, prompts))))
 
     def _connect(self, memories: Sequence[Memory]) -> torch.Tensor:
@@ -309,19 +329,26 @@ class Decoder:
             return []
         # The last token is only predicted, so the model need not read it.
         embeddings = [self.embed(ids[:-1], memory) for ids, memory in zip(prompts, memories, strict=True)]
+        return [logits.float().log_softmax(-1) for logits in self.answer_logits(embeddings, answer_tokens)]
+
+    def answer_logits(self, embeddings: Sequence[torch.Tensor], answer_tokens: Sequence[int]) -> list[torch.Tensor]:
+        """Return the logits at each token of each answer ``(answer tokens, vocabulary)``. Gradients pass through.
+
+        Args:
+            embeddings: input embeddings ``(length, hidden)`` of each prompt up to its answer's last token but one.
+            answer_tokens: number of tokens of each answer, at least one.
+        """
         attended = [torch.ones(len(each), dtype=torch.int64, device=self.device) for each in embeddings]
         mask = pad_sequence(attended, batch_first=True, padding_side="left")
         longest = max(answer_tokens)
         logits = self.model(
-            inputs_embeds=pad_sequence(embeddings, batch_first=True, padding_side="left"),
+            inputs_embeds=pad_sequence(list(embeddings), batch_first=True, padding_side="left"),
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
             logits_to_keep=longest,
             use_cache=False,
         ).logits
-        return [
-            row[longest - count :].float().log_softmax(-1) for row, count in zip(logits, answer_tokens, strict=True)
-        ]
+        return [row[longest - count :] for row, count in zip(logits, answer_tokens, strict=True)]
 
     def require_fit(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Check that every prompt fits the decoder's context, with the new tokens after it.

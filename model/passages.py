@@ -113,6 +113,10 @@ class TokenizedDocument:
     tokens_total: int
     tokens_fed: int
 
+    def fed_text(self, text: str) -> str:
+        """Return the part of the document's text that is in the passages, judged by the numbers of tokens."""
+        return text[: len(text) * self.tokens_fed // max(self.tokens_total, 1)]
+
 
 class DocumentTokenizer(Protocol):
     """Cuts texts into passages by the rule of a checkpoint family."""

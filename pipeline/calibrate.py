@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import InputError
-from ..store import Calibration, Codec, Prediction, predict
+from ..store import Calibration, Codec, MemorySample, Prediction, fit
 from .planning.plan import Plan, Shard
 from .pools.pool import Pool
 
@@ -13,8 +13,10 @@ from .pools.pool import Pool
 SAMPLED_SHARDS = 16
 
 
-def calibrate(codec: Codec, pool: Pool, plan: Plan, dim: int) -> tuple[Calibration | None, Prediction]:
-    """Let a pool compress a sample that is spread evenly over a plan, and fit a codec to it.
+def calibrate(
+    codec: Codec, pool: Pool, plan: Plan, dim: int, unread: str = ""
+) -> tuple[Calibration | None, Prediction]:
+    """Let a pool compress a sample that is spread evenly over a plan, fit a codec to it, and measure what it loses.
 
     The same plan gives the same sample. A corpus with fewer vectors than the codec wants gives all of them. A shard is
     skipped if its sample fails, or if an earlier process crashed in it: the build finds the cause when it does the
@@ -25,14 +27,15 @@ def calibrate(codec: Codec, pool: Pool, plan: Plan, dim: int) -> tuple[Calibrati
         pool: pool that does nothing else meanwhile.
         plan: plan of the build.
         dim: width of the vectors.
+        unread: reason for which the checkpoint's decoder does not read the sample; empty if it does.
 
     Raises:
         CorpusError: the corpus cannot be read as it was planned.
-        Exception: error of the last shard, if no shard gave a sample.
+        Exception: error of the last shard, if no shard gave a sample, or of the decoder that the codec is fitted to.
     """
     wanted = codec.sample_vectors(dim)
     each = -(-wanted // min(SAMPLED_SHARDS, len(plan.shards)))
-    parts, lengths, found = [np.zeros((0, dim), np.float32)], list[int](), 0
+    parts, lengths, texts, found = [np.zeros((0, dim), np.float32)], list[int](), list[str](), 0
     failure: Exception | None = None
     for shard in _spread(plan):
         if found >= wanted:
@@ -40,20 +43,20 @@ def calibrate(codec: Codec, pool: Pool, plan: Plan, dim: int) -> tuple[Calibrati
         if pool.crashes.get(shard.number):
             continue
         try:
-            values, counts = pool.sample(shard, min(each, wanted - found))
+            part = pool.sample(shard, min(each, wanted - found))
         except InputError:
             raise
         except Exception as error:  # noqa: BLE001  a document may make a worker fail with any error
             failure = error
             continue
-        parts.append(values)
-        lengths += counts
-        found += len(values)
+        parts.append(part.values)
+        lengths += part.lengths
+        texts += part.texts
+        found += len(part.values)
     if not found and failure is not None:
         raise failure
-    sample = np.concatenate(parts)
-    calibration = codec.calibrate(sample)
-    return calibration, predict(codec, sample, lengths, calibration)
+    sample = MemorySample(np.concatenate(parts), lengths, texts)
+    return fit(codec, sample, None if unread else pool, missing=unread)
 
 
 def _spread(plan: Plan) -> Iterator[Shard]:

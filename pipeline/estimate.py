@@ -15,7 +15,8 @@ from ..model.device import choose_device
 from ..model.forward.packing import Passages
 from ..model.memory import Stage
 from ..model.passages import TokenizedDocument, tokenize_documents
-from ..store import Prediction, codec_by_name, encode_batch, ids_at, predict
+from ..store import MemorySample, Prediction, codec_by_name, encode_batch, fit, ids_at
+from .decoder_reader import DecoderReader, why_unread
 from .job import Job, prepare
 from .planning.plan import Changes, Plan
 from .planning.reading import open_sources, read_shard
@@ -68,7 +69,7 @@ class Estimate:
         seconds: expected seconds of the whole build, from planning to the search index.
         seconds_range: least and largest number of seconds that the build should take, if the machine does nothing else
             that it did not do during the dry run.
-        codec: predicted size and error of the codec. The error is None if the sample is too small to fit the codec.
+        codec: size and loss of the codec on the sample. The loss is None if the sample is too small to fit the codec.
         rejected: number of records that cannot be used, by reason.
         changes: changes of an update; None for a new store or a resumed build.
         corpus: line for each file of the corpus, or several alike, that says what it was taken for.
@@ -219,13 +220,15 @@ class _Sample:
         documents: estimated number of documents of the plan.
         scale: the plan's size over that of the sample.
         tokenized: tokenized documents.
-        text_bytes: size of their texts in UTF-8.
+        texts: their texts, as far as they are compressed.
+        text_bytes: size of their whole texts in UTF-8.
         seconds: time that reading and tokenizing them took.
     """
 
     documents: int
     scale: float
     tokenized: Sequence[TokenizedDocument]
+    texts: Sequence[str]
     text_bytes: int
     seconds: float
 
@@ -271,11 +274,13 @@ def _read_sample(plan: Plan, job: Job) -> _Sample:
     compression = job.config.compression
     began = time.perf_counter()
     tokenized = list(tokenize_documents(job.checkpoint.passage_tokenizer(compression), picked, compression))
+    texts = [compression.input_text(document.text, document.title) for document in picked]
     return _Sample(
         documents=documents,
         scale=1 / max(share * part, 1e-9),
         tokenized=tokenized,
-        text_bytes=sum(len(compression.input_text(document.text, document.title).encode()) for document in picked),
+        texts=[each.fed_text(text) for each, text in zip(tokenized, texts, strict=True)],
+        text_bytes=sum(len(text.encode()) for text in texts),
         seconds=time.perf_counter() - began + read_s * part,
     )
 
@@ -292,15 +297,18 @@ def _probe(sample: _Sample, job: Job, device: str) -> _Probe:
         attention=run.attention,
     )
     loaded_s = time.perf_counter() - began
-    probed = _spread(sample.tokenized, max(PROBE_TOKENS, compressor.token_budget))
+    probed, texts = _spread(sample, max(PROBE_TOKENS, compressor.token_budget))
     passages = [passage for document in probed for passage in document]
     memory = compressor.compress(passages, stage=job.stage)
     values, lengths = memory.values.float().numpy(), [sum(each.lengths) for each in memory.split([*map(len, probed)])]
     # If the sample is the whole corpus, a build would fit the codec to the same vectors.
     is_whole = sum(map(len, probed)) == sum(len(document.passages) for document in sample.tokenized) / sample.scale
     is_enough = len(values) >= codec.sample_vectors(job.dim) or is_whole
-    calibration = codec.calibrate(values)
-    prediction = predict(codec, values, lengths, calibration, is_enough=is_enough)
+    unread = why_unread(job.checkpoint, job.config.store)
+    bases = {"decoder_base": job.decoder_base, "compressor_base": job.compressor_base}
+    reader = None if unread else DecoderReader(str(job.checkpoint.path), job.stage, device, **bases)
+    documents = MemorySample(values, lengths, texts)
+    calibration, prediction = fit(codec, documents, reader, missing=unread, is_enough=is_enough)
     began = time.perf_counter()
     encode_batch([""] * len(lengths), values, lengths, codec, calibration)
     encoded_s = (time.perf_counter() - began) / max(len(values), 1)
@@ -309,13 +317,18 @@ def _probe(sample: _Sample, job: Job, device: str) -> _Probe:
     return _Probe(prediction, speeds, encoded_s, loaded_s)
 
 
-def _spread(documents: Sequence[TokenizedDocument], tokens: int) -> list[Sequence[Sequence[int]]]:
-    """Return passages of about so many tokens, by document: of documents and passages spread over all of them."""
+def _spread(sample: _Sample, tokens: int) -> tuple[list[Sequence[Sequence[int]]], list[str]]:
+    """Return passages of about this many tokens, by document, and the texts of these documents.
+
+    They are spread over the documents of a sample, or over the passages if there are few documents.
+    """
+    documents, texts = sample.tokenized, list(sample.texts)
     total = sum(len(passage) for document in documents for passage in document.passages)
     every = max(1, total // tokens)
     if len(documents) >= every:
-        return [document.passages for document in documents[::every]]
-    return [document.passages[::every] for document in documents if document.passages]
+        return [document.passages for document in documents[::every]], texts[::every]
+    pairs = [(each.passages[::every], text) for each, text in zip(documents, texts, strict=True) if each.passages]
+    return [passages for passages, _ in pairs], [text for _, text in pairs]
 
 
 def _tokens_per_s(compressor: Compressor, passages: Passages, stage: Stage) -> list[float]:

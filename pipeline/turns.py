@@ -26,6 +26,7 @@ from ..store import (
     records_asset,
 )
 from .calibrate import calibrate
+from .decoder_reader import why_unread
 from .job import Job
 from .planning.comparison import Comparison
 from .planning.files import resume_plan
@@ -81,7 +82,9 @@ class Create:
         if not is_calibrated(codec):
             return {}
         progress.calibrating(codec.name)
-        calibration, prediction = calibrate(codec, pool, self.plan, job.dim)
+        calibration, prediction = calibrate(
+            codec, pool, self.plan, job.dim, why_unread(job.checkpoint, job.config.store)
+        )
         assert calibration is not None
         progress.calibrated(prediction)
         return {calibration.asset: calibration.to_bytes()}

@@ -16,6 +16,7 @@ from ..configs import CompressionConfig
 from ..configs.names import AttentionName
 from ..corpus import Document
 from ..model.compressor import Compressor
+from ..model.decoding.sensitivity import Divergence
 from ..model.families import open_checkpoint
 from ..model.forward.packing import Passages
 from ..model.forward.pending import PendingMemory
@@ -23,6 +24,7 @@ from ..model.memory import Memory, Stage
 from ..model.passages import DocumentTokenizer
 from ..store import (
     Calibration,
+    MemorySample,
     Store,
     WrittenShard,
     codec_by_name,
@@ -33,6 +35,7 @@ from ..store import (
     text_hash,
     write_fragment,
 )
+from .decoder_reader import DecoderReader
 from .nothing import NoCompressor, NoMemory
 from .patience import patiently
 from .planning.plan import Shard
@@ -153,6 +156,12 @@ class ShardWorker:
             hang_s=spec.hang_s,
             steps=self._steps,
         )
+        self._decoder = DecoderReader(
+            *(spec.checkpoint, spec.stage, spec.device),
+            decoder_base=spec.decoder_base,
+            compressor_base=spec.compressor_base,
+            on_step=self._steps.take,
+        )
         self._counted: tuple[int, list[Document]] | None = None
 
     def run(self, shard: Shard, quarantined: Mapping[int, str] | None = None) -> ShardResult:
@@ -213,15 +222,12 @@ class ShardWorker:
         """Return the present activity. It answers while other threads work."""
         return replace(self._steps.pulse(), readers=self._readers.count)
 
-    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
+    def sample(self, shard: Shard, vectors: int) -> MemorySample:
         """Compress documents spread evenly over a shard, to fit a codec to them.
 
         Args:
             shard: shard of the documents.
             vectors: number of vectors wanted; the shard's documents may have fewer.
-
-        Returns:
-            Values, ``(Σ n_mem, dim)`` float32, and the number of vectors of each document.
 
         Raises:
             CorpusError: the corpus cannot be read as it was planned.
@@ -229,11 +235,27 @@ class ShardWorker:
         reader = self._readers.here
         with self._steps.doing("reading", shard):
             # Each document has at least one vector, so ``vectors`` documents are enough.
-            tokenized = reader.tokenize(_evenly(reader.documents(shard), vectors))
-        total = sum(document.n_mem for document in tokenized)
-        chosen = _evenly(tokenized, -(-vectors * len(tokenized) // max(total, 1)))
-        memory, _ = self._memory(shard, Tokens.of(chosen))
-        return memory.values.float().numpy(), [document.n_mem for document in chosen]
+            documents = _evenly(reader.documents(shard), vectors)
+            read = list(zip(documents, reader.tokenize(documents), strict=True))
+        total = sum(tokenized.n_mem for _, tokenized in read)
+        chosen = _evenly(read, -(-vectors * len(read) // max(total, 1)))
+        memory, _ = self._memory(shard, Tokens.of([tokenized for _, tokenized in chosen]))
+        return MemorySample(
+            memory.values.float().numpy(),
+            [tokenized.n_mem for _, tokenized in chosen],
+            [
+                tokenized.fed_text(self._spec.compression.input_text(each.text, each.title))
+                for each, tokenized in chosen
+            ],
+        )
+
+    def sensitivity(self, sample: MemorySample) -> np.ndarray:
+        """Return what the decoder feels of errors in memory (see ``DecoderReader``)."""
+        return self._decoder.sensitivity(sample)
+
+    def divergence(self, sample: MemorySample, decoded: np.ndarray) -> Divergence:
+        """Measure what decoded memory changes for the decoder, and drop the decoder (see ``DecoderReader``)."""
+        return self._decoder.divergence(sample, decoded)
 
     def stop(self) -> None:
         """Cancel the shards whose computation has not begun."""

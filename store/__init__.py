@@ -6,10 +6,18 @@ id (``lookup``). ``upkeep`` checks, repairs, compacts, deletes and recodes. docs
 """
 
 from .assets import CONNECTOR_ASSET
-from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated
+from .codecs import CODECS, Codec, codec_by_id, codec_by_name, is_calibrated, uses_sensitivity
 from .codecs.calibration import Calibration
 from .codecs.payload import Latents, decode, decode_batch, encode, encode_batch, restored
-from .codecs.prediction import Prediction, predict
+from .codecs.prediction import (
+    SENSITIVITY_DOCUMENTS,
+    MeasuredDivergence,
+    MemoryReader,
+    MemorySample,
+    Prediction,
+    fit,
+    predict,
+)
 from .codecs.record import read_header
 from .commit import commit, done_shards, verify_written
 from .contents import Contents, Status, ids_at
@@ -48,6 +56,7 @@ __all__ = [
     "CONTENTS",
     "FORMAT_VERSION",
     "RESTORE",
+    "SENSITIVITY_DOCUMENTS",
     "UNKNOWN",
     "Calibration",
     "Codec",
@@ -62,6 +71,9 @@ __all__ = [
     "IndexReport",
     "KnownRecords",
     "Latents",
+    "MeasuredDivergence",
+    "MemoryReader",
+    "MemorySample",
     "Prediction",
     "Problem",
     "RecodeReport",
@@ -99,6 +111,7 @@ __all__ = [
     "encode_batch",
     "fallbacks",
     "fill_contents",
+    "fit",
     "forget_rejected",
     "has_contents",
     "id_hashes",
@@ -127,6 +140,7 @@ __all__ = [
     "sample_memory",
     "search_index",
     "text_hash",
+    "uses_sensitivity",
     "verify_written",
     "versions",
     "write_fragment",

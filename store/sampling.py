@@ -1,22 +1,22 @@
-"""Samples of a store's memory: to fit a calibration to it, or to predict what a codec loses."""
+"""Samples of a store's memory: to fit a codec to it, and to measure what the codec loses."""
 
 import numpy as np
 
+from .codecs.prediction import MemorySample
+from .schema import CONTENTS
 from .store import Store
 
 # Number of documents read and decoded at a time, to bound the RAM that payloads take in addition to their vectors.
 _ROWS_AT_ONCE = 1024
 
 
-def sample_memory(store: Store, vectors: int) -> tuple[np.ndarray, list[int]]:
+def sample_memory(store: Store, vectors: int, *, with_texts: bool = False) -> MemorySample:
     """Return the memory of documents that are spread evenly over the rows of a store.
 
     Args:
         store: the store.
         vectors: approximate number of memory embeddings to return; all of them if there are fewer.
-
-    Returns:
-        Memory embeddings, ``(Σ n_mem, dim)`` float32, and the number of memory tokens of each document.
+        with_texts: True to return the texts too, as far as the store keeps them.
 
     Raises:
         StoreError: the store cannot be read.
@@ -27,9 +27,22 @@ def sample_memory(store: Store, vectors: int) -> tuple[np.ndarray, list[int]]:
     chosen = np.linspace(0, stored - 1, count).round().astype(np.int64)
     if any(each.failed for each in totals):
         chosen = np.flatnonzero(store.number_column("n_mem") > 0)[chosen]
-    parts, lengths = [np.zeros((0, store.meta.dim), np.float32)], []
+    parts, lengths, texts = [np.zeros((0, store.meta.dim), np.float32)], list[int](), list[str]()
     for start in range(0, len(chosen), _ROWS_AT_ONCE):
-        values, counts = store.read(chosen[start : start + _ROWS_AT_ONCE]).memory()
+        rows = chosen[start : start + _ROWS_AT_ONCE]
+        values, counts = store.read(rows).memory()
         parts.append(values)
         lengths += counts.tolist()
-    return np.concatenate(parts), lengths
+        texts += _texts(store, rows) if with_texts else [""] * len(counts)
+    return MemorySample(np.concatenate(parts), lengths, texts)
+
+
+def _texts(store: Store, rows: np.ndarray) -> list[str]:
+    """Return the texts of documents as far as they were compressed; empty where the store keeps none."""
+    kept = [name for name in (CONTENTS, "text") if name in store.kept_columns]
+    taken = store.take(rows, ["tokens_total", "tokens_fed", *kept]).to_pylist()
+    texts = [next((row[name] for name in kept if row[name]), "") for row in taken]
+    return [
+        text[: len(text) * row["tokens_fed"] // max(row["tokens_total"], 1)]
+        for text, row in zip(texts, taken, strict=True)
+    ]

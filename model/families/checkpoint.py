@@ -128,6 +128,15 @@ class Checkpoint(Protocol):
         """The decoder's tokenizer, memory tokens included."""
         ...
 
+    @property
+    def decoder_folder(self) -> Path:
+        """Folder of the base decoder.
+
+        Raises:
+            CheckpointError: the base decoder cannot be found.
+        """
+        ...
+
     def load_decoder(self, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
         """Return the decoder with the checkpoint's weights, in eval mode."""
         ...

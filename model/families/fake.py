@@ -36,6 +36,7 @@ class FakeCheckpoint:
     rate = 8
     path = Path("fake")
     decoder_base = "fake"
+    decoder_folder = Path("fake")
     default_stage: Stage = "hidden"
     family = "fake"
     stages: tuple[Stage, ...] = ("hidden", "embedding")

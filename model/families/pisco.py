@@ -272,8 +272,17 @@ class PiscoCheckpoint:
     @cached_property
     def decoder_context(self) -> int:
         """Largest number of tokens of a prompt with its answer, by the base decoder's configuration."""
-        config = load_model_config(local_folder(self.find_decoder_base()))
+        config = load_model_config(self.decoder_folder)
         return getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+    @property
+    def decoder_folder(self) -> Path:
+        """Folder of the base decoder.
+
+        Raises:
+            CheckpointError: the base cannot be found, or leads out of the checkpoint and is not named by the user.
+        """
+        return local_folder(self.find_decoder_base())
 
     def find_decoder_base(self) -> str:
         """Return the folder of the base decoder, or its hub name.

@@ -55,6 +55,15 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return chosen[1]
 
 
+def weights_size(folder: Path) -> int:
+    """Return the size of a model's weights on disk, in bytes.
+
+    Raises:
+        CheckpointError: there are none, or which of several is meant cannot be known.
+    """
+    return sum(path.stat().st_size for path in weight_files(folder, str(folder)))
+
+
 def require_single(path: Path) -> None:
     """Check that no file beside one with tensors has its name with another ending and holds other values.
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ...model.decoding.sensitivity import Divergence
+from ...store import MeasuredDivergence, MemorySample
 from ..planning.plan import Shard
 from ..watch.progress import WorkerState
 from ..worker import ShardResult
@@ -28,6 +30,7 @@ class FakePool:
         poison: errors of documents, by shard number and place.
         documents: number of documents of a shard.
         crashes: number of earlier crashes by shard number.
+        unreadable: error of ``divergence``.
 
     Attributes:
         submitted: numbers of the submitted shards, in order.
@@ -47,8 +50,10 @@ class FakePool:
         poison: Mapping[tuple[int, int], Exception] | None = None,
         documents: int = 1,
         crashes: Mapping[int, int] | None = None,
+        unreadable: Exception | None = None,
     ):
         self.crashes = crashes or {}
+        self._unreadable = unreadable
         self.submitted: list[int] = []
         self.calls: list[tuple[Any, ...]] = []
         self.stopped = False
@@ -101,13 +106,27 @@ class FakePool:
         self._call("run", shard)
         return self._do(shard, quarantined, self._isolated.get(shard.number))
 
-    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
+    def sample(self, shard: Shard, vectors: int) -> MemorySample:
         """Return vectors of width 4, or raise the error of a poisonous document."""
         self._call("sample", shard, vectors)
         for (number, _), error in self._poison.items():
             if number == shard.number:
                 raise error
-        return np.arange(vectors * 4, dtype=np.float32).reshape(vectors, 4), [1] * vectors
+        values = np.arange(vectors * 4, dtype=np.float32).reshape(vectors, 4)
+        return MemorySample(values, [1] * vectors, [f"text {number}" for number in range(vectors)])
+
+    def sensitivity(self, sample: MemorySample) -> np.ndarray:
+        """Return the identity."""
+        self.calls.append(("sensitivity", len(sample.lengths)))
+        return np.eye(sample.values.shape[1])
+
+    def divergence(self, sample: MemorySample, decoded: np.ndarray) -> MeasuredDivergence:
+        """Return the mean squared error as KL, or raise the error that the pool was given."""
+        self.calls.append(("divergence", len(sample.lengths)))
+        if self._unreadable is not None:
+            raise self._unreadable
+        error = float(np.square(sample.values - decoded).mean())
+        return Divergence(error, 2 * error, 1.0, 0.0, len(sample.lengths))
 
     def stop(self) -> None:
         """Cancel the queued shards."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...errors import SUMMARY_CHARACTERS, BuildHungError, InputError, error_summary
+from ...store import MeasuredDivergence, MemorySample
 from ..planning.plan import Shard
 from ..watch.progress import WorkerState
 from ..worker import ShardCancelledError, ShardResult, ShardWorker, WorkerSpec, depth
@@ -129,7 +130,7 @@ class InProcessPool:
         self._crash_log.forget(shard.number)
         return result
 
-    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
+    def sample(self, shard: Shard, vectors: int) -> MemorySample:
         """Return memory of some documents of a shard, computed in this process."""
         assert self._worker is not None
         self._note(shard)
@@ -137,6 +138,16 @@ class InProcessPool:
             return self._worker.sample(shard, vectors)
         finally:
             self._crash_log.close()
+
+    def sensitivity(self, sample: MemorySample) -> np.ndarray:
+        """Let the decoder read a sample in this process."""
+        assert self._worker is not None
+        return self._worker.sensitivity(sample)
+
+    def divergence(self, sample: MemorySample, decoded: np.ndarray) -> MeasuredDivergence:
+        """Measure in this process what a codec loses."""
+        assert self._worker is not None
+        return self._worker.divergence(sample, decoded)
 
     def stop(self) -> None:
         """Cancel the shards whose computation has not begun."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ...errors import InputError
+from ...store import MeasuredDivergence, MemorySample
 from ..planning.plan import Shard
 from ..steps import Pulse
 from ..watch.progress import WorkerState
@@ -38,9 +39,10 @@ class Outcome:
 class Pool(Protocol):
     """Workers that take shards and report their outcomes in any order.
 
-    A ``with`` block closes the pool. ``count``, ``attempt``, ``run`` and ``sample`` wait for a worker that does nothing
-    else, so nothing may be submitted meanwhile. ``count``, ``attempt`` and ``run`` isolate a shard: a worker that
-    breaks during the call is replaced, and one that was broken before it is replaced without failing the call.
+    A ``with`` block closes the pool. The calls ``count``, ``attempt``, ``run``, ``sample``, ``sensitivity`` and
+    ``divergence`` wait for a worker that does nothing else, so nothing may be submitted meanwhile. ``count``,
+    ``attempt`` and ``run`` isolate a shard: a worker that breaks during the call is replaced, and one that was broken
+    before it is replaced without failing the call.
 
     Attributes:
         description: description of where the pool runs, for users.
@@ -101,12 +103,30 @@ class Pool(Protocol):
         """
         ...
 
-    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
+    def sample(self, shard: Shard, vectors: int) -> MemorySample:
         """Return memory of some documents of a shard, as ``ShardWorker.sample`` does.
 
         Raises:
             WorkerDiedError: the worker died, or took no step for too long and was ended.
             Exception: error of ``ShardWorker.sample``.
+        """
+        ...
+
+    def sensitivity(self, sample: MemorySample) -> np.ndarray:
+        """Let the decoder read a sample on a worker's device, as ``DecoderReader.sensitivity`` does.
+
+        Raises:
+            WorkerDiedError: the worker died, or took no step for too long and was ended.
+            Exception: error of ``DecoderReader.sensitivity``.
+        """
+        ...
+
+    def divergence(self, sample: MemorySample, decoded: np.ndarray) -> MeasuredDivergence:
+        """Measure on a worker's device what a codec loses, as ``DecoderReader.divergence`` does.
+
+        Raises:
+            WorkerDiedError: the worker died, or took no step for too long and was ended.
+            Exception: error of ``DecoderReader.divergence``.
         """
         ...
 
@@ -117,6 +137,38 @@ class Pool(Protocol):
     def __enter__(self) -> "Pool": ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+class NamedCalls:
+    """The named calls of a pool that makes each of them to any idle worker, by ``_call``."""
+
+    def count(self, shard: Shard) -> int:
+        """Return the number of a shard's documents."""
+        return self._call("count", shard)
+
+    def attempt(self, shard: Shard, start: int, stop: int) -> None:
+        """Try to compress some documents of a shard."""
+        self._call("attempt", shard, start, stop)
+
+    def run(self, shard: Shard, quarantined: Mapping[int, str]) -> ShardResult:
+        """Do a shard without the documents at the given places."""
+        return self._call("run", shard, quarantined)
+
+    def sample(self, shard: Shard, vectors: int) -> MemorySample:
+        """Return memory of some documents of a shard."""
+        return self._call("sample", shard, vectors)
+
+    def sensitivity(self, sample: MemorySample) -> np.ndarray:
+        """Let the decoder read a sample on a worker's device."""
+        return self._call("sensitivity", sample)
+
+    def divergence(self, sample: MemorySample, decoded: np.ndarray) -> MeasuredDivergence:
+        """Measure on a worker's device what a codec loses."""
+        return self._call("divergence", sample, decoded)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of an idle worker."""
+        raise NotImplementedError
 
 
 def state_of(name: str, pulse: Pulse) -> WorkerState:

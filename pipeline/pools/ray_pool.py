@@ -10,7 +10,6 @@ from itertools import count
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -19,9 +18,9 @@ from ...errors import SUMMARY_CHARACTERS, error_summary
 from ..planning.plan import Shard
 from ..steps import Pulse
 from ..watch.progress import WorkerState
-from ..worker import ShardCancelledError, ShardResult, ShardWorker, WorkerSpec, depth
+from ..worker import ShardCancelledError, ShardWorker, WorkerSpec, depth
 from .cluster import NoWorkersError, Seats, describe_nodes, joining, require_reachable
-from .pool import Outcome, WorkerStartError, state_of
+from .pool import NamedCalls, Outcome, WorkerStartError, state_of
 from .watchdog import Watchdog, WorkerDiedError, WorkerHungError, is_worker_broken
 
 # Seconds for a node to make room for a worker and for the worker to load its model.
@@ -83,7 +82,7 @@ class _Worker:
         return True
 
 
-class RayPool:
+class RayPool(NamedCalls):
     """Ray actors, each of them a ``ShardWorker`` with its own device.
 
     A worker that dies or hangs is replaced. On a cluster whose number of workers is not given, nodes that join get a
@@ -183,22 +182,6 @@ class RayPool:
     def workers(self) -> list[WorkerState]:
         """Return the activity of each worker, as of about a second ago."""
         return [worker.state for worker in self._workers]
-
-    def count(self, shard: Shard) -> int:
-        """Return the number of a shard's documents."""
-        return self._call("count", shard)
-
-    def attempt(self, shard: Shard, start: int, stop: int) -> None:
-        """Try to compress some documents of a shard."""
-        self._call("attempt", shard, start, stop)
-
-    def run(self, shard: Shard, quarantined: Mapping[int, str]) -> ShardResult:
-        """Do a shard without the documents at the given places."""
-        return self._call("run", shard, quarantined)
-
-    def sample(self, shard: Shard, vectors: int) -> tuple[np.ndarray, list[int]]:
-        """Return memory of some documents of a shard."""
-        return self._call("sample", shard, vectors)
 
     def stop(self) -> None:
         """Cancel the shards whose computation has not begun."""

@@ -72,8 +72,8 @@ class EventLog(Tally):
     def calibrated(self, prediction: Prediction) -> None:
         """Log the codec's predicted size and loss."""
         error_db = None if prediction.error_db is None else round(prediction.error_db, 3)
-        bits = round(prediction.bits_per_value, 3)
-        self._write("calibrated", codec=prediction.codec, bits_per_value=bits, error_db=error_db)
+        bits, measured = round(prediction.bits_per_value, 3), {"kl": prediction.kl, "kl_worst": prediction.kl_worst}
+        self._write("calibrated", codec=prediction.codec, bits_per_value=bits, error_db=error_db, **measured)
 
     def indexing(self, action: str, done: int, total: int) -> None:
         """Log the start of work on the search index."""

@@ -6,6 +6,6 @@ used, and add its name to `configs.names.CodecName`.
 """
 
 from .codec import Codec
-from .registry import CODECS, codec_by_id, codec_by_name, is_calibrated
+from .registry import CODECS, codec_by_id, codec_by_name, is_calibrated, uses_sensitivity
 
-__all__ = ["CODECS", "Codec", "codec_by_id", "codec_by_name", "is_calibrated"]
+__all__ = ["CODECS", "Codec", "codec_by_id", "codec_by_name", "is_calibrated", "uses_sensitivity"]

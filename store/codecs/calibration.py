@@ -42,8 +42,15 @@ class Calibration:
         signs: random 1 or -1 for each channel, ``(dim,)`` int8; the rotation of ``int4`` begins with them.
         levels: values that a quantised number can stand for, ``(510,)`` float32: 2 for 1 bit, then 4 for 2 bits, up to
             256 for 8 bits, each group ascending.
-        transform: basis of ``klt3`` and ``klt2``, ``(m, dim)`` float32: a vector for each number that they store.
-        widths: bits of each stored number, ``(m,)`` uint8, descending.
+        transform: basis of a transform, ``(m, dim)`` float32: a vector for each number that is stored. The ``fisher``
+            codecs have a basis of the whole space: m = dim.
+        widths: bits of each number, ``(m,)`` uint8, descending; only the ``fisher`` codecs have numbers of 0 bits.
+        energies: variance of each number in the metric of a ``fisher`` codec, ``(dim,)`` float32, positive, descending;
+            the sum is dim.
+        dual: dual basis of ``transform``, ``(dim, dim)`` float32: the product of a vector with row i is its number i.
+            None if the rows of ``transform`` are orthogonal.
+        limit: largest error of a vector in the metric, over dim, that a ``fisher`` codec accepts before it stores the
+            vector in 8 bits per number, ``(1,)`` float32.
     """
 
     mean: np.ndarray
@@ -52,6 +59,14 @@ class Calibration:
     levels: np.ndarray | None = None
     transform: np.ndarray | None = None
     widths: np.ndarray | None = None
+    energies: np.ndarray | None = None
+    dual: np.ndarray | None = None
+    limit: np.ndarray | None = None
+
+    @property
+    def is_sensitive(self) -> bool:
+        """True if the calibration was fitted to the sensitivity of a decoder."""
+        return self.dual is not None
 
     @property
     def dim(self) -> int:
@@ -76,6 +91,8 @@ class Calibration:
     @cached_property
     def analysis(self) -> np.ndarray:
         """Matrix ``(dim, m)`` float32 that maps a normalised vector to its numbers in the basis ``transform``."""
+        if self.dual is not None:
+            return np.ascontiguousarray(self.dual.T)
         assert self.transform is not None
         energy = np.square(self.transform).sum(axis=1, keepdims=True)
         return np.ascontiguousarray((self.transform / energy).T)
@@ -118,14 +135,30 @@ class Calibration:
         count = arrays["widths"].size if "widths" in arrays else 0
         expected = {"mean": (dim,), "std": (dim,), "signs": (dim,), "levels": (2 ** (MAX_BITS + 1) - 2,)}
         expected |= {"transform": (count, dim), "widths": (count,)}
+        expected |= {"energies": (count,), "dual": (count, count), "limit": (1,)}
         shapes = {name: array.shape for name, array in arrays.items()}
-        if {"mean", "std"} - shapes.keys() or any(shapes[name] != expected.get(name) for name in shapes):
+        # A basis of the whole space has its energies and a limit.
+        is_whole = "energies" in arrays
+        if (
+            {"mean", "std"} - shapes.keys()
+            or any(shapes[name] != expected.get(name) for name in shapes)
+            or ("limit" in arrays) != is_whole
+            or ("dual" in arrays and not is_whole)
+            or (is_whole and (count != dim or "transform" not in arrays))
+        ):
             raise CorruptStoreError(f"a calibration has arrays that do not fit together: their shapes are {shapes}.")
         kinds = {"signs": np.int8, "widths": np.uint8}
         sound = all(
             array.dtype == kinds.get(name, np.float32) and np.isfinite(array).all() for name, array in arrays.items()
         )
-        if not sound or (arrays["std"] <= 0).any() or not np.isin(arrays.get("widths", 1), np.arange(1, 9)).all():
+        positive = all((arrays[name] > 0).all() for name in ("std", "energies") if name in arrays)
+        widths = arrays.get("widths", np.ones(1, np.uint8))
+        lowest = 0 if is_whole else 1
+        if (
+            not (sound and positive)
+            or not np.isin(widths, np.arange(lowest, MAX_BITS + 1)).all()
+            or (is_whole and (np.diff(widths.astype(np.int16)) > 0).any())
+        ):
             raise CorruptStoreError("a calibration has values or dtypes that no calibration can have.")
         return cls(**arrays)
 
@@ -182,7 +215,7 @@ def fit_transform(sample: np.ndarray, bits: int, block: int = 16) -> Calibration
     energies, vectors = np.linalg.eigh(covariance.astype(np.float64))
     # eigh sorts ascending, and rounding makes energies that are zero slightly negative.
     energies, vectors = np.maximum(energies[::-1], 0), vectors[:, ::-1]
-    widths = _spend(energies, bits, block)
+    widths = spend(energies, bits, block)
     kept = (widths > 0) & (energies > energies[0] * 1e-9)
     transform = (vectors[:, kept] * np.sqrt(energies[kept])).T
     return replace(
@@ -193,7 +226,7 @@ def fit_transform(sample: np.ndarray, bits: int, block: int = 16) -> Calibration
     )
 
 
-def _spend(energies: np.ndarray, bits: int, block: int) -> np.ndarray:
+def spend(energies: np.ndarray, bits: float, block: int = 16) -> np.ndarray:
     """Return the width of each number, descending, by water-filling.
 
     One bit for each of its numbers goes to the block whose error this reduces most, until the budget is spent.
@@ -203,7 +236,7 @@ def _spend(energies: np.ndarray, bits: int, block: int) -> np.ndarray:
     gain = -np.diff(gaussian_errors())
     sums = [energies[each].sum() for each in blocks]
     given = [0] * len(blocks)
-    left = bits * dim
+    left = int(bits * dim)
     while True:
         gains = [
             total * gain[n] if n < MAX_BITS and each.stop - each.start <= left else 0.0

@@ -68,8 +68,13 @@ class Codec(Protocol):
         """Return the number of vectors of a width that a calibration should be fitted to; 0 if the codec has none."""
         ...
 
-    def calibrate(self, sample: np.ndarray) -> Calibration | None:
-        """Fit a calibration to a sample ``(n, dim)`` float32 of a corpus's memory; n is at least 1."""
+    def calibrate(self, sample: np.ndarray, sensitivity: np.ndarray | None = None) -> Calibration | None:
+        """Fit a calibration to a sample of a corpus's memory.
+
+        Args:
+            sample: memory ``(n, dim)`` float32; n is at least 1.
+            sensitivity: Fisher matrix of a decoder, ``(dim, dim)``, in units of the memory. Only some codecs use it.
+        """
         ...
 
     def encode(

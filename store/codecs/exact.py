@@ -25,7 +25,7 @@ class _Exact:
         """Return 0: there is no calibration."""
         return 0
 
-    def calibrate(self, sample: np.ndarray) -> None:
+    def calibrate(self, sample: np.ndarray, sensitivity: np.ndarray | None = None) -> None:
         """Return None: there is no calibration."""
 
     def restore(self, latents: np.ndarray, calibration: Calibration | None) -> np.ndarray:  # noqa: ARG002

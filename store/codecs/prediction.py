@@ -1,21 +1,90 @@
-"""Predict what a codec costs and loses, by trying it on a sample of a corpus's memory before a build begins."""
+"""Fit a codec to a sample of memory, and predict what it costs and loses by trying it on the sample."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
+from ...errors import SUMMARY_CHARACTERS, CheckpointError, PromptError, error_summary
 from .calibration import Calibration, fit_channels
 from .codec import Codec
 from .payload import decode_batch, encode_batch
 from .record import CODEC_OFFSET
-from .registry import is_calibrated
+from .registry import is_calibrated, uses_sensitivity
 
-# Measured with calibrated codecs: the divergence of the decoder was between these multiples of the normalised error, as
-# long as that was below -12 dB.
-_KL_OF_ERROR = (0.4, 0.9)
-_KL_HOLDS_BELOW_DB = -12.0
+SENSITIVITY_DOCUMENTS = 256
+"""Largest number of documents that a decoder reads for its sensitivity."""
+
+KL_DOCUMENTS = 64
+"""Largest number of documents that a decoder reads to measure a codec's KL divergence."""
+
+
+@dataclass(frozen=True, eq=False)
+class MemorySample:
+    """Memory of some documents, with their texts.
+
+    Attributes:
+        values: memory of all documents in order, ``(Σ n_mem, dim)`` float32.
+        lengths: number of memory tokens of each document.
+        texts: text that each document's memory was made from; empty where it is not known.
+    """
+
+    values: np.ndarray
+    lengths: list[int]
+    texts: list[str]
+
+    def spread(self, documents: int) -> "MemorySample":
+        """Return a sample of at most this many documents, spread evenly over this one."""
+        if documents >= len(self.lengths):
+            return self
+        ends = np.cumsum(self.lengths)
+        chosen = np.linspace(0, len(ends) - 1, documents).round().astype(int).tolist()
+        parts = [self.values[ends[place] - self.lengths[place] : ends[place]] for place in chosen]
+        lengths, texts = ([each[place] for place in chosen] for each in (self.lengths, self.texts))
+        return MemorySample(np.concatenate(parts), lengths, texts)
+
+
+class MeasuredDivergence(Protocol):
+    """What a decoder predicts from decoded memory, compared with what it predicts from the exact memory."""
+
+    @property
+    def kl(self) -> float:
+        """KL divergence of the next token's distribution in nats per token, the mean over the documents."""
+        ...
+
+    @property
+    def kl_worst(self) -> float:
+        """The largest KL divergence of a document."""
+        ...
+
+    @property
+    def top1_kept(self) -> float:
+        """Share of the tokens at which the most probable token stays the same."""
+        ...
+
+    @property
+    def delta_nll(self) -> float:
+        """Change of the text's negative log-likelihood, in nats per token."""
+        ...
+
+    @property
+    def documents(self) -> int:
+        """Number of documents that were read."""
+        ...
+
+
+class MemoryReader(Protocol):
+    """A decoder that reads the documents of a sample, wherever it runs."""
+
+    def sensitivity(self, sample: MemorySample) -> np.ndarray:
+        """Return the Fisher matrix of memory ``(dim, dim)`` float64, in units of the stored memory."""
+        ...
+
+    def divergence(self, sample: MemorySample, decoded: np.ndarray) -> MeasuredDivergence:
+        """Compare decoded memory ``(Σ n_mem, dim)`` with the sample's own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,9 +98,16 @@ class Prediction:
         error_db: normalised error in decibels (each channel's squared error over its variance, averaged over the
             channels); None if there is no error at all, or if the sample is too small to tell.
         lossy: True if the codec loses something of memory that was computed in bfloat16.
-        kl: estimated divergence of the decoder's next-token distribution in nats, as lowest and highest value; None if
-            the error gives no basis for an estimate.
+        kl: measured KL divergence of the decoder's next-token distribution in nats per token, the mean over documents
+            of the sample; None if it was not measured.
         fallbacks: share of the sample's documents that fell back to a codec that keeps more.
+        kl_worst: the largest KL divergence of one of these documents; None if it was not measured.
+        top1_kept: share of tokens at which the decoder's most probable next token stays the same; None likewise.
+        delta_nll: change of the negative log-likelihood of the documents' text, in nats per token; None likewise.
+        kl_documents: number of documents that the decoder read.
+        kl_missing: reason for which no KL divergence was measured.
+        is_sensitive: True if the codec was fitted to the decoder's sensitivity, False if it should have been; None if
+            the codec needs no decoder.
     """
 
     codec: str
@@ -39,8 +115,62 @@ class Prediction:
     bits_per_value: float
     error_db: float | None
     lossy: bool
-    kl: tuple[float, float] | None
+    kl: float | None
     fallbacks: float
+    kl_worst: float | None = None
+    top1_kept: float | None = None
+    delta_nll: float | None = None
+    kl_documents: int = 0
+    kl_missing: str = ""
+    is_sensitive: bool | None = None
+
+
+def fit(
+    codec: Codec, sample: MemorySample, reader: MemoryReader | None, *, missing: str = "", is_enough: bool = True
+) -> tuple[Calibration | None, Prediction]:
+    """Fit a codec to a sample, and measure on it what the codec costs and loses.
+
+    Args:
+        codec: the codec.
+        sample: memory of at least one vector.
+        reader: the decoder that reads the sample; None if there is none.
+        missing: reason for which there is no reader.
+        is_enough: False if the sample is too small for its calibration to suit other documents. Nothing is read then.
+
+    Raises:
+        Exception: the decoder fails while its sensitivity is computed, other than by not being there.
+    """
+    matrix = None
+    if not is_enough:
+        reader, missing = None, "the sample is too small"
+    if reader is not None and uses_sensitivity(codec) and sample.lengths:
+        try:
+            matrix = reader.sensitivity(sample.spread(SENSITIVITY_DOCUMENTS))
+        except (CheckpointError, PromptError) as error:
+            reader, missing = None, str(error)
+    calibration = codec.calibrate(sample.values, sensitivity=matrix)
+    found = predict(codec, sample.values, sample.lengths, calibration, is_enough=is_enough)
+    if not is_calibrated(codec):
+        return calibration, found
+    found = replace(found, is_sensitive=matrix is not None if uses_sensitivity(codec) else None)
+    if reader is None or not sample.lengths:
+        return calibration, replace(found, kl_missing=missing)
+    assert calibration is not None
+    read = sample.spread(KL_DOCUMENTS)
+    payloads = encode_batch([""] * len(read.lengths), read.values, read.lengths, codec, calibration)
+    decoded = decode_batch(payloads, None, lambda _: calibration)[0]
+    try:
+        measured = reader.divergence(read, decoded)
+    except Exception as error:  # noqa: BLE001  the decoder may fail in any way, and nothing depends on the figure
+        return calibration, replace(found, kl_missing=error_summary(error, SUMMARY_CHARACTERS))
+    return calibration, replace(
+        found,
+        kl=measured.kl,
+        kl_worst=measured.kl_worst,
+        top1_kept=measured.top1_kept,
+        delta_nll=measured.delta_nll,
+        kl_documents=measured.documents,
+    )
 
 
 def predict(
@@ -51,7 +181,7 @@ def predict(
     *,
     is_enough: bool = True,
 ) -> Prediction:
-    """Encode and decode a sample, and measure what that costs and loses.
+    """Encode and decode a sample, and measure what that costs and loses, without a decoder.
 
     Args:
         codec: the codec to try.
@@ -68,9 +198,6 @@ def predict(
         assert calibration is not None
         decoded, _ = decode_batch(payloads, None, lambda _: calibration)
         error = normalised_error_db(values, decoded)
-    kl = None
-    if error is not None and error < _KL_HOLDS_BELOW_DB:
-        kl = _KL_OF_ERROR[0] * 10 ** (error / 10), _KL_OF_ERROR[1] * 10 ** (error / 10)
     others = sum(payload[CODEC_OFFSET] != codec.codec_id for payload in payloads)
     return Prediction(
         codec=codec.name,
@@ -78,7 +205,7 @@ def predict(
         bits_per_value=sum(map(len, payloads)) * 8 / max(values.size, 1),
         error_db=error,
         lossy=is_calibrated(codec),
-        kl=kl,
+        kl=None,
         fallbacks=others / max(len(payloads), 1),
     )
 

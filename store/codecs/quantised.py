@@ -16,15 +16,15 @@ from .calibration import REFERENCE_BYTES, Calibration, fit_channels, fit_rotatio
 from .codec import Bodies, chunks, error_of_documents, require_sizes
 from .rotation import rotate, rotate_back
 
-_SCALE = np.dtype("<f2")
+SCALE = np.dtype("<f2")
 # Vectors in a sample for means and standard deviations. With this many they are right to within a few percent, and the
 # scale of each vector makes up for the rest.
-_CHANNEL_VECTORS = 1024
+CHANNEL_VECTORS = 1024
 # The look-up table for quantising has 512 steps per standard deviation and reaches 8 deviations to either side.
 _STEPS, _REACH = 512, 8
 
 
-class _Quantised(ABC):
+class Quantised(ABC):
     """Base of the calibrated codecs.
 
     Attributes:
@@ -62,15 +62,15 @@ class _Quantised(ABC):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Split bodies into scales ``(Σ n_mem, 1)`` float32 and packed rows ``(Σ n_mem, bytes)``."""
         row_bytes = self._row_bytes(dim, calibration)
-        require_sizes(bodies, n_mem, dim, REFERENCE_BYTES + n_mem * (_SCALE.itemsize + row_bytes))
-        begins = (REFERENCE_BYTES + n_mem * _SCALE.itemsize).tolist()
+        require_sizes(bodies, n_mem, dim, REFERENCE_BYTES + n_mem * (SCALE.itemsize + row_bytes))
+        begins = (REFERENCE_BYTES + n_mem * SCALE.itemsize).tolist()
         heads = b"".join([body[REFERENCE_BYTES:begin] for body, begin in zip(bodies.parts, begins, strict=True)])
         tails = b"".join([body[begin:] for body, begin in zip(bodies.parts, begins, strict=True)])
-        scales = np.frombuffer(heads, _SCALE).astype(np.float32)
+        scales = np.frombuffer(heads, SCALE).astype(np.float32)
         return scales[:, None], np.frombuffer(tails, np.uint8).reshape(len(scales), row_bytes)
 
 
-class Int8(_Quantised):
+class Int8(Quantised):
     """Codec that stores normalised memory as whole multiples of a 127th of the largest number in each vector."""
 
     name = "int8"
@@ -82,9 +82,9 @@ class Int8(_Quantised):
 
     def sample_vectors(self, dim: int) -> int:  # noqa: ARG002
         """Return the sample size for means and standard deviations of the channels."""
-        return _CHANNEL_VECTORS
+        return CHANNEL_VECTORS
 
-    def calibrate(self, sample: np.ndarray) -> Calibration:
+    def calibrate(self, sample: np.ndarray, sensitivity: np.ndarray | None = None) -> Calibration:  # noqa: ARG002
         """Fit the means and standard deviations of the channels."""
         return fit_channels(sample)
 
@@ -94,14 +94,14 @@ class Int8(_Quantised):
         """Encode the memory of k documents, as `Codec.encode` says."""
         assert calibration is not None
         codes = np.empty(values.shape, np.int8)
-        scales = np.empty(len(values), _SCALE)
+        scales = np.empty(len(values), SCALE)
         with np.errstate(all="ignore"):
             for part in chunks(values):
                 normalised = calibration.normalise(values[part])
                 peaks = np.maximum(normalised.max(axis=1), -normalised.min(axis=1))
                 # Rounded up to the next fp16, so that no number exceeds 127.
-                stored = np.nextafter((peaks / 127).astype(_SCALE), _SCALE.type(np.inf))
-                scales[part] = np.where(peaks == 0, _SCALE.type(0), stored)
+                stored = np.nextafter((peaks / 127).astype(SCALE), SCALE.type(np.inf))
+                scales[part] = np.where(peaks == 0, SCALE.type(0), stored)
                 normalised *= (1 / stored.astype(np.float32))[:, None]
                 codes[part] = np.rint(normalised, out=normalised)
             # Rounding to steps of s has the mean squared error s²/12.
@@ -130,7 +130,7 @@ class Int8(_Quantised):
         return dim
 
 
-class Int4(_Quantised):
+class Int4(Quantised):
     """Codec that stores normalised and rotated memory in the 16 levels of Lloyd and Max.
 
     The rotation makes the numbers nearly normally distributed, which these levels suit best.
@@ -147,9 +147,9 @@ class Int4(_Quantised):
 
     def sample_vectors(self, dim: int) -> int:  # noqa: ARG002
         """Return the sample size for means and standard deviations of the channels."""
-        return _CHANNEL_VECTORS
+        return CHANNEL_VECTORS
 
-    def calibrate(self, sample: np.ndarray) -> Calibration:
+    def calibrate(self, sample: np.ndarray, sensitivity: np.ndarray | None = None) -> Calibration:  # noqa: ARG002
         """Fit the channels, and choose random signs."""
         return fit_rotation(sample)
 
@@ -162,7 +162,7 @@ class Int4(_Quantised):
         levels = calibration.levels_of(self._BITS)
         signs = calibration.signs.astype(np.float32)
         rows = np.empty((len(values), self._row_bytes(values.shape[1], calibration)), np.uint8)
-        scales = np.empty(len(values), _SCALE)
+        scales = np.empty(len(values), SCALE)
         errors = np.empty(len(values))
         with np.errstate(all="ignore"):
             for part in chunks(values):
@@ -210,7 +210,7 @@ class Int4(_Quantised):
         return packed_bytes(dim, self._BITS)
 
 
-class Klt(_Quantised):
+class Klt(Quantised):
     """Codec that stores normalised memory in the basis of its Karhunen-Loève transform.
 
     Numbers that vary more get more bits.
@@ -234,9 +234,9 @@ class Klt(_Quantised):
 
     def sample_vectors(self, dim: int) -> int:
         """Return the sample size for a covariance that holds for other vectors too."""
-        return max(16 * dim, _CHANNEL_VECTORS)
+        return max(16 * dim, CHANNEL_VECTORS)
 
-    def calibrate(self, sample: np.ndarray) -> Calibration:
+    def calibrate(self, sample: np.ndarray, sensitivity: np.ndarray | None = None) -> Calibration:  # noqa: ARG002
         """Fit the channels, the transform and the widths of its numbers."""
         return fit_transform(sample, self._bits)
 
@@ -249,7 +249,7 @@ class Klt(_Quantised):
         dim = max(values.shape[1], 1)
         energies = np.square(calibration.transform).sum(axis=1)
         rows = np.empty((len(values), self._row_bytes(values.shape[1], calibration)), np.uint8)
-        scales = np.empty(len(values), _SCALE)
+        scales = np.empty(len(values), SCALE)
         errors = np.empty(len(values))
         with np.errstate(all="ignore"):
             for part in chunks(values):
@@ -258,14 +258,7 @@ class Klt(_Quantised):
                 energy = np.einsum("ij,ij->i", normalised, normalised)
                 root = np.sqrt(np.square(numbers).mean(axis=1)) if numbers.shape[1] else np.zeros(len(numbers))
                 scaled = numbers * np.where(root > 0, 1 / root, 0)[:, None]
-                taken = np.empty_like(scaled)
-                start = 0
-                for bits, numbers_of in _groups(calibration):
-                    codes = _nearest(scaled[:, numbers_of], calibration.levels_of(bits))
-                    taken[:, numbers_of] = calibration.levels_of(bits).take(codes, mode="clip")
-                    size = packed_bytes(codes.shape[1], bits)
-                    rows[part, start : start + size] = pack(codes, bits)
-                    start += size
+                taken = pack_numbers(scaled, calibration, rows[part])
                 weighted = taken * energies
                 both = np.einsum("ij,ij->i", numbers, weighted)
                 norm = np.einsum("ij,ij->i", taken, weighted)
@@ -277,17 +270,8 @@ class Klt(_Quantised):
     def latents(self, bodies: Bodies, n_mem: np.ndarray, dim: int, calibration: Calibration | None) -> np.ndarray:
         """Decode the bodies of k documents to coefficients of the transform ``(Σ n_mem, m)``."""
         assert calibration is not None
-        assert calibration.widths is not None
         scales, rows = self._parts(bodies, n_mem, dim, calibration)
-        latents = np.empty((len(rows), len(calibration.widths)), np.float32)
-        start = 0
-        for bits, numbers_of in _groups(calibration):
-            count = numbers_of.stop - numbers_of.start
-            size = packed_bytes(count, bits)
-            codes = unpack(rows[:, start : start + size], bits, count)
-            np.multiply(calibration.levels_of(bits).take(codes, mode="clip"), scales, out=latents[:, numbers_of])
-            start += size
-        return latents
+        return unpack_numbers(rows, scales, calibration)
 
     def restore(self, latents: np.ndarray, calibration: Calibration | None) -> np.ndarray:
         """Apply the transform to latents ``(n, m)``, and undo the normalisation."""
@@ -302,15 +286,60 @@ class Klt(_Quantised):
         return calibration.transform * calibration.std, calibration.mean
 
     def _row_bytes(self, dim: int, calibration: Calibration) -> int:  # noqa: ARG002
-        return sum(packed_bytes(each.stop - each.start, bits) for bits, each in _groups(calibration))
+        return numbers_bytes(calibration)
+
+
+def pack_numbers(scaled: np.ndarray, calibration: Calibration, rows: np.ndarray) -> np.ndarray:
+    """Pack numbers in the calibration's widths.
+
+    Args:
+        scaled: numbers ``(n, m)`` float32 that vary about as much as a standard normal number; those of 0 bits may be
+            left out.
+        calibration: calibration with the widths.
+        rows: array for the packed rows, ``(n, numbers_bytes)`` uint8.
+
+    Returns:
+        The levels that stand for the numbers, ``(n, m)`` float32.
+    """
+    taken = np.empty_like(scaled)
+    start = 0
+    for bits, numbers_of in _groups(calibration):
+        levels = calibration.levels_of(bits)
+        codes = _nearest(scaled[:, numbers_of], levels)
+        taken[:, numbers_of] = levels.take(codes, mode="clip")
+        size = packed_bytes(codes.shape[1], bits)
+        rows[:, start : start + size] = pack(codes, bits)
+        start += size
+    return taken
+
+
+def unpack_numbers(rows: np.ndarray, scales: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Return the numbers in packed rows, times the scales ``(n, 1)``: ``(n, m)`` float32. Those of 0 bits are 0."""
+    widths = calibration.widths
+    assert widths is not None
+    latents = np.empty((len(rows), len(widths)), np.float32)
+    start = 0
+    for bits, numbers_of in _groups(calibration):
+        count = numbers_of.stop - numbers_of.start
+        size = packed_bytes(count, bits)
+        codes = unpack(rows[:, start : start + size], bits, count)
+        np.multiply(calibration.levels_of(bits).take(codes, mode="clip"), scales, out=latents[:, numbers_of])
+        start += size
+    latents[:, np.count_nonzero(widths) :] = 0
+    return latents
+
+
+def numbers_bytes(calibration: Calibration) -> int:
+    """Return the size of a vector's packed numbers in bytes."""
+    return sum(packed_bytes(each.stop - each.start, bits) for bits, each in _groups(calibration))
 
 
 def _groups(calibration: Calibration) -> list[tuple[int, slice]]:
-    """Return the widths that occur, descending, each with the slice of the numbers that have it."""
+    """Return the widths that occur, descending and without 0, each with the slice of the numbers that have it."""
     widths = calibration.widths
     assert widths is not None
     begins = [0, *(np.flatnonzero(np.diff(widths.astype(np.int16))) + 1).tolist(), len(widths)]
-    return [(int(widths[start]), slice(start, stop)) for start, stop in pairwise(begins) if stop > start]
+    return [(int(widths[start]), slice(start, stop)) for start, stop in pairwise(begins) if widths[start:stop].any()]
 
 
 def _nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from ..assets import META_ASSET, NOTE_PREFIXES, ORIGIN_ASSET
 from ..codecs import Codec, codec_by_name
 from ..codecs.calibration import CALIBRATION_PREFIX, Calibration
 from ..codecs.payload import decode_batch, encode_batch
-from ..codecs.prediction import Prediction, predict
+from ..codecs.prediction import MemoryReader, Prediction, fit
 from ..commit import commit, done_shards
 from ..ledger import empty_shards, fallbacks
 from ..lock import build_lock
@@ -68,6 +68,7 @@ def recode(
     codec: str,
     out: str | Path | None = None,
     *,
+    reader: MemoryReader | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecodeReport:
     """Write the memory of a store into a new store in another codec. The first store is not touched.
@@ -80,6 +81,9 @@ def recode(
         uri: address of the store, which is read at its latest version.
         codec: name of the new store's codec.
         out: address of the new store; by default the first address, a hyphen and the codec's name.
+        reader: decoder that reads a sample of the documents, if the store keeps their texts: a codec that uses its
+            sensitivity is fitted to it, and the codec's KL divergence is measured. Without it such a codec treats all
+            channels alike.
         progress: callback that is given the number of finished shards and the total.
 
     Raises:
@@ -93,7 +97,7 @@ def recode(
     out = resolve_uri(f"{source.uri}-{codec}" if out is None else out)
     _require_sense(source, target, out)
     with build_lock(out):
-        recoded, prediction = _open(source, target, out)
+        recoded, prediction = _open(source, target, out, reader)
         before = done_shards(recoded)
         # The shards of the opened version only: a build may add others meanwhile, whose rows are not read here.
         shards = sorted(source.ledger.shards(source.table) | empty)
@@ -134,15 +138,19 @@ def _require_sense(source: Store, target: Codec, out: str) -> None:
         )
 
 
-def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | None]:
+def _open(source: Store, target: Codec, out: str, reader: MemoryReader | None) -> tuple[Store, Prediction | None]:
     """Open the new store to resume it, or create it and predict what its codec will lose."""
     origin = {"created_at": source.meta.created_at.isoformat(), "version": source.version, "codec": source.meta.codec}
     if Store.exists(out):
         return _resume(source, target, out, origin), None
-    values, lengths = sample_memory(source, target.sample_vectors(source.meta.dim) or _PREDICTION_VECTORS)
-    if not len(values):
+    vectors = target.sample_vectors(source.meta.dim) or _PREDICTION_VECTORS
+    sample = sample_memory(source, vectors, with_texts=reader is not None)
+    if not sample.lengths:
         raise StoreError(f"the store at {source.uri} holds no memory yet. Run its build first.")
-    calibration = target.calibrate(values)
+    missing = "" if reader else "no checkpoint is given (--checkpoint)"
+    if reader is not None and not any(sample.texts):
+        reader, missing = None, f"the store at {source.uri} keeps no text that the decoder could read"
+    calibration, prediction = fit(target, sample, reader, missing=missing)
     names = [name for name in source.asset_names() if not name.startswith(_NOT_COPIED)]
     assets = {name: source.asset(name) for name in names} | {ORIGIN_ASSET: json.dumps(origin).encode()}
     if calibration is not None:
@@ -159,7 +167,7 @@ def _open(source: Store, target: Codec, out: str) -> tuple[Store, Prediction | N
     searched = (CONTENTS,) if has_contents(source.table) else ()
     metadata = source.table.schema.metadata
     recoded = Store.create(out, meta=meta, assets=assets, metadata=metadata, further_columns=searched)
-    return recoded, predict(target, values, lengths, calibration)
+    return recoded, prediction
 
 
 def _resume(source: Store, target: Codec, out: str, origin: Mapping[str, object]) -> Store:

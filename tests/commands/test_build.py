@@ -74,9 +74,10 @@ def test_dry_run(build, tmp_path, monkeypatch):
     assert "12 in 1 shard" in shown.stdout
     assert re.search(r"speed +[\d.,]+ passages/s on cpu \([\d.,]+ to [\d.,]+ in the trials\)", shown.stdout)
     assert re.search(r"time +0:\d\d:\d\d to 0:\d\d:\d\d for the whole build with 1 worker", shown.stdout)
-    assert re.search(
-        r"codec +int8: [\d.]+ bits per value, normalised error -4\d\.\d dB, KL about \S+ to ", shown.stdout
-    )
+    measured = r"KL \S+ nats, worst document \S+, measured on 12 documents through the checkpoint's decoder"
+    assert re.search(rf"codec +int8: [\d.]+ bits per value, normalised error -4\d\.\d dB, {measured}", shown.stdout)
+    unmeasured = build("-o", tmp_path / "store", "--dry-run", "--no-measure-kl")
+    assert "dB; no KL measured: turned off by --no-measure-kl" in unmeasured.stdout
     assert json.loads(build("-o", tmp_path / "store", "--dry-run", "--json").stdout)["documents"] == 12
     assert not (tmp_path / "store").exists()
 

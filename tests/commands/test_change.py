@@ -50,6 +50,7 @@ def test_recode(folder, run, build, tmp_path):
     shown = run(*recode)
     assert shown.exit_code == 0, shown.output
     assert "codec int4: " in shown.stdout
+    assert "dB; no KL measured: no checkpoint is given (--checkpoint)" in shown.stdout
     assert "12 documents in 1 shard (0 before)" in shown.stdout
     again = json.loads(run(*recode, "--json").stdout)
     assert (again["done_before"], again["documents"], again["prediction"]) == (1, 12, None)
@@ -61,3 +62,16 @@ def test_recode(folder, run, build, tmp_path):
         refused = run("recode", folder / "store", "--codec", codec, "-o", tmp_path / codec)
         assert refused.exit_code == 2
         assert message in refused.stderr
+
+
+def test_a_store_is_recoded_through_the_decoder(folder, run, tmp_path):
+    checkpoint = folder / "checkpoint"
+    source = folder / "store"
+    for codec, fitted in (("int4", None), ("fisher3", True)):
+        shown = run(
+            *("recode", source, "--codec", codec, "-o", tmp_path / codec, "-k", checkpoint, "--device", "cpu", "--json")
+        )
+        assert shown.exit_code == 0, shown.output
+        prediction = json.loads(shown.stdout)["prediction"]
+        assert (prediction["kl_documents"], prediction["kl_missing"], prediction["is_sensitive"]) == (12, "", fitted)
+        assert 0 < prediction["kl"] <= prediction["kl_worst"]

@@ -7,14 +7,17 @@ import torch
 
 from pisco_index import Decoder, Reader, evaluate, new_tiny_checkpoint
 from pisco_index.errors import FingerprintMismatchError, InputError, MissingDocumentsError, PromptError, StoreError
-from pisco_index.evaluation.evaluate import _Evaluator, divergence
-from pisco_index.store import CODECS
+from pisco_index.evaluation import conditions
+from pisco_index.evaluation.evaluate import _Evaluator
+from pisco_index.model.decoding.sensitivity import kl_divergence
+from pisco_index.store import CODECS, uses_sensitivity
 
 QUESTIONS = [
     {"id": "long", "question": "What is told of the city?", "answers": ["its history", "x"], "doc_ids": ["doc-4"]},
     {"id": "two", "question": "Who?", "answer": "nobody", "doc_ids": ["doc-9", "doc-0"]},
     {"id": "many", "question": "Which?", "answer": "13", "doc_ids": ["doc-13", "doc-2", "doc-4", "doc-1", "doc-7"]},
 ]
+DEFAULT = [codec for codec in CODECS if not uses_sensitivity(codec)]
 FAST = {"dtype": "float32", "max_new_tokens": 6, "device": "cpu"}
 
 
@@ -47,7 +50,7 @@ class TestRows:
     def test_the_store_comes_before_what_it_could_hold(self, store_of, checkpoint, questions, stage):
         store = store_of("fp32", stage)
         evaluation = evaluate(store, checkpoint, questions, **FAST)
-        recoded = [(s, c.name) for s in ("hidden", "embedding") for c in CODECS if stage in ("hidden", s)]
+        recoded = [(s, c.name) for s in ("hidden", "embedding") for c in DEFAULT if stage in ("hidden", s)]
         recoded.remove((stage, "fp32"))
         expected = [("none", None, None), ("stored", stage, "fp32"), *(("recoded", *each) for each in recoded)]
         assert list(rows_of(evaluation)) == expected
@@ -58,7 +61,7 @@ class TestRows:
             "none",
             "text",
             "stored",
-            *["recoded"] * (2 * len(CODECS) - 1),
+            *["recoded"] * (2 * len(DEFAULT) - 1),
         ]
         without = evaluate(kept, checkpoint, questions, text=False, codecs=["fp32"], stage="embedding", **FAST)
         assert list(rows_of(without)) == [
@@ -146,7 +149,7 @@ class TestScores:
         for shown in (memory, memory.select([])):
             ids, count = decoder.answered_ids("Which?", shown.lengths, "13")
             rows.append(decoder.logits(ids, shown)[-1 - count : -1])
-        assert answer.kl == pytest.approx(float(divergence(*rows).mean()), rel=1e-3)
+        assert answer.kl == pytest.approx(float(kl_divergence(*rows).mean()), rel=1e-3)
         assert answer.kl > 1e-4
 
 
@@ -179,6 +182,14 @@ class TestReference:
             ].bytes_per_document
             / 2
         )
+
+    def test_a_codec_that_is_asked_for_is_fitted_to_the_decoder(self, kept, checkpoint, questions, monkeypatch):
+        matrices, fit = [], conditions.fisher_matrix
+        monkeypatch.setattr(conditions, "fisher_matrix", lambda *given: matrices.append(fit(*given)) or matrices[-1])
+        rows = rows_of(evaluate(kept, checkpoint, questions, codecs=["fisher3"], **FAST))
+        widths = [Decoder.load(checkpoint).connector.dim(stage) for stage in ("hidden", "embedding")]
+        assert [matrix.shape for matrix in matrices] == [(width, width) for width in widths]
+        assert all(0 < rows["recoded", stage, "fisher3"].kl < 0.1 for stage in ("hidden", "embedding"))
 
     def test_the_connector_may_be_applied_before_or_after_storing(self, store_of, checkpoint, questions):
         hidden = store_of("fp32", "hidden")

@@ -1,15 +1,12 @@
 """Scores of answers, as SQuAD's evaluation and the literature on retrieval define them."""
 
-import math
 import unicodedata
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.text.squad import squad
 
-from pisco_index.evaluation.evaluate import divergence
 from pisco_index.evaluation.measures import normalise, score
 
 WORDS = st.lists(
@@ -70,17 +67,3 @@ def test_an_exact_match_is_a_match(answer, references):
     found = score(answer, references)
     assert 0 <= found.exact_match <= found.match <= 1
     assert found.exact_match <= found.f1 + 1e-6
-
-
-def test_divergence_is_in_nats_and_has_a_direction():
-    reference, other = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log(), torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
-    expected = [0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.9 * math.log(1.8) + 0.1 * math.log(0.2)]
-    assert divergence(reference, other).tolist() == pytest.approx(expected)
-    assert divergence(reference, reference).tolist() == [0, 0]
-
-
-def test_divergence_of_what_is_ruled_out():
-    half, other = torch.tensor([[0.5, 0.5, 0.0]]).log(), torch.tensor([[0.25, 0.25, 0.5]]).log()
-    assert divergence(half, half).tolist() == [0]
-    assert divergence(half, other).tolist() == pytest.approx([math.log(2)])
-    assert divergence(other, half).tolist() == [math.inf]

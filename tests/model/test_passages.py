@@ -12,6 +12,7 @@ from pisco_index.model import passages as passages_module
 from pisco_index.model.passages import (
     TOKENIZER_CHUNK,
     PassageTokenizer,
+    TokenizedDocument,
     clean_text,
     encode_all,
     memory_bounds,
@@ -328,3 +329,10 @@ def test_few_long_texts_are_tokenized_together(tokenizer, monkeypatch):
     texts = ["a" * 4, "b" * 4, "c" * 4, "d" * 40, "e"]
     chunks = [[text for text, _ in chunk] for chunk in passages_module.tokenizer_chunks(texts, None)]
     assert chunks == [texts[:2], texts[2:3], texts[3:4], texts[4:]]
+
+
+def test_the_text_in_the_passages_is_a_part_of_a_truncated_text():
+    assert TokenizedDocument((), 1, 10, 5).fed_text("0123456789") == "01234"
+    # Passages that overlap have more tokens than the text.
+    assert TokenizedDocument((), 1, 10, 15).fed_text("0123456789") == "0123456789"
+    assert TokenizedDocument((), 1, 0, 0).fed_text("") == ""

@@ -44,7 +44,7 @@ from pisco_index.pipeline import estimate as estimate_module
 from pisco_index.pipeline.pools.crashes import CrashLog
 from pisco_index.pipeline.watch.progress import BuildProgress
 from pisco_index.pipeline.worker import ShardWorker
-from pisco_index.store import Store, build_lock, text_hash
+from pisco_index.store import MemorySample, Store, build_lock, text_hash
 from pisco_index.store.codecs.prediction import normalised_error_db
 
 from .conftest import fail_on
@@ -573,12 +573,12 @@ class TestCodecs:
         asked, sample = [], ShardWorker.sample
 
         def record(self, shard, vectors):
-            values, lengths = sample(self, shard, vectors)
-            asked.append((shard.number, vectors, len(values)))
-            return values, lengths
+            found = sample(self, shard, vectors)
+            asked.append((shard.number, vectors, len(found.values)))
+            return found
 
         monkeypatch.setattr(ShardWorker, "sample", record)
-        monkeypatch.setattr("pisco_index.store.codecs.quantised._CHANNEL_VECTORS", 64)
+        monkeypatch.setattr("pisco_index.store.codecs.quantised.CHANNEL_VECTORS", 64)
         config = small(store={"codec": "int8"}, run={"shard_documents": 2})
         build([make_corpus(300)], checkpoint, tmp_path / "store", config)
         numbers = [number for number, _, _ in asked]
@@ -606,6 +606,34 @@ class TestCodecs:
         assert prediction.error_db == pytest.approx(-20.2, abs=1.5)
         # The corpus is small, so both saw all of it.
         assert prediction.bits_per_value == pytest.approx(estimated.codec.bits_per_value)
+        assert 0 < prediction.kl <= prediction.kl_worst
+        assert prediction.kl_documents == estimated.codec.kl_documents == 40
+        assert estimated.codec.kl == pytest.approx(prediction.kl, rel=0.5)
+
+    def test_no_divergence_is_measured_without_a_decoder(self, checkpoint, make_corpus, small, tmp_path):
+        class Recorder(BuildProgress):
+            def calibrated(self, prediction):
+                self.told = prediction
+
+        folder, recorder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint")), Recorder()
+        shutil.rmtree(folder / "base_decoder")
+        build([make_corpus()], folder, tmp_path / "store", small(store={"codec": "fisher3"}), progress=recorder)
+        assert (recorder.told.kl, recorder.told.is_sensitive) == (None, False)
+        assert "is not at hand" in recorder.told.kl_missing
+        assert not Store.open(tmp_path / "store").own_calibration().is_sensitive
+        with pytest.raises(CheckpointError, match="base_decoder"):
+            build([make_corpus()], folder, tmp_path / "other", small(store={"codec": "int8", "measure_kl": True}))
+        assert not Store.exists(tmp_path / "other")
+
+    def test_a_codec_is_fitted_to_the_decoder(self, checkpoint, make_corpus, small, tmp_path):
+        """The same plan gives the same sample, and that the same calibration."""
+        for name in ("one", "two"):
+            build([make_corpus()], checkpoint, tmp_path / name, small(store={"codec": "fisher3"}))
+        one, two = (Store.open(tmp_path / name).own_calibration() for name in ("one", "two"))
+        assert one.is_sensitive
+        assert one.reference == two.reference
+        build([make_corpus()], checkpoint, tmp_path / "not", small(store={"codec": "fisher3", "measure_kl": False}))
+        assert not Store.open(tmp_path / "not").own_calibration().is_sensitive
 
     def test_a_recoded_store_is_built_on(self, checkpoint, make_corpus, small, tmp_path, monkeypatch):
         corpus = make_corpus()
@@ -628,7 +656,8 @@ class TestCodecs:
             values[0] = float("inf") if shard.number == 2 else values[0]
             return replace(memory, values=values), seconds
 
-        monkeypatch.setattr(ShardWorker, "sample", lambda *_: (np.ones((4, 64), np.float32).cumsum(0), [4]))
+        sample = MemorySample(np.ones((4, 64), np.float32).cumsum(0), [4], ["a text"])
+        monkeypatch.setattr(ShardWorker, "sample", lambda *_: sample)
         monkeypatch.setattr(ShardWorker, "_memory", overflow)
         config = small(store={"codec": "int8", "stage": "hidden"})
         report = build([make_corpus()], checkpoint, tmp_path / "store", config)

@@ -7,7 +7,8 @@ from pisco_index.errors import CorpusError
 from pisco_index.pipeline.calibrate import calibrate
 from pisco_index.pipeline.planning.plan import Plan, Shard
 from pisco_index.pipeline.pools.fake import FakePool
-from pisco_index.store import codec_by_name
+from pisco_index.store import MemorySample, codec_by_name
+from pisco_index.store.codecs.prediction import KL_DOCUMENTS
 
 CODEC = codec_by_name("int8")
 PLAN = Plan((), (), tuple(Shard(number, (), 8, 80) for number in range(4)), {})
@@ -17,13 +18,13 @@ def sampled(pool):
     calibration, prediction = calibrate(CODEC, pool, PLAN, 4)
     assert calibration is not None
     assert prediction.codec == "int8"
-    return [number for _, number, _ in pool.calls]
+    return [call[1] for call in pool.calls if call[0] == "sample"]
 
 
 def test_all_shards_give_a_part():
     pool = FakePool(None)
     assert sampled(pool) == [0, 1, 2, 3]
-    assert sum(vectors for *_, vectors in pool.calls) == CODEC.sample_vectors(4)
+    assert sum(vectors for name, *_, vectors in pool.calls if name == "sample") == CODEC.sample_vectors(4)
 
 
 def test_shards_that_fail_or_crashed_are_skipped():
@@ -45,3 +46,44 @@ def test_without_a_sample_nothing_is_predicted():
     calibration, prediction = calibrate(CODEC, FakePool(None, crashes=dict.fromkeys(range(4), 1)), PLAN, 4)
     assert calibration is not None
     assert np.isfinite(prediction.bits_per_value)
+    assert prediction.kl is None
+
+
+def test_the_decoder_reads_documents_of_the_sample():
+    pool = FakePool(None)
+    _, prediction = calibrate(CODEC, pool, PLAN, 4)
+    # A codec that is not fitted to the decoder asks for no sensitivity.
+    assert pool.calls[-1] == ("divergence", KL_DOCUMENTS)
+    assert (prediction.kl_documents, prediction.kl_worst) == (KL_DOCUMENTS, 2 * prediction.kl)
+    assert prediction.kl > 0
+    assert prediction.is_sensitive is None
+
+
+def test_a_codec_is_fitted_to_the_sensitivity():
+    pool = FakePool(None)
+    calibration, prediction = calibrate(codec_by_name("fisher4"), pool, PLAN, 4)
+    assert [call[0] for call in pool.calls[-2:]] == ["sensitivity", "divergence"]
+    assert calibration.is_sensitive
+    assert prediction.is_sensitive
+
+
+def test_a_decoder_that_is_not_read_is_explained():
+    pool = FakePool(None)
+    calibration, prediction = calibrate(codec_by_name("fisher4"), pool, PLAN, 4, "it is away")
+    assert {call[0] for call in pool.calls} == {"sample"}
+    assert (prediction.kl, prediction.kl_missing, prediction.is_sensitive) == (None, "it is away", False)
+    assert not calibration.is_sensitive
+
+
+def test_a_decoder_that_fails_leaves_the_divergence_out():
+    _, prediction = calibrate(CODEC, FakePool(None, unreadable=RuntimeError("no room")), PLAN, 4)
+    assert (prediction.kl, prediction.kl_missing) == (None, "RuntimeError: no room")
+
+
+def test_a_sample_is_spread_evenly():
+    values = np.arange(12, dtype=np.float32).reshape(6, 2)
+    sample = MemorySample(values, [1, 2, 0, 3], ["a", "b", "c", "d"])
+    assert sample.spread(4) is sample
+    found = sample.spread(2)
+    assert (found.lengths, found.texts) == ([1, 3], ["a", "d"])
+    assert found.values.tolist() == values[[0, 3, 4, 5]].tolist()

@@ -140,7 +140,7 @@ def test_a_sample_in_bfloat16_is_within_rounding(tmp_path, corpus, checkpoint, s
     assert report.largest_error < 0.05
 
 
-@pytest.fixture(params=["bf16z", "int8", "int4", "klt2"])
+@pytest.fixture(params=["bf16z", "int8", "int4", "klt2", "fisher2"])
 def coded(request, tmp_path, corpus, checkpoint, config) -> Path:
     """A store in another codec, each passage of which begins with its title."""
     sections = {"compression": {"repeat_title": True}, "store": {"codec": request.param}}

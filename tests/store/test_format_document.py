@@ -35,7 +35,7 @@ def test_its_reader_reads_the_golden_store(reader):
 
 
 def test_its_reader_decodes_every_codec(reader):
-    store = Store.open(Path(__file__).parent / "golden" / "v1-codecs" / "store")
+    store = Store.open(Path(__file__).parent / "golden" / "v1-fisher" / "store")
     _, memory = reader["read_store"](store.uri)
     assert {f"in {codec.name}" for codec in CODECS} < memory.keys()
     for doc_id, values in memory.items():

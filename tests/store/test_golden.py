@@ -1,7 +1,8 @@
 """Stores of every format version that was ever released stay readable, and of every codec.
 
 ``python tests/store/test_golden.py FOLDER`` makes a new one, for a new version or new codecs; those that are there are
-never remade. ``v1`` was made when there were two codecs and no calibration, ``v1-search`` is the first with an index.
+never remade. ``v1`` was made when there were two codecs and no calibration, ``v1-search`` is the first with an index,
+``v1-fisher`` the first with the ``fisher`` codecs.
 """
 
 import json
@@ -39,12 +40,13 @@ VERSIONS = sorted(path.name for path in GOLDEN.iterdir()) if GOLDEN.exists() els
 
 # A width that is no power of two, and memory of which no two channels are alike.
 DIM = 24
+SENSITIVITY = np.diag(np.linspace(1, 0.01, DIM)) + 0.1
 SAMPLE = (np.random.default_rng(5).standard_normal((500, DIM)) * np.linspace(4, 0.2, DIM) + np.arange(DIM)).astype("f4")
 
 
 def write_golden(folder: Path) -> None:
     """Make ``folder/store`` and ``folder/expected.json``, with a document in each codec and one without vectors."""
-    calibrations = {codec.name: codec.calibrate(SAMPLE) for codec in CODECS}
+    calibrations = {codec.name: codec.calibrate(SAMPLE, SENSITIVITY) for codec in CODECS}
     meta = StoreMeta(
         fingerprint=Fingerprint({"compressor": "c0ffee", "rate": "16"}),
         stage="hidden",
@@ -62,7 +64,8 @@ def write_golden(folder: Path) -> None:
     store = Store.create(folder / "store", meta=meta, assets=assets, further_columns=(CONTENTS,))
     memory = {f"in {codec.name}": SAMPLE[3 * n : 3 * n + 3] for n, codec in enumerate(CODECS)}
     memory |= {"Zürich 日本": SAMPLE[30:31], "empty": SAMPLE[:0], "strange": np.full((1, DIM), np.inf, np.float32)}
-    names = [*(codec.name for codec in CODECS), "int4", "int8", "int8"]
+    memory["far"] = SAMPLE[31:34] + np.eye(3, DIM, 11, dtype=np.float32) * [[0], [80], [0]]
+    names = [*(codec.name for codec in CODECS), "int4", "int8", "int8", "fisher2"]
     payloads = [
         encode(doc_id, values, codec_by_name(name), calibrations[name])
         for (doc_id, values), name in zip(memory.items(), names, strict=True)
@@ -132,7 +135,7 @@ def test_its_memory_is_what_it_was(golden):
 
 
 def test_there_is_a_golden_payload_of_every_codec_and_it_is_near_what_was_stored():
-    store = Store.open(GOLDEN / "v1-codecs" / "store")
+    store = Store.open(GOLDEN / "v1-fisher" / "store")
     for n, codec in enumerate(CODECS):
         rows = store.fetch([f"in {codec.name}"])
         assert rows.payloads[0][3] == codec.codec_id

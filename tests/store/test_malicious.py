@@ -31,12 +31,11 @@ from pisco_index.store import (
     lock,
     write_fragment,
 )
-from pisco_index.store.codecs import codec_by_name
+from pisco_index.store.codecs import codec_by_id, codec_by_name
 from pisco_index.store.codecs.calibration import (
     Calibration,
     asset_name,
     fit_channels,
-    fit_rotation,
     fit_transform,
     reference_of,
 )
@@ -66,22 +65,35 @@ SIZES = [(2**32 - 1, 2**32 - 1), (2**31, 2**31), (2**32 - 1, 0), (1, 2**32 - 1),
     "A store's links lead out of it, or its payloads lie about their sizes.",
     "It is an error, and nothing outside is touched.",
 )
-@pytest.mark.parametrize("codec_id", range(1, 8))
+@pytest.mark.parametrize("codec_id", range(1, 11))
 def test_a_payload_that_lies_about_its_size(codec_id):
     calibration = Calibration(np.zeros(8, np.float32), np.ones(8, np.float32))
+    if codec_id > 5:
+        calibration = codec_by_id(codec_id).calibrate(np.random.default_rng(0).standard_normal((200, 8), np.float32))
     for (n_mem, dim), length in itertools.product(SIZES, (0, 4, 64)):
         with pytest.raises(CorruptStoreError):
             decode(record(codec_id, n_mem, dim, bytes(length)), "a", lambda reference: calibration)
 
 
-@pytest.mark.parametrize("codec", ["int4", "klt3", "klt2"])
+@pytest.mark.parametrize("codec", ["int4", "klt3", "klt2", "fisher3"])
 def test_a_payload_that_refers_to_a_calibration_for_another_codec(codec):
     sample = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
-    fitted = fit_rotation(sample) if codec == "int4" else fit_transform(sample, 3)
+    fitted = codec_by_name(codec).calibrate(sample)
     payload = encode("a", sample[:4], codec_by_name(codec), fitted)
     assert payload[3] == codec_by_name(codec).codec_id
     with pytest.raises(CorruptStoreError, match="which has no"):
         decode(payload, "a", lambda reference: fit_channels(sample))
+    if codec == "fisher3":
+        with pytest.raises(CorruptStoreError, match="which has no energies"):
+            decode(payload, "a", lambda reference: fit_transform(sample, 3))
+
+
+WHOLE = {
+    "transform": np.eye(8, dtype=np.float32),
+    "widths": np.array([4, 4, 3, 2, 1, 0, 0, 0], np.uint8),
+    "energies": np.ones(8, np.float32),
+    "limit": np.ones(1, np.float32),
+}
 
 
 def arrays(**changes):
@@ -108,12 +120,25 @@ def arrays(**changes):
         arrays(transform=np.ones((1, 8), np.float32), widths=np.array([3], np.int64)),
         arrays(std=None),
         arrays(other=np.zeros(8, np.float32)),
+        arrays(**WHOLE | {"limit": None}),
+        arrays(**WHOLE | {"energies": None, "widths": np.ones(8, np.uint8)}),
+        arrays(**WHOLE | {"energies": np.zeros(8, np.float32)}),
+        arrays(**WHOLE | {"widths": np.arange(8, dtype=np.uint8)}),
+        arrays(**WHOLE | {"dual": np.ones((8, 7), np.float32)}),
+        arrays(**WHOLE | {"dual": np.full((8, 8), np.nan, np.float32)}),
+        arrays(energies=np.ones(0, np.float32), limit=np.ones(1, np.float32)),
+        arrays(dual=np.eye(8, dtype=np.float32), transform=np.eye(8, dtype=np.float32), widths=np.ones(8, np.uint8)),
     ],
-    ids=range(16),
+    ids=range(24),
 )
 def test_a_calibration_that_is_none(data):
     with pytest.raises(CorruptStoreError, match="a calibration"):
         Calibration.from_bytes(data)
+
+
+def test_a_basis_of_the_whole_space_is_a_calibration():
+    assert not Calibration.from_bytes(arrays(**WHOLE)).is_sensitive
+    assert Calibration.from_bytes(arrays(**WHOLE, dual=np.eye(8, dtype=np.float32))).is_sensitive
 
 
 def test_a_calibration_is_not_believed_for_its_name(tmp_path, meta):

@@ -1,6 +1,6 @@
 """Calibrations are fitted, kept in the store, and found by the payloads that refer to them."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import lance
 import numpy as np
@@ -119,10 +119,12 @@ def test_a_sample_gives_the_same_calibration_again():
 
 
 def test_a_calibration_round_trips_through_bytes():
-    for made in (fit_channels(sample()), fit_rotation(sample()), fit_transform(sample(), 2)):
+    fisher = codec_by_name("fisher2").calibrate(sample(), np.diag(np.arange(DIM)))
+    for made in (fit_channels(sample()), fit_rotation(sample()), fit_transform(sample(), 2), fisher):
         read = Calibration.from_bytes(made.to_bytes())
         assert read.reference == made.reference
-        for name in ("mean", "std", "signs", "levels", "transform", "widths"):
+        assert read.is_sensitive == (made is fisher)
+        for name in [field.name for field in fields(Calibration)]:
             np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
 
 
@@ -212,10 +214,7 @@ def test_a_prediction_is_what_the_codec_then_does(name, bits, lowest, highest):
     assert bits < found.bits_per_value < bits + 1
     assert lowest < found.error_db < highest
     assert found.fallbacks == 0
-    if found.error_db < -12:
-        assert found.kl == pytest.approx((0.4 * 10 ** (found.error_db / 10), 0.9 * 10 ** (found.error_db / 10)))
-    else:
-        assert found.kl is None
+    assert found.kl is None
 
 
 def test_no_loss_is_predicted_for_an_exact_codec_or_from_too_small_a_sample():

@@ -24,7 +24,7 @@ SAMPLE = np.random.default_rng(0).standard_normal((300, DIM)).astype(np.float32)
 CALIBRATIONS = {codec.name: codec.calibrate(SAMPLE) for codec in CODECS}
 BY_REFERENCE = {each.reference: each for each in CALIBRATIONS.values() if each is not None}
 # Normalised memory of the documents above is within 9 or so, and klt2 loses much of one channel in six.
-TOLERANCE = {"int8": 0.06, "int4": 2.0, "klt3": 4.0, "klt2": 7.0}
+TOLERANCE = {"int8": 0.06, "int4": 2.0, "klt3": 4.0, "klt2": 7.0, "fisher4": 2.0, "fisher3": 4.0, "fisher2": 7.0}
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 

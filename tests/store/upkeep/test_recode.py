@@ -76,7 +76,7 @@ def digest(folder):
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize("codec", ["bf16", "bf16z", "int8", "int4", "klt3", "klt2"])
+@pytest.mark.parametrize("codec", ["bf16", "bf16z", "int8", "int4", "klt3", "klt2", "fisher2"])
 def test_all_rows_are_there_in_the_new_codec(source, tmp_path, codec):
     before = digest(source.uri)
     report = recode(source.uri, codec, tmp_path / "out")
@@ -92,7 +92,7 @@ def test_all_rows_are_there_in_the_new_codec(source, tmp_path, codec):
     ]
     ids = [f"doc-{n}" for n in range(DOCUMENTS)]
     error = normalised_error_db(memory(), out.fetch(ids).memory()[0])
-    greatest = {"bf16": -45, "bf16z": -45, "int8": -40, "int4": -15, "klt3": -9, "klt2": -5}
+    greatest = {"bf16": -45, "bf16z": -45, "int8": -40, "int4": -15, "klt3": -9, "klt2": -5, "fisher2": -5}
     assert error < greatest[codec]
     assert describe(out).fallbacks == report.fallbacks
     assert report.prediction.codec == codec
@@ -203,13 +203,13 @@ def test_rows_in_any_order_keep_their_shards(source, tmp_path):
 
 
 def test_a_shard_that_a_build_commits_meanwhile_is_left_for_later(source, tmp_path, monkeypatch, rows_of_new_shard):
-    def commit_and_predict(*arguments):
+    def commit_and_fit(*arguments, **options):
         commit(source, [write_fragment(source.uri, SHARDS, rows_of_new_shard)])
-        return predict(*arguments)
+        return fit(*arguments, **options)
 
     module = sys.modules["pisco_index.store.upkeep.recode"]
-    predict = module.predict
-    monkeypatch.setattr(module, "predict", commit_and_predict)
+    fit = module.fit
+    monkeypatch.setattr(module, "fit", commit_and_fit)
     recoded = Store.open(recode(source.uri, "int8", tmp_path / "out").uri)
     assert done_shards(recoded) == set(range(SHARDS))
     assert done_shards(source) == set(range(SHARDS + 1))
