@@ -16,7 +16,7 @@ from pisco_index import Index
 from pisco_index.configs import ServeConfig
 from pisco_index.reader.live.engine import LocalEngine
 from pisco_index.reader.live.loop import LiveAnswering
-from pisco_index.serving.access import Keys
+from pisco_index.serving.access import Keys, own_names
 from pisco_index.serving.app import make_app
 from pisco_index.serving.stores import Stores
 
@@ -25,7 +25,7 @@ REQUESTS = 64
 
 
 def application(args: dict[str, Any]) -> serve.Application:
-    """Return the application, for ``serve run`` with arguments: store, checkpoint, replicas, gpus, dtype."""
+    """Return the application, for ``serve run`` with arguments: store, checkpoint, replicas, gpus, dtype, keys."""
 
     def app() -> Any:
         """Open the store, load the decoder and begin to answer, in a replica."""
@@ -33,8 +33,10 @@ def application(args: dict[str, Any]) -> serve.Application:
         live = LiveAnswering(LocalEngine(index.decoder))
         # It ends with the replica, which Ray Serve stops when its requests are answered.
         live.__enter__()
-        # Ray Serve listens on this machine only by default. For another address, give keys: Keys.read(FILE).
-        return make_app(Stores({"index": index}), live, ServeConfig(), Keys())
+        # Ray Serve listens on this machine only by default. For another address, give a file of keys.
+        keys = Keys.read(args["keys"]) if "keys" in args else Keys()
+        names = () if keys else own_names("127.0.0.1")
+        return make_app(Stores({"index": index}), live, ServeConfig(), keys, names=names)
 
     @serve.deployment(
         name="pisco-index",

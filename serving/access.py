@@ -1,4 +1,4 @@
-"""Who may use the server: keys, the names that it is called by, and the headers that protect its page."""
+"""Access to the server: keys, its host names, and the headers that protect its page."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ConfigError
 from ..places import input_path
-from .failures import ApiError
+from .failures import ApiError, api_error
 from .metrics import ServerMetrics
 
 # Paths that need no key: probes, and the page, which holds nothing and asks for the key itself.
@@ -19,6 +19,8 @@ _PUBLIC = frozenset({"/", "/page.css", "/page.js", "/health", "/ready"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 # Shorter keys can be guessed.
 _KEY_CHARACTERS = 16
+# Status of a response that was never begun, because the client hung up.
+_NOT_BEGUN = 499
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -97,8 +99,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        # A response that was never begun, because the client hung up.
-        status = 499
+        status = _NOT_BEGUN
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -113,9 +114,11 @@ class Gate:
         app = self._app if refusal is None else refusal.response()
         try:
             await app(scope, receive, sending)
-        except Exception:
-            status = 500
-            raise
+        except Exception as error:
+            # Once a response has begun, all that can be done is to break the connection off.
+            if status != _NOT_BEGUN:
+                raise
+            await api_error(error).response()(scope, receive, sending)
         finally:
             # Only known paths become labels, of which each costs memory.
             route = scope.get("route")

@@ -11,7 +11,7 @@ from ..reader.live.loop import LiveAnswering
 from ..reader.live.question import Grounds, LiveQuestion, LiveResult
 
 Event = Grounds | str | LiveResult
-"""What happens to a question, in this order: its documents are known, pieces of the answer come, it is finished."""
+"""An event of a question, in this order: its documents are known, pieces of the answer come, the answer is finished."""
 
 
 class _Mailbox:

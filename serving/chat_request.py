@@ -1,9 +1,10 @@
 """The body of a chat completion: what is asked for, and what is refused."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .failures import ApiError
 
@@ -54,12 +55,19 @@ class ChatRequest(BaseModel):
 
     model: str
     messages: list[dict[str, Any]] = Field(min_length=1)
-    documents: list[str] | None = Field(None, min_length=1)
+    documents: list[str] | None = None
     hits: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+
+    @field_validator("documents")
+    @classmethod
+    def _named(cls, documents: list[str] | None) -> list[str] | None:
+        if documents == []:
+            raise ValueError("name at least one document, or leave this out to search for them")
+        return documents
 
     @property
     def includes_usage(self) -> bool:
@@ -84,18 +92,22 @@ class ChatRequest(BaseModel):
                 raise _unsupported(name, f"The parameter {name} is not supported. Leave it out.")
             if value not in _NEUTRAL[name]:
                 allowed = " or ".join(map(repr, _NEUTRAL[name]))
-                raise _unsupported(name, f"{name} {value!r:.80} is not supported: answers are greedy, one a request, "
-                    f"in text. Leave {name} out, or give {allowed}.")  # fmt: skip
+                # A client's value may be nested more deeply than repr can follow.
+                raise _unsupported(
+                    name,
+                    f"{name} {reprlib.repr(value)} is not supported: answers are greedy, one a request, in text. "
+                    f"Leave {name} out, or give {allowed}.",
+                )
         return _question_of(self.messages)
 
 
 def _question_of(messages: list[dict[str, Any]]) -> str:
-    roles = [message.get("role") for message in messages]
+    roles = [role if isinstance(role := message.get("role"), str) else reprlib.repr(role) for message in messages]
     if roles != ["user"]:
         raise _unsupported(
             "messages",
             "Give one message with the role user: the question. System messages and earlier turns are not supported, "
-            f"because the decoder was trained on single questions. Found: {', '.join(map(str, roles))[:200]}.",
+            f"because the decoder was trained on single questions. Found: {', '.join(roles)[:200]}.",
         )
     (message,) = messages
     if others := [name for name in message.keys() - {"role", "content", "name"} if message[name] is not None]:
@@ -108,7 +120,7 @@ def _question_of(messages: list[dict[str, Any]]) -> str:
     for part in parts:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise _unsupported(
-                "messages.0.content", f"Parts of type {part.get('type')!r:.80} are not supported: give text."
+                "messages.0.content", f"Parts of type {reprlib.repr(part.get('type'))} are not supported: give text."
             )
     return "".join(part["text"] for part in parts)
 

@@ -87,7 +87,7 @@ class FakeEngine:
     """An engine for tests, which writes the words of given answers, one word at a time.
 
     Args:
-        answers: the answer to each prompt of so many tokens; other prompts get "so".
+        answers: the answers by the number of the prompt's tokens; other prompts get "so".
         token_budget: see ``Engine``.
         context: see ``FakeGenerator``.
 

@@ -100,7 +100,7 @@ class LiveResult:
 
 
 class Listener(Protocol):
-    """Is told how an answer comes about. Its methods are called by other threads, and must neither wait nor raise."""
+    """Receives the events of an answer. Other threads call its methods, which must neither wait nor raise."""
 
     def prepared(self, grounds: Grounds) -> None:
         """Take what is known before the answer begins."""

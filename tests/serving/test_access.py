@@ -89,6 +89,19 @@ def test_an_address_that_is_taken_is_named():
             pass
 
 
+def test_a_failure_of_the_server_tells_nothing_and_is_protected(served, monkeypatch):
+    server = served(engine=FakeEngine({}))
+
+    def fail():
+        raise RuntimeError("/a/path of the machine")
+
+    monkeypatch.setattr(server.live, "problem", fail)
+    response = server.client.get("/ready")
+    assert response.status_code == 500
+    assert "path" not in response.text
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
 def test_the_end_of_a_response_is_not_held_back():
     """Nagle's algorithm is off."""
     undelayed = []

@@ -1,5 +1,6 @@
 """The plain client of OpenAI asks, and gets what the reader answers; what is not supported is refused."""
 
+import functools
 import json
 import socket
 import threading
@@ -14,6 +15,8 @@ from pisco_index.reader.live.engine import FakeEngine
 
 from .conftest import chat
 
+# A list in a list, 900 times.
+DEEP = functools.reduce(lambda inner, _: [inner], range(900), [])
 PARGER = "Where was Ebir Parger born?"
 
 
@@ -88,6 +91,9 @@ def test_a_message_may_have_parts_of_text(api, questions):
         ({"stop": ["\n"]}, 400, "stop", "unsupported_value"),
         ({"logprobs": True}, 400, "logprobs", "unsupported_value"),
         ({"beam_width": 4}, 400, "beam_width", "unsupported_value"),
+        ({"temperature": DEEP}, 400, "temperature", "unsupported_value"),
+        ({"messages": [{"role": DEEP, "content": "Who?"}]}, 400, "messages", "unsupported_value"),
+        ({"messages": [{"role": "user", "content": [{"type": DEEP}]}]}, 400, "messages.0.content", "unsupported_value"),
         ({"messages": []}, 400, "messages", "invalid_value"),
         (
             {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]},
