@@ -125,13 +125,18 @@ for _group, (_help, _commands) in GROUPS.items():
     app.add_typer(_app, name=_group, rich_help_panel="Models")
 
 
-def main() -> None:
-    """Run the command; the package's entry point."""
-    # OpenMP threads spin while they wait for each other, by default for so long that one other busy process on the
-    # machine makes a build several times slower. Without the policy, they hardly spin at all once two threads of Python
-    # compute, as in a server, and wake each other instead. Both have to be set before torch is loaded.
+def keep_threads_awake() -> None:
+    """Set how long OpenMP threads wait awake for each other, before torch is loaded."""
+    # They spin meanwhile, by default for so long that one other busy process on the machine makes a build several times
+    # slower. Without the policy, they hardly spin at all once two threads of Python compute, as in a server, and wake
+    # each other instead.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("OMP_WAIT_POLICY", "active")
+
+
+def main() -> None:
+    """Run the command; the package's entry point."""
+    keep_threads_awake()
     open_streams()
     # Builds, trainings and servers start processes of their own, whose messages are not held up.
     with nullcontext() if sys.argv[1:2] in (["build"], ["train"], ["serve"]) else without_panics():

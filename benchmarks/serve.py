@@ -30,8 +30,13 @@ from typing import Any, NamedTuple
 
 from measure import CHECKPOINT, PAGE, options, positive, print_json
 
-from pisco_index import Index, build, load_config
-from pisco_index.training.tinypedia import write
+from pisco_index.cli import keep_threads_awake
+
+# As the command does, so that the baseline has the same threads as the server.
+keep_threads_awake()
+
+from pisco_index import Index, build, load_config  # noqa: E402
+from pisco_index.training.tinypedia import write  # noqa: E402
 
 # Longer than any answer in Tinypedia.
 NEW_TOKENS = 16
