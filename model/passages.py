@@ -6,7 +6,7 @@ tokenizer's default special tokens count, and a passage of ``n`` tokens is follo
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -112,6 +112,23 @@ class TokenizedDocument:
     n_mem: int
     tokens_total: int
     tokens_fed: int
+
+    def beginning(self, vectors: int, memory_token_ids: Sequence[int]) -> "TokenizedDocument":
+        """Return the document cut off after the passage with which it has at least this many memory vectors.
+
+        Args:
+            vectors: number of memory vectors.
+            memory_token_ids: ids of the memory tokens in the passages; empty if every token is one.
+        """
+        if self.n_mem <= vectors:
+            return self
+        passages, n_mem = [], 0
+        for passage in self.passages:
+            if n_mem >= vectors:
+                break
+            passages.append(passage)
+            n_mem += int(np.isin(passage, memory_token_ids).sum()) if memory_token_ids else len(passage)
+        return replace(self, passages=tuple(passages), n_mem=n_mem, tokens_fed=sum(map(len, passages)) - n_mem)
 
     def fed_text(self, text: str) -> str:
         """Return the part of the document's text that is in the passages, judged by the numbers of tokens."""

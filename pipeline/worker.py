@@ -144,6 +144,7 @@ class ShardWorker:
         self._spec = spec
         self._codec = codec_by_name(spec.codec)
         tokenizer, self._compressor = _compressing(spec)
+        self._memory_token_ids = tokenizer.memory_token_ids
         # The same thread computes every time: torch keeps its thread pool, and CUDA its stream, for each thread.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._computed_at = 0.0
@@ -223,7 +224,7 @@ class ShardWorker:
         return replace(self._steps.pulse(), readers=self._readers.count)
 
     def sample(self, shard: Shard, vectors: int) -> MemorySample:
-        """Compress documents spread evenly over a shard, to fit a codec to them.
+        """Compress documents spread evenly over a shard, to fit a codec to them. Of long ones, the beginning suffices.
 
         Args:
             shard: shard of the documents.
@@ -236,7 +237,8 @@ class ShardWorker:
         with self._steps.doing("reading", shard):
             # Each document has at least one vector, so ``vectors`` documents are enough.
             documents = _evenly(reader.documents(shard), vectors)
-            read = list(zip(documents, reader.tokenize(documents), strict=True))
+            whole = zip(documents, reader.tokenize(documents), strict=True)
+            read = [(each, tokenized.beginning(vectors, self._memory_token_ids)) for each, tokenized in whole]
         total = sum(tokenized.n_mem for _, tokenized in read)
         chosen = _evenly(read, -(-vectors * len(read) // max(total, 1)))
         memory, _ = self._memory(shard, Tokens.of([tokenized for _, tokenized in chosen]))

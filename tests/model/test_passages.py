@@ -336,3 +336,16 @@ def test_the_text_in_the_passages_is_a_part_of_a_truncated_text():
     # Passages that overlap have more tokens than the text.
     assert TokenizedDocument((), 1, 10, 15).fed_text("0123456789") == "0123456789"
     assert TokenizedDocument((), 1, 0, 0).fed_text("") == ""
+
+
+def test_the_beginning_of_a_document_has_whole_passages(make_tokenizer):
+    tokenizer = make_tokenizer()
+    document = tokenize(tokenizer, "ab" * 50, max_length=8, rate=4)
+    memory_token_ids = [tokenizer.convert_tokens_to_ids("<MEM>")]
+    begun = document.beginning(5, memory_token_ids)
+    parts = [split_memory(passage, tokenizer) for passage in document.passages[: len(begun.passages)]]
+    assert begun.passages == document.passages[: len(parts)]
+    assert begun.n_mem == sum(count for _, count in parts) >= 5 > begun.n_mem - parts[-1][1]
+    assert begun.tokens_fed == sum(len(piece) for piece, _ in parts) < document.tokens_fed
+    assert len(begun.fed_text("x" * document.tokens_total)) == begun.tokens_fed
+    assert document.beginning(document.n_mem, memory_token_ids) is document
