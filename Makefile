@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help install demo tiny-checkpoint test test-vllm fuzz torture-short torture lint typecheck format bench bench-gpu first-hour docs clean
+.PHONY: help install demo tiny-checkpoint real-model test test-vllm fuzz torture-short torture lint typecheck format bench bench-gpu first-hour docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets

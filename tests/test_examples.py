@@ -1,5 +1,6 @@
 """The examples for other frameworks work with these frameworks."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -54,3 +55,26 @@ def test_haystack(folder, monkeypatch):
         ("p", "Paris", "Paris\nParis lies on the river Seine.")
     ]
     assert answer.meta["memory_tokens"] == expected.memory_tokens > 0
+
+
+def test_real_model(folder, tmp_path, monkeypatch):
+    real_model = example("real_model")
+    base = folder / "checkpoint" / "base_decoder"
+    monkeypatch.setattr(real_model, "unpacked", lambda *_: (base, base))
+    texts = ["The city is the capital of the country. " * 20, "A river flows through the large town. " * 20]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"id": str(i), "title": "", "text": t}) + "\n" for i, t in enumerate(texts)))
+    settings = real_model.Settings(rate=4, window=8, batch=2, steps=3, every=1, measured=2, autoencoding=0.5)
+
+    def points() -> list[dict]:
+        return json.loads((tmp_path / "rate-4" / "curve.json").read_text())["points"]
+
+    real_model.main(tmp_path, [corpus], None, dataclasses.replace(settings, minutes=0), "cpu")
+    assert [each["step"] for each in points()] == [0]
+    real_model.main(tmp_path, [corpus], None, settings, "cpu")
+    first, *_, last = points()
+    assert last["step"] == 3
+    # Whatever the decoder is trained on, it must have learned something.
+    assert last["autoencoding_memory"] < first["autoencoding_memory"]
+    memory = Reader(tmp_path / "rate-4" / "store-3").fetch(["0"])
+    assert memory.values.isfinite().all()
