@@ -58,14 +58,20 @@ class DecoderReader:
     def sensitivity(self, sample: MemorySample) -> np.ndarray:
         """Return the Fisher matrix of the sample's memory ``(dim, dim)`` float64 (see ``fisher_matrix``).
 
+        The decoder stays loaded for ``divergence``, except after an error.
+
         Raises:
             CheckpointError: the decoder cannot be loaded.
             PromptError: the decoder can read no document of the sample.
             ConfigError: the device or the machine has no room for the decoder.
         """
-        with _with_room():
-            decoder, _ = self._load()
-            return fisher_matrix(decoder, self._documents(decoder, sample), on_batch=self._on_step)
+        try:
+            with _with_room():
+                decoder, _ = self._load()
+                return fisher_matrix(decoder, self._documents(decoder, sample), on_batch=self._on_step)
+        except Exception:
+            self._release()
+            raise
 
     def divergence(self, sample: MemorySample, decoded: np.ndarray) -> Divergence:
         """Measure the divergence of decoded memory ``(Σ n_mem, dim)``, and drop the decoder.
@@ -84,7 +90,12 @@ class DecoderReader:
                 sample = sample.spread(count)
             return divergence(decoder, self._documents(decoder, sample), decoded, on_batch=self._on_step)
         finally:
-            self._drop()
+            self._release()
+
+    def drop(self) -> None:
+        """Drop the decoder if it is loaded."""
+        if self._loaded is not None:
+            self._release()
 
     def _load(self) -> tuple[Decoder, int]:
         """Return the decoder and the size of its weights on disk in bytes."""
@@ -102,7 +113,7 @@ class DecoderReader:
             self._on_step()
         return self._loaded
 
-    def _drop(self) -> None:
+    def _release(self) -> None:
         self._loaded = None
         if self._device.startswith("cuda"):
             # The allocator keeps freed memory of the device, which the compressor needs.
@@ -121,7 +132,8 @@ def _with_room() -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ConfigError(
             f"the decoder that the codec is fitted to has no room: {next(iter(str(error).splitlines()), '')}. Choose "
-            "another codec or device, or give --no-measure-kl to fit the codec without the decoder."
+            "another codec or device, or fit the codec without the decoder: build with --no-measure-kl, recode without "
+            "--checkpoint."
         ) from error
 
 

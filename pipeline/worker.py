@@ -177,6 +177,8 @@ class ShardWorker:
             ReaderDiedError: the processes that read the shard died or hung.
             ShardCancelledError: ``stop`` was called before the shard was computed.
         """
+        # Another worker may have measured the divergence, or the decoder could read nothing.
+        self._decoder.drop()
         errors = quarantined or {}
         read = self._readers.read(shard, frozenset(errors))
         memory, computed_s = self._memory(shard, read.tokens)
