@@ -126,7 +126,7 @@ class DecoderReader:
 
 @contextmanager
 def _with_room() -> Iterator[None]:
-    """Explain that there is no room for a decoder that a codec is to be fitted to."""
+    """Turn a lack of memory for the decoder that a codec is fitted to into a ``ConfigError``."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -138,7 +138,7 @@ def _with_room() -> Iterator[None]:
 
 
 def _free_memory() -> int | None:
-    """Return the number of bytes of memory that are free on this machine; None if it does not tell."""
+    """Return the number of bytes of memory that are free on this machine; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
     except OSError:

@@ -252,11 +252,11 @@ class ShardWorker:
         )
 
     def sensitivity(self, sample: MemorySample) -> np.ndarray:
-        """Return what the decoder feels of errors in memory (see ``DecoderReader``)."""
+        """Return the Fisher matrix of a sample's memory (see ``DecoderReader``)."""
         return self._decoder.sensitivity(sample)
 
     def divergence(self, sample: MemorySample, decoded: np.ndarray) -> Divergence:
-        """Measure what decoded memory changes for the decoder, and drop the decoder (see ``DecoderReader``)."""
+        """Measure how decoded memory changes predictions, and drop the decoder (see ``DecoderReader``)."""
         return self._decoder.divergence(sample, decoded)
 
     def stop(self) -> None:
