@@ -58,14 +58,20 @@ class DecoderReader:
     def sensitivity(self, sample: MemorySample) -> np.ndarray:
         """Return the Fisher matrix of the sample's memory ``(dim, dim)`` float64 (see ``fisher_matrix``).
 
+        The decoder stays loaded for ``divergence``, except after an error.
+
         Raises:
             CheckpointError: the decoder cannot be loaded.
             PromptError: the decoder can read no document of the sample.
             ConfigError: the device or the machine has no room for the decoder.
         """
-        with _with_room():
-            decoder, _ = self._load()
-            return fisher_matrix(decoder, self._documents(decoder, sample), on_batch=self._on_step)
+        try:
+            with _with_room():
+                decoder, _ = self._load()
+                return fisher_matrix(decoder, self._documents(decoder, sample), on_batch=self._on_step)
+        except Exception:
+            self._release()
+            raise
 
     def divergence(self, sample: MemorySample, decoded: np.ndarray) -> Divergence:
         """Measure the divergence of decoded memory ``(Σ n_mem, dim)``, and drop the decoder.
@@ -84,7 +90,12 @@ class DecoderReader:
                 sample = sample.spread(count)
             return divergence(decoder, self._documents(decoder, sample), decoded, on_batch=self._on_step)
         finally:
-            self._drop()
+            self._release()
+
+    def drop(self) -> None:
+        """Drop the decoder if it is loaded."""
+        if self._loaded is not None:
+            self._release()
 
     def _load(self) -> tuple[Decoder, int]:
         """Return the decoder and the size of its weights on disk in bytes."""
@@ -102,7 +113,7 @@ class DecoderReader:
             self._on_step()
         return self._loaded
 
-    def _drop(self) -> None:
+    def _release(self) -> None:
         self._loaded = None
         if self._device.startswith("cuda"):
             # The allocator keeps freed memory of the device, which the compressor needs.
@@ -115,18 +126,19 @@ class DecoderReader:
 
 @contextmanager
 def _with_room() -> Iterator[None]:
-    """Explain that there is no room for a decoder that a codec is to be fitted to."""
+    """Turn a lack of memory for the decoder that a codec is fitted to into a ``ConfigError``."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ConfigError(
             f"the decoder that the codec is fitted to has no room: {next(iter(str(error).splitlines()), '')}. Choose "
-            "another codec or device, or give --no-measure-kl to fit the codec without the decoder."
+            "another codec or device, or fit the codec without the decoder: build with --no-measure-kl, recode without "
+            "--checkpoint."
         ) from error
 
 
 def _free_memory() -> int | None:
-    """Return the number of bytes of memory that are free on this machine; None if it does not tell."""
+    """Return the number of bytes of memory that are free on this machine; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
     except OSError:

@@ -178,6 +178,8 @@ class ShardWorker:
             ReaderDiedError: the processes that read the shard died or hung.
             ShardCancelledError: ``stop`` was called before the shard was computed.
         """
+        # Another worker may have measured the divergence, or the decoder could read nothing.
+        self._decoder.drop()
         errors = quarantined or {}
         read = self._readers.read(shard, frozenset(errors))
         memory, computed_s = self._memory(shard, read.tokens)
@@ -252,11 +254,11 @@ class ShardWorker:
         )
 
     def sensitivity(self, sample: MemorySample) -> np.ndarray:
-        """Return what the decoder feels of errors in memory (see ``DecoderReader``)."""
+        """Return the Fisher matrix of a sample's memory (see ``DecoderReader``)."""
         return self._decoder.sensitivity(sample)
 
     def divergence(self, sample: MemorySample, decoded: np.ndarray) -> Divergence:
-        """Measure what decoded memory changes for the decoder, and drop the decoder (see ``DecoderReader``)."""
+        """Measure how decoded memory changes predictions, and drop the decoder (see ``DecoderReader``)."""
         return self._decoder.divergence(sample, decoded)
 
     def stop(self) -> None:

@@ -117,6 +117,7 @@ class Gate:
         except Exception as error:
             # Once a response has begun, all that can be done is to break the connection off.
             if status != _NOT_BEGUN:
+                status = 500
                 raise
             await api_error(error).response()(scope, receive, sending)
         finally:

@@ -76,7 +76,7 @@ class Fisher(Quantised):
             fitted = replace(fitted, widths=spend(fitted.energies, self._bits - lost, block))
             _, _, errors = self._quantised(tried, fitted)
             limit = self._limit(errors[np.isfinite(errors)])
-            share = float(np.mean(errors > limit))
+            share = np.count_nonzero(errors > limit) / max(len(errors), 1)
         return replace(fitted, limit=np.array([limit], np.float32))
 
     def encode(

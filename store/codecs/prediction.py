@@ -47,7 +47,7 @@ class MemorySample:
 
 
 class MeasuredDivergence(Protocol):
-    """What a decoder predicts from decoded memory, compared with what it predicts from the exact memory."""
+    """Comparison of a decoder's predictions from decoded memory with its predictions from the exact memory."""
 
     @property
     def kl(self) -> float:

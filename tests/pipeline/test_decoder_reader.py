@@ -1,6 +1,7 @@
 """The decoder that reads a sample: when it is loaded, how much it reads, and that it is dropped."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,3 +74,20 @@ def test_a_decoder_without_room_is_explained(opened, monkeypatch):
     _, prediction = fit(codec_by_name("int8"), sample, reader)
     assert prediction.kl is None
     assert prediction.kl_missing.startswith("MemoryError: it takes about 0.0 GB in float32")
+
+
+def test_a_decoder_that_can_read_nothing_is_dropped(opened):
+    reader = DecoderReader(str(opened.path), opened.default_stage, "cpu")
+    sample = sample_of(opened)
+    _, prediction = fit(codec_by_name("fisher2"), replace(sample, texts=[""] * 12), reader)
+    assert "can read none of 12 documents" in prediction.kl_missing
+    assert reader._loaded is None
+
+
+def test_a_decoder_that_measures_no_divergence_is_dropped(opened):
+    """On a cluster another worker may measure it."""
+    reader = DecoderReader(str(opened.path), opened.default_stage, "cpu")
+    reader.sensitivity(sample_of(opened))
+    assert reader._loaded is not None
+    reader.drop()
+    assert reader._loaded is None

@@ -5,6 +5,7 @@ import threading
 from pisco_index import Reader, build
 from pisco_index.model.compressor import Compressor
 from pisco_index.model.forward.pending import PendingMemory
+from pisco_index.pipeline.decoder_reader import DecoderReader
 from pisco_index.pipeline.reading.shard import ShardReader
 from pisco_index.pipeline.worker import ShardWorker
 from pisco_index.store.codecs.quantised import Int8
@@ -52,3 +53,20 @@ def test_no_more_is_tokenized_than_a_sample_needs(checkpoint, make_corpus, small
     # Five shards of eight documents: three vectors each, of documents from the first to the last.
     assert counts[0] == ["doc-0", "doc-4", "doc-7"]
     assert {len(ids) for ids in counts} <= {1, 2, 3}
+
+
+def test_no_decoder_is_loaded_while_shards_are_done(checkpoint, make_corpus, small, tmp_path, monkeypatch):
+    """Even if another worker of a cluster measures the divergence, as this one seems not to."""
+    write, loaded = ShardWorker._write, []
+
+    def fail(*_):
+        raise RuntimeError("elsewhere")
+
+    def write_and_look(self, *arguments):
+        loaded.append(self._decoder._loaded)
+        return write(self, *arguments)
+
+    monkeypatch.setattr(DecoderReader, "divergence", fail)
+    monkeypatch.setattr(ShardWorker, "_write", write_and_look)
+    build([make_corpus()], checkpoint, tmp_path / "store", small(store={"codec": "fisher2"}))
+    assert loaded == [None] * 5

@@ -2,13 +2,14 @@
 
 import asyncio
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from pisco_index.configs import ServeConfig
 from pisco_index.errors import ConfigError
 from pisco_index.reader.live.engine import FakeEngine
-from pisco_index.serving.access import Keys, is_loopback, own_names
+from pisco_index.serving.access import Gate, Keys, is_loopback, own_names
 from pisco_index.serving.run import listening_socket, read_keys
 
 KEY = "a-key-of-some-length"
@@ -100,6 +101,22 @@ def test_a_failure_of_the_server_tells_nothing_and_is_protected(served, monkeypa
     assert response.status_code == 500
     assert "path" not in response.text
     assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_response_that_breaks_off_counts_as_a_failure():
+    async def broken(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("no more")
+
+    async def ignored(_message):
+        pass
+
+    counted = []
+    metrics = SimpleNamespace(request=lambda _path, status, _seconds: counted.append(status))
+    gate = Gate(broken, keys=Keys(), metrics=metrics, names=())
+    with pytest.raises(RuntimeError, match="no more"):
+        asyncio.run(gate({"type": "http", "path": "/", "headers": []}, None, ignored))
+    assert counted == [500]
 
 
 def test_the_end_of_a_response_is_not_held_back():

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from pisco_index.errors import CorruptStoreError
-from pisco_index.store import CODECS, codec_by_id, codec_by_name, decode_batch, encode_batch, uses_sensitivity
+from pisco_index.store import (
+    CODECS,
+    Calibration,
+    MemorySample,
+    codec_by_id,
+    codec_by_name,
+    decode_batch,
+    encode_batch,
+    fit,
+    uses_sensitivity,
+)
 from pisco_index.store.codecs.codec import Bodies
 from pisco_index.store.codecs.metric import errors_in_metric, fit_metric
 
@@ -162,3 +172,14 @@ def test_a_document_beyond_all_bounds_gets_a_better_codec():
     values[8:16] *= 1000
     _, payloads, _ = through("fisher3", values, fitted("fisher3"))
     assert [codec_by_id(payload[3]).name for payload in payloads] == ["fisher3", "bf16", "fisher3"]
+
+
+@pytest.mark.parametrize("name", ["fisher4", "fisher3", "fisher2"])
+def test_no_sample_still_gives_a_codec(name):
+    """All shards of a small corpus may be skipped because an earlier process crashed in them."""
+    codec, sample = codec_by_name(name), MemorySample(np.zeros((0, DIM), np.float32), [], [])
+    calibration, prediction = fit(codec, sample, None)
+    assert prediction.error_db is None
+    values = memory(16, 3)
+    decoded, _, _ = through(name, values, Calibration.from_bytes(calibration.to_bytes()))
+    assert np.square(decoded - values).sum() < codec.bound * np.square(values).sum()
