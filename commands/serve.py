@@ -83,6 +83,7 @@ def _named(stores: list[str]) -> dict[str, str]:
         if not is_address(uri) and not (folder := local_path(uri)).exists():
             raise StoreError(f"there is no store at {folder.absolute()}. Check the address, or build the store first.")
         if not name or name in uris:
-            raise InputError(f"{store}: the store has {'the name of another' if name else 'no name'}. Give NAME=URI.")
+            fault = f"another store is named {name!r} too" if name else "the store has no name"
+            raise InputError(f"{store}: {fault}. Name the store: NAME=URI.")
         uris[name] = uri
     return uris

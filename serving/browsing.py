@@ -125,7 +125,9 @@ class Browsing:
 def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, str(default))
     if not text.isdecimal() or len(text) > 12:
-        raise ApiError(400, f"{name} must be a whole number, not {text!r:.40}.", "invalid_value", param=name)
+        raise ApiError(
+            400, f"{name} must be a whole number of at least 0, not {text!r:.40}.", "invalid_value", param=name
+        )
     return int(text)
 
 

@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from .failures import ApiError
 
@@ -46,7 +46,7 @@ class ChatRequest(BaseModel):
         model: name of the store.
         messages: one message of the user, with the question.
         documents: ids of the documents to answer from, best first; None to search for them.
-        hits: number of documents to find.
+        hits: number of documents to find; not beside ``documents``, which leave nothing to find.
         max_tokens: largest number of tokens of the answer; ``max_completion_tokens`` is the same.
         stream: True to get the answer as server-sent events.
     """
@@ -68,6 +68,13 @@ class ChatRequest(BaseModel):
         if documents == []:
             raise ValueError("name at least one document, or leave this out to search for them")
         return documents
+
+    @field_validator("hits")
+    @classmethod
+    def _found(cls, hits: int | None, info: ValidationInfo) -> int | None:
+        if hits is not None and info.data.get("documents") is not None:
+            raise ValueError("give documents, or the number of documents to find, not both")
+        return hits
 
     @property
     def includes_usage(self) -> bool:

@@ -92,7 +92,7 @@ class LiveAnswering:
             if self._is_closed:
                 raise QueueFullError("The server is stopping. Ask again later, or another server.")
             if self._queued() >= self._queue:
-                raise QueueFullError(f"{self._queue} questions are waiting. Ask again later.")
+                raise QueueFullError(f"The queue is full (questions waiting: {self._queue}). Ask again later.")
 
     @property
     def queued(self) -> int:

@@ -115,6 +115,7 @@ def test_a_message_may_have_parts_of_text(api, questions):
         ({"max_tokens": 5000}, 400, "messages", "unusable_prompt"),
         ({"documents": ["tp-held-out-000000", "nobody"]}, 404, "documents", "document_not_found"),
         ({"documents": []}, 400, "documents", "invalid_value"),
+        ({"documents": ["12"], "hits": 3}, 400, "hits", "invalid_value"),
         ({"documents": [f"tp-held-out-{n:06}" for n in range(21)]}, 400, "documents", "too_many_documents"),
         ({"hits": 21}, 400, "hits", "too_many_documents"),
         ({"model": "none"}, 404, "model", "model_not_found"),

@@ -138,7 +138,7 @@ def test_a_full_queue_refuses_and_a_question_that_is_given_up_frees_its_place(as
         first, _ = asked(live, source=gate)
         assert gate.reached.wait(60)
         waiting = [asked(live) for _ in range(2)]
-        with pytest.raises(QueueFullError, match="3 questions are waiting"):
+        with pytest.raises(QueueFullError, match="questions waiting: 3"):
             asked(live)
         waiting[0][1].cancel()
         last, _ = asked(live)
