@@ -21,7 +21,9 @@ from .record import RawRecord, choose_json_fields, document_of
 _UTF8_BOM = b"\xef\xbb\xbf"
 _KEY = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*+(:?)\s*+', re.DOTALL)
 _SCALAR = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s,{}\[\]"]++', re.DOTALL)
-_SEPARATORS = re.compile(rb"[\s\x1e]*+,?[\s\x1e]*+")
+# A line must be read alike from any of its objects on. So whatever may begin a line may stand between two objects, in
+# any number: a comma, or the byte order mark of a file that was joined.
+_SEPARATORS = re.compile(rb"(?:[\s\x1e,]|\xef\xbb\xbf)*+")
 # Longest text that may stand between two objects, beside blanks.
 _LONGEST_GAP = 16
 
@@ -164,7 +166,7 @@ def objects(stream: ByteStream, stop: int | None, layout: Layout) -> Iterator[Fr
 
 
 def objects_of_line(line: bytes) -> list[tuple[int, bytes]]:
-    """Return (offset, object) of each object in a line, between which nothing, blanks or a comma stand.
+    """Return (offset, object) of each object in a line, between which nothing, blanks or commas stand.
 
     What is no object is the last one, so that parsing it gives the error.
     """

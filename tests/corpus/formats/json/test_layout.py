@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ...fuzzing import check_any, fuzz, read
@@ -194,6 +194,8 @@ def test_what_is_written_is_read(tmp_path, records, layout, separators, joined, 
     layout=st.sampled_from(["auto", "json", "jsonl"]),
     cuts=st.lists(st.integers(0, 9), max_size=3),
 )
+@example(pieces=["\ufeff"], beginning=A, layout="auto", cuts=[1])
+@example(pieces=[",", ",", A], beginning=A, layout="auto", cuts=[1])
 def test_any_tokens_are_read_or_refused(tmp_path, pieces, beginning, layout, cuts):
     path = tmp_path / "corpus.json"
     path.write_text(beginning + "".join(pieces))
