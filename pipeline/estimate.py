@@ -15,12 +15,12 @@ from ..model.device import choose_device
 from ..model.forward.packing import Passages
 from ..model.memory import Stage
 from ..model.passages import TokenizedDocument, tokenize_documents
-from ..store import MemorySample, Prediction, codec_by_name, encode_batch, fit, ids_at
+from ..store import MemorySample, Prediction, Store, codec_by_name, encode_batch, fit, ids_at, predict
 from .decoder_reader import DecoderReader, why_unread
 from .job import Job, prepare
 from .planning.plan import Changes, Plan
 from .planning.reading import open_sources, read_shard
-from .turns import Update, next_turn
+from .turns import Create, Update, next_turn
 from .watch.progress import BuildProgress
 
 # Shards that the sample is read from, and largest number of documents of them that are tokenized, and of characters.
@@ -127,14 +127,15 @@ def dry_run(
     finally:
         progress.ended()
     # A resumed build has some of its shards to do.
-    found = _estimate(replace(turn.plan, shards=turn.todo), job, planned_s)
+    store = None if isinstance(turn, Create) else turn.store
+    found = _estimate(replace(turn.plan, shards=turn.todo), job, store, planned_s)
     if isinstance(turn, Update):
         needs_recompress = turn.needs_confirmation and not job.recompress
         found = replace(found, needs_recompress=needs_recompress, pruned=ids_at(turn.store, turn.gone))
     return found
 
 
-def _estimate(plan: Plan, job: Job, planned_s: float) -> Estimate:
+def _estimate(plan: Plan, job: Job, store: Store | None, planned_s: float) -> Estimate:
     """Read and tokenize a sample of the corpus, compress it, and extrapolate by the number of characters.
 
     Raises:
@@ -146,7 +147,7 @@ def _estimate(plan: Plan, job: Job, planned_s: float) -> Estimate:
     device = choose_device(job.config.run.device)
     workers = _workers(job.config.run, device)
     sample = _read_sample(plan, job)
-    probe = _probe(sample, job, device)
+    probe = _probe(sample, job, store, device)
     scale = sample.scale
     passages = scale * sum(len(document.passages) for document in sample.tokenized)
     tokens = scale * sum(len(passage) for document in sample.tokenized for passage in document.passages)
@@ -285,7 +286,7 @@ def _read_sample(plan: Plan, job: Job) -> _Sample:
     )
 
 
-def _probe(sample: _Sample, job: Job, device: str) -> _Probe:
+def _probe(sample: _Sample, job: Job, store: Store | None, device: str) -> _Probe:
     run, codec = job.config.run, codec_by_name(job.config.store.codec)
     began = time.perf_counter()
     compressor = Compressor.load(
@@ -301,14 +302,19 @@ def _probe(sample: _Sample, job: Job, device: str) -> _Probe:
     passages = [passage for document in probed for passage in document]
     memory = compressor.compress(passages, stage=job.stage)
     values, lengths = memory.values.float().numpy(), [sum(each.lengths) for each in memory.split([*map(len, probed)])]
-    # If the sample is the whole corpus, a build would fit the codec to the same vectors.
-    is_whole = sum(map(len, probed)) == sum(len(document.passages) for document in sample.tokenized) / sample.scale
-    is_enough = len(values) >= codec.sample_vectors(job.dim) or is_whole
-    unread = why_unread(job.checkpoint, job.config.store)
-    bases = {"decoder_base": job.decoder_base, "compressor_base": job.compressor_base}
-    reader = None if unread else DecoderReader(str(job.checkpoint.path), job.stage, device, **bases)
-    documents = MemorySample(values, lengths, texts)
-    calibration, prediction = fit(codec, documents, reader, missing=unread, is_enough=is_enough)
+    if store is not None:
+        # The codec was fitted when the store was created.
+        calibration = store.own_calibration()
+        prediction = predict(codec, values, lengths, calibration)
+    else:
+        # If the sample is the whole corpus, a build would fit the codec to the same vectors.
+        is_whole = sum(map(len, probed)) == sum(len(document.passages) for document in sample.tokenized) / sample.scale
+        is_enough = len(values) >= codec.sample_vectors(job.dim) or is_whole
+        unread = why_unread(job.checkpoint, job.config.store)
+        bases = {"decoder_base": job.decoder_base, "compressor_base": job.compressor_base}
+        reader = None if unread else DecoderReader(str(job.checkpoint.path), job.stage, device, **bases)
+        documents = MemorySample(values, lengths, texts)
+        calibration, prediction = fit(codec, documents, reader, missing=unread, is_enough=is_enough)
     began = time.perf_counter()
     encode_batch([""] * len(lengths), values, lengths, codec, calibration)
     encoded_s = (time.perf_counter() - began) / max(len(values), 1)
