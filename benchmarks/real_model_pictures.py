@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 460, 250, 48, 24, 110, 34
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 480, 270, 66, 44, 110, 34
 COLOURS = ("#777", "#1b6ac9", "#d1492e", "#2a8a4a")
 Point = tuple[float, float]
 
@@ -57,7 +57,9 @@ def panel(title: str, lines: dict[str, list[Point]], place: int) -> str:
         path = " ".join(f"{x(a):.0f},{y(b):.0f}" for a, b in line)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         a, b = line[-1]
-        drawn.append(f'<text x="{x(a) + 5:.0f}" y="{y(b) + 4:.0f}" fill="{colour}">{name} {b:.2f}</text>')
+        # The end of a line that stops early lies on others.
+        height = y(b) + (4 if a == max(each for each, _ in points) else 16)
+        drawn.append(f'<text x="{x(a) + 5:.0f}" y="{height:.0f}" fill="{colour}">{name} {b:.2f}</text>')
     return "\n".join(drawn)
 
 
