@@ -21,7 +21,8 @@ def main() -> None:
     curves = json.loads((RESULTS / "real_model_curves.json").read_text("utf-8"))["curves"]
     lines: dict[str, list[Point]] = {}
     for name in ("none", "text"):
-        lines[name] = [(p["step"], p[f"autoencoding_{name}"]) for p in curves[0]["points"]]
+        longest = max(curves, key=lambda curve: len(curve["points"]))
+        lines[name] = [(p["step"], p[f"autoencoding_{name}"]) for p in longest["points"]]
     for curve in curves:
         lines[f"rate {curve['rate']}"] = [(p["step"], p["autoencoding_memory"]) for p in curve["points"]]
     write("real-model.svg", [panel("held-out loss, nats a token; x: steps", lines, 0)])
@@ -57,8 +58,8 @@ def panel(title: str, lines: dict[str, list[Point]], place: int) -> str:
         path = " ".join(f"{x(a):.0f},{y(b):.0f}" for a, b in line)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         a, b = line[-1]
-        # The end of a line that stops early lies on others.
-        height = y(b) + (4 if a == max(each for each, _ in points) else 16)
+        # Where a line stops early, others may go on below.
+        height = y(b) + (4 if a == max(each for each, _ in points) else -6)
         drawn.append(f'<text x="{x(a) + 5:.0f}" y="{height:.0f}" fill="{colour}">{name} {b:.2f}</text>')
     return "\n".join(drawn)
 
