@@ -1,4 +1,4 @@
-"""What a decoder feels of errors in memory, against brute force with a decoder whose vocabulary is small."""
+"""The sensitivity of a decoder to errors in memory, against brute force with a decoder whose vocabulary is small."""
 
 import math
 from dataclasses import replace
