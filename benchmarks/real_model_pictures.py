@@ -58,7 +58,7 @@ def panel(title: str, lines: dict[str, list[Point]], place: int) -> str:
         path = " ".join(f"{x(a):.0f},{y(b):.0f}" for a, b in line)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         a, b = line[-1]
-        # Where a line stops early, others may go on below.
+        # Other lines may go on below one that stops early.
         height = y(b) + (4 if a == max(each for each, _ in points) else -6)
         drawn.append(f'<text x="{x(a) + 5:.0f}" y="{height:.0f}" fill="{colour}">{name} {b:.2f}</text>')
     return "\n".join(drawn)

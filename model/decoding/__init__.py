@@ -1,1 +1,1 @@
-"""What a decoder does with prompts: greedy decoding over a cache of keys and values, and its sensitivity to memory."""
+"""Greedy decoding over a cache of keys and values, and the sensitivity of a decoder to its memory."""

@@ -92,7 +92,7 @@ def export_decoder(checkpoint: Checkpoint, out: str | Path, *, dtype: torch.dtyp
             each().weight for each in (decoder.model.get_input_embeddings, decoder.model.get_output_embeddings)
         )
         if head.data_ptr() == table.data_ptr():
-            # One tensor is written once. Without this setting, a reader would give the other random numbers.
+            # One tensor is written once. A reader would give the other random numbers if this setting were missing.
             decoder.model.config.tie_word_embeddings = True
         # The settings that count are written below. Others may be invalid, and transformers would refuse to save them.
         decoder.model.generation_config = GenerationConfig()

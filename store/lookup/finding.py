@@ -87,7 +87,7 @@ def _looked_up(
         found = id_map.find(doc_ids)
     except DamagedMapError:
         return nothing, list(fragments.values())
-    # Of each part: the first position after it, and the number of its fragment, or -1 if the part does not count.
+    # Each part has the first position after it, and the number of its fragment, or -1 if the part does not count.
     parts = [pair for share in id_map.shares for pair in zip(share.segment.parts, share.has, strict=True)]
     sizes = np.array([part.rows for part, _ in parts], np.int64)
     ends = np.cumsum(sizes)

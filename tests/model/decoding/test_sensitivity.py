@@ -69,7 +69,7 @@ def test_the_matrix_is_symmetric_and_semidefinite_and_follows_the_seed(decoder, 
     assert np.linalg.eigvalsh(found).min() > -1e-12 * np.trace(found)
     assert np.trace(found) > 0
     assert not np.allclose(found, fisher_matrix(decoder, documents, seed=1), rtol=0.01)
-    # What is computed together changes rounding only.
+    # The batches change rounding only.
     monkeypatch.setattr(sensitivity, "_TOKEN_BUDGET", 1)
     np.testing.assert_allclose(
         fisher_matrix(decoder, documents, on_batch=lambda: batches.append(1)), found, rtol=1e-3, atol=1e-6
