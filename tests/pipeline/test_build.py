@@ -586,6 +586,20 @@ class TestCodecs:
         assert max(numbers) - min(numbers) > 30
         assert all(vectors <= 4 for _, vectors, _ in asked)
 
+    def test_of_a_long_document_the_sample_has_the_beginning(self, checkpoint, small, tmp_path, monkeypatch):
+        sizes, sample = [], ShardWorker.sample
+
+        def record(self, shard, vectors):
+            sizes.append(len(sample(self, shard, vectors).values))
+            return sample(self, shard, vectors)
+
+        monkeypatch.setattr(ShardWorker, "sample", record)
+        monkeypatch.setattr("pisco_index.store.codecs.quantised.CHANNEL_VECTORS", 64)
+        (tmp_path / "long.jsonl").write_text(json.dumps({"id": "a", "text": "the river " * 3000}) + "\n")
+        build([tmp_path / "long.jsonl"], checkpoint, tmp_path / "store", small(store={"codec": "int8"}))
+        (stored,) = Store.open(tmp_path / "store").table.to_table(columns=["n_mem"]).column(0).to_pylist()
+        assert 64 <= sizes[0] < 128 < stored
+
     def test_the_prediction_is_told_before_the_workers_begin(self, checkpoint, make_corpus, small, tmp_path):
         class Recorder(BuildProgress):
             def __init__(self):
