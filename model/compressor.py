@@ -18,7 +18,7 @@ from .forward.fallback import PaddedFallback, choose_fallback
 from .forward.grouped import GroupedEncoder
 from .forward.kernels import choose_attention
 from .forward.native import NativeModel
-from .forward.packing import PackedBatch, Passages, is_memory, offsets, pack
+from .forward.packing import PackedBatch, Passages, is_memory, offsets, pack, ranges
 from .forward.pending import HostCopies, PendingMemory
 from .forward.rotary import ScaledRotary
 from .memory import Memory, Stage
@@ -197,7 +197,9 @@ class Compressor:
         # that equal shards give equal batches on every machine.
         order = np.argsort(-passages.lengths, kind="stable") if self._pads else np.arange(len(passages))
         ends = offsets(passages.lengths[order])
-        copies = HostCopies(int(lengths.sum()), self._dim(stage), self.dtype, self.device, on_batch)
+        # Where the memory of each passage belongs, in the order of computing.
+        places = torch.from_numpy(ranges(offsets(lengths)[order], lengths[order])) if self._pads else None
+        copies = HostCopies(int(lengths.sum()), self._dim(stage), self.dtype, self.device, on_batch, places)
         start = 0
         self._budget.begin_call()
         while start < len(order):
@@ -214,7 +216,7 @@ class Compressor:
                 continue
             copies.add(states, stop - start, int(ends[stop] - ends[start]))
             start = stop
-        return PendingMemory(copies, lengths, order if self._pads else None, stage, self.memory_digest)
+        return PendingMemory(copies, lengths, stage, self.memory_digest)
 
     def _checked(self, stage: Stage | None) -> Stage:
         if self.connector is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..configs.names import Stage
@@ -59,6 +60,11 @@ class Memory:
     def dim(self) -> int:
         """Number of values in a vector."""
         return self.values.shape[1]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The vectors as float32, or as the bits of bfloat16 in uint16, ``(Σ n_mem, dim)``; not a copy, if possible."""
+        return (self.values.view(torch.uint16) if self.values.dtype == torch.bfloat16 else self.values.float()).numpy()
 
     def select(self, documents: Sequence[int]) -> "Memory":
         """Return the memory of some of the documents, in the given order."""

@@ -316,7 +316,7 @@ def _probe(sample: _Sample, job: Job, store: Store | None, device: str) -> _Prob
         documents = MemorySample(values, lengths, texts)
         calibration, prediction = fit(codec, documents, reader, missing=unread, is_enough=is_enough)
     began = time.perf_counter()
-    encode_batch([""] * len(lengths), values, lengths, codec, calibration)
+    encode_batch([""] * len(lengths), memory.numbers, lengths, codec, calibration)
     encoded_s = (time.perf_counter() - began) / max(len(values), 1)
     repeats = -(-PROBE_BATCHES * compressor.token_budget // max(sum(map(len, passages)), 1))
     speeds = _tokens_per_s(compressor, Passages.of(passages * repeats), job.stage)

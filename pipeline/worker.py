@@ -182,10 +182,11 @@ class ShardWorker:
         self._decoder.drop()
         errors = quarantined or {}
         read = self._readers.read(shard, frozenset(errors))
-        memory, computed_s = self._memory(shard, read.tokens)
+        compressed = [doc_id for place, doc_id in enumerate(read.doc_ids) if place not in errors]
+        payloads, computed_s = self._payloads(shard, compressed, read.tokens)
         self._readers.compare(read.seconds, computed_s)
         with self._steps.doing("writing", shard):
-            written = self._write(shard, read, errors, memory)
+            written = self._write(shard, read, errors, payloads)
         return ShardResult(written, tuple(Quarantined(read.doc_ids[place], errors[place]) for place in errors))
 
     def count(self, shard: Shard) -> int:
@@ -212,9 +213,7 @@ class ShardWorker:
         assert self._counted is not None
         documents = self._counted[1][start:stop]
         tokens = Tokens.of(self._readers.here.tokenize(documents))
-        memory, _ = self._memory(shard, tokens)
-        with self._steps.doing("writing", shard):
-            list(self._encode([document.doc_id for document in documents], tokens, memory))
+        self._payloads(shard, [document.doc_id for document in documents], tokens)
 
     @property
     def token_budget(self) -> int:
@@ -279,6 +278,12 @@ class ShardWorker:
         if self._stopping.is_set():
             raise ShardCancelledError(f"shard {shard.number} was not begun")
 
+    def _payloads(self, shard: Shard, doc_ids: Sequence[str], tokens: Tokens) -> tuple[list[bytes], float]:
+        """Return the payloads of documents, and the seconds that the device took for their memory alone."""
+        memory, seconds = self._memory(shard, tokens)
+        with self._steps.doing("writing", shard):
+            return list(self._encode(doc_ids, tokens, memory)), seconds
+
     def _memory(self, shard: Shard, tokens: Tokens) -> tuple[Memory, float]:
         """Return the memory of a shard's passages, and the seconds that the device took for it alone."""
         passages = Passages(tokens.ids, tokens.lengths)
@@ -305,12 +310,12 @@ class ShardWorker:
 
         return self._compressor.launch(passages, stage=self._spec.stage, on_batch=computed), began
 
-    def _write(self, shard: Shard, read: ReadShard, errors: Mapping[int, str], memory: Memory) -> WrittenShard:
+    def _write(
+        self, shard: Shard, read: ReadShard, errors: Mapping[int, str], payloads: Sequence[bytes]
+    ) -> WrittenShard:
         order = range(len(read.doc_ids))
         places = [place for place in order if place not in errors]
-        payloads = dict(
-            zip(places, self._encode([read.doc_ids[place] for place in places], read.tokens, memory), strict=True)
-        )
+        payload_of = dict(zip(places, payloads, strict=True))
         tokens_total, tokens_fed = np.zeros((2, len(order)), np.int64)
         tokens_total[places], tokens_fed[places] = read.tokens.total, read.tokens.fed
         keep = self._spec.keep
@@ -319,7 +324,7 @@ class ShardWorker:
             doc_ids=read.doc_ids,
             tokens_total=tokens_total.tolist(),
             tokens_fed=tokens_fed.tolist(),
-            payloads=[payloads.get(place) for place in order],
+            payloads=[payload_of.get(place) for place in order],
             text_hashes=list(map(text_hash, contents)),
             errors=[errors.get(place) for place in order],
             titles=read.titles if "title" in keep else None,
@@ -349,7 +354,7 @@ class ShardWorker:
         for first in range(0, len(doc_ids), ENCODED_AT_ONCE):
             part = slice(first, first + ENCODED_AT_ONCE)
             stop = start + sum(lengths[part])
-            values = memory.values[start:stop].float().numpy()
+            values = memory.numbers[start:stop]
             yield from encode_batch(doc_ids[part], values, lengths[part], self._codec, self._calibration)
             start = stop
             self._steps.take()

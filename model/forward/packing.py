@@ -128,3 +128,8 @@ def pack(
 def offsets(lengths: np.ndarray) -> np.ndarray:
     """Return the start of each of n parts, and the end of the last one: ``(n + 1,)`` int64."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the indices of n parts one after another, given where each starts: ``(Σ length,)`` int64."""
+    return np.repeat(starts - offsets(lengths)[:-1], lengths) + np.arange(lengths.sum())

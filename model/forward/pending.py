@@ -8,7 +8,6 @@ import torch
 
 from ...configs.names import Stage
 from ..memory import Memory
-from .packing import offsets
 
 
 class PendingMemory:
@@ -16,31 +15,21 @@ class PendingMemory:
 
     Args:
         copies: copies of the batches to the CPU.
-        lengths: number of memory tokens of each passage, in the order given by the caller.
-        order: indices of the passages in the order in which they are computed; None for the caller's order.
+        lengths: number of memory tokens of each passage.
         stage: stage of the memory.
         connector: digest of the connector.
     """
 
-    def __init__(
-        self, copies: "HostCopies", lengths: np.ndarray, order: np.ndarray | None, stage: Stage, connector: str
-    ):
+    def __init__(self, copies: "HostCopies", lengths: np.ndarray, stage: Stage, connector: str):
         self._copies = copies
         self._lengths = lengths
-        self._order = order
         self._stage: Stage = stage
         self._connector = connector
 
     @torch.inference_mode()
     def finish(self) -> Memory:
         """Wait for the device and return the memory. Call it once."""
-        values, lengths = self._copies.finish(), self._lengths
-        if self._order is not None:
-            computed = offsets(lengths[self._order])[np.argsort(self._order)]
-            values = values[
-                torch.from_numpy(np.repeat(computed - offsets(lengths)[:-1], lengths)) + torch.arange(len(values))
-            ]
-        return Memory(values, tuple(lengths.tolist()), self._stage, self._connector)
+        return Memory(self._copies.finish(), tuple(self._lengths.tolist()), self._stage, self._connector)
 
 
 class HostCopies:
@@ -52,6 +41,7 @@ class HostCopies:
         dtype: dtype of the rows.
         device: device that computes them.
         on_batch: callback that is given the numbers of passages and of tokens of each batch that has arrived.
+        places: place in the tensor of each row that is added, ``(rows,)`` int64; default: the order of adding.
     """
 
     def __init__(
@@ -61,29 +51,30 @@ class HostCopies:
         dtype: torch.dtype,
         device: torch.device,
         on_batch: Callable[[int, int], None] | None,
+        places: torch.Tensor | None = None,
     ):
         self._asynchronous = device.type == "cuda"
         self._device = device
         self._values = torch.empty(rows, dim, dtype=dtype)
         self._end = 0
         self._on_batch = on_batch
+        self._places = places
         # Pinned memory is taken from all processes of a machine, so that only batches in flight have it.
-        self._in_flight: deque[tuple[torch.cuda.Event | None, torch.Tensor, torch.Tensor, int, int]] = deque()
+        self._in_flight: deque[tuple[torch.cuda.Event | None, slice, torch.Tensor, int, int]] = deque()
 
     def add(self, states: torch.Tensor, passages: int, tokens: int) -> None:
         """Begin to copy the states of a batch, and wait for the batch before it."""
-        begin, self._end = self._end, self._end + len(states)
-        target = arriving = self._values[begin : self._end]
+        rows = slice(self._end, self._end + len(states))
+        self._end = rows.stop
+        arriving, event = states, None
         if self._asynchronous:
-            arriving = torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
-        arriving.copy_(states, non_blocking=self._asynchronous)
-        event = None
-        if self._asynchronous:
+            arriving = torch.empty(states.shape, dtype=self._values.dtype, pin_memory=True)
+            arriving.copy_(states, non_blocking=True)
             # A blocking event lets the waiting thread sleep: cores are few, and the tokenizer needs them.
             event = torch.cuda.Event(blocking=True)
             # The stream is named, since the default is that of the current device, which may be another one.
             event.record(torch.cuda.current_stream(self._device))
-        self._in_flight.append((event, target, arriving, passages, tokens))
+        self._in_flight.append((event, rows, arriving, passages, tokens))
         self._wait(1 if self._asynchronous else 0)
 
     def finish(self) -> torch.Tensor:
@@ -94,9 +85,9 @@ class HostCopies:
     def _wait(self, remaining: int) -> None:
         """Wait until no more than ``remaining`` batches are in flight."""
         while len(self._in_flight) > remaining:
-            event, target, arriving, passages, tokens = self._in_flight.popleft()
+            event, rows, arriving, passages, tokens = self._in_flight.popleft()
             if event is not None:
                 event.synchronize()
-                target.copy_(arriving)
+            self._values[rows if self._places is None else self._places[rows]] = arriving.to("cpu", self._values.dtype)
             if self._on_batch is not None:
                 self._on_batch(passages, tokens)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ...errors import CorruptStoreError
+from .floats import as_float32
 
 CALIBRATION_PREFIX = "calibration/"
 """Prefix of calibration assets; its reference follows in 8 hexadecimal digits."""
@@ -98,8 +99,12 @@ class Calibration:
         return np.ascontiguousarray((self.transform / energy).T)
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """Return memory ``(n, dim)`` less the mean, divided by the standard deviation, as a new float32 array."""
-        normalised = values - self.mean
+        """Return memory ``(n, dim)`` less the mean, divided by the standard deviation, as a new float32 array.
+
+        Args:
+            values: float32, or bits of bfloat16 as uint16.
+        """
+        normalised = as_float32(values) - self.mean
         normalised *= self.per_std
         return normalised
 

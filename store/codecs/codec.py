@@ -83,7 +83,7 @@ class Codec(Protocol):
         """Encode the memory of k documents.
 
         Args:
-            values: memory of all documents in order, ``(Σ n_mem, dim)`` float32.
+            values: memory of all documents in order, ``(Σ n_mem, dim)`` float32, or bits of bfloat16 as uint16.
             lengths: number of memory tokens of each document, k of them.
             calibration: the calibration that ``calibrate`` fitted to the corpus.
 

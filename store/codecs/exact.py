@@ -8,6 +8,7 @@ import zstandard
 from ...errors import CorruptStoreError
 from .calibration import Calibration
 from .codec import Bodies, chunks, require_sizes
+from .floats import as_float32, from_bf16
 
 # Settings that find only long repeats, which leaves little but zstd's Huffman coder: exponents gain from nothing else.
 _ZSTD = zstandard.ZstdCompressionParameters.from_level(
@@ -50,7 +51,7 @@ class Fp32(_Exact):
         calibration: Calibration | None,  # noqa: ARG002
     ) -> Sequence[bytes | None]:
         """Encode the memory of k documents, as `Codec.encode` says."""
-        return _split(values.astype("<f4", copy=False), lengths)
+        return _split(as_float32(values).astype("<f4", copy=False), lengths)
 
     def latents(
         self,
@@ -154,16 +155,13 @@ class Bf16z(_Exact):
         return decoded
 
 
-def from_bf16(bits: np.ndarray) -> np.ndarray:
-    """Return the float32 numbers that bits of bfloat16, uint16, stand for."""
-    wide = bits.astype(np.uint32)
-    # In place, because allocating a second array of this size takes several times as long as the shift.
-    np.left_shift(wide, 16, out=wide)
-    return wide.view(np.float32)
-
-
 def to_bf16(values: np.ndarray) -> np.ndarray:
-    """Round float32 to bfloat16, ties to even, and return the bits as little-endian uint16; NaN stays NaN."""
+    """Round float32 to bfloat16, ties to even, and return the bits as little-endian uint16; NaN stays NaN.
+
+    Bits of bfloat16 are returned as they are.
+    """
+    if values.dtype == np.uint16:
+        return values.astype("<u2", copy=False)
     every = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     halves = np.empty(every.shape, "<u2")
     for part in chunks(every):

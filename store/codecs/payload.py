@@ -61,7 +61,8 @@ def encode_batch(
 
     Args:
         doc_ids: ids of the documents, k of them.
-        values: memory of all documents in order, ``(Σ n_mem, dim)``, converted to float32.
+        values: memory of all documents in order, ``(Σ n_mem, dim)``: float numbers, or bits of bfloat16 as
+            uint16.
         lengths: number of memory tokens of each document, k of them.
         codec: codec to use; documents that would lose too much are stored by ``Codec.fallback``.
         calibration: the codec's calibration, if it needs one.
@@ -73,7 +74,7 @@ def encode_batch(
     if is_calibrated(codec) and (calibration is None or calibration.dim != dim):
         raise ValueError(f"codec {codec.name} needs a calibration of width {dim}")
     ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
-    values = values.astype(np.float32, copy=False)
+    values = values if values.dtype == np.uint16 else values.astype(np.float32, copy=False)
     payloads: list[bytes] = [b""] * len(doc_ids)
     todo = list(range(len(doc_ids)))
     while todo:

@@ -53,7 +53,7 @@ class Quantised(ABC):
         # An error that is NaN fails this comparison too.
         taken = (error_of_documents(errors, lengths) <= self.bound).tolist()
         return [
-            reference + scales[end - n : end].tobytes() + rows[end - n : end].tobytes() if is_taken else None
+            b"".join([reference, scales[end - n : end].data, rows[end - n : end].data]) if is_taken else None
             for end, n, is_taken in zip(ends, lengths, taken, strict=True)
         ]
 
