@@ -224,10 +224,16 @@ def describe_prediction(predicted: "Prediction") -> str:
         loss = f"normalised error {predicted.error_db:.1f} dB"
     else:
         loss = "loss unknown: the sample is too small" if predicted.lossy else "nothing is lost"
-    fitted = ", fitted without the decoder, as klt is" if predicted.is_sensitive is False else ""
     others = f"; {predicted.fallbacks:.1%} of documents need a better codec" if predicted.fallbacks else ""
     size = f"{predicted.bits_per_value:.2f} bits per value"
-    return f"codec {predicted.codec}: {size}, {loss}{fitted}{_kl(predicted)}{others}"
+    return f"codec {predicted.codec}: {size}, {loss}{fitted(predicted.fitted_to_decoder)}{_kl(predicted)}{others}"
+
+
+def fitted(to_decoder: bool | None) -> str:
+    """Return what a codec was fitted to, as the end of a sentence; nothing for a codec that needs no decoder."""
+    if to_decoder is None:
+        return ""
+    return ", fitted to the decoder" if to_decoder else ", fitted without the decoder, as klt is"
 
 
 def _kl(predicted: "Prediction") -> str:

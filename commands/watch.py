@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import some
-from .console import Output, Piece, ago, by_change, by_reason, count, duration, fallbacks, ratio, rows, size
+from .console import Output, Piece, ago, by_change, by_reason, count, duration, fallbacks, fitted, ratio, rows, size
 from .options import Json, Uri
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def _held(status: "BuildStatus") -> Iterator[Piece]:
             if store.disk_bytes is not None
             else f"{size(store.table_bytes)} in the latest version; older versions in an object store are not counted",
             "search": _search(store.search, store.searchable),
-            "vectors": f"stage {store.stage}, {store.dim} wide, codec {store.codec}{fallbacks(store.fallbacks)}"
+            "vectors": f"stage {store.stage}, {store.dim} wide, codec {store.codec}"
+            f"{fitted(store.fitted_to_decoder)}{fallbacks(store.fallbacks)}"
             if store.holds_memory
             else "none: the store keeps texts, and memory is made at question time",
             "shards": f"{status.shards_planned - missing:,} of {status.shards_planned:,} done"

@@ -1,6 +1,7 @@
 """The content of a store in numbers: documents, tokens, failures and sizes."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import lance
 
 from ..configs.names import MEMORY_AT_QUESTION
 from ..errors import CorruptStoreError, StoreError
-from .codecs import codec_by_id
+from .codecs import codec_by_id, codec_by_name, uses_sensitivity
 from .codecs.record import read_header
 from .derived.totals import FragmentTotals
 from .ledger import empty_shards, fallbacks
@@ -52,6 +53,8 @@ class StoreInfo:
         stage: stage of the stored memory.
         dim: width of the memory at that stage.
         codec: name of the codec that new payloads use.
+        fitted_to_decoder: True if the codec was fitted to the decoder's sensitivity, False if it should have been; None
+            if the codec needs no decoder.
         fallbacks: number of documents that builds wrote in another codec, which keeps more, by its name; a document
             that was replaced counts again.
         documents: number of rows of ``memory``, failed documents included.
@@ -80,6 +83,7 @@ class StoreInfo:
     stage: str
     dim: int
     codec: str
+    fitted_to_decoder: bool | None
     fallbacks: dict[str, int]
     documents: int
     failed_documents: int
@@ -155,6 +159,7 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             stage=meta.stage,
             dim=meta.dim,
             codec=meta.codec,
+            fitted_to_decoder=_fitted_to_decoder(store),
             fallbacks=fallbacks(store.uri),
             documents=sum(each.rows for each in totals.values()),
             failed_documents=sum(each.failed for each in totals.values()),
@@ -172,6 +177,16 @@ def describe(store: Store, failures: int = 20) -> StoreInfo:
             searchable=searchable_documents(table),
             disk_bytes=disk_bytes(store.uri),
         )
+
+
+def _fitted_to_decoder(store: Store) -> bool | None:
+    if not uses_sensitivity(codec_by_name(store.meta.codec)):
+        return None
+    # A damaged store is described too.
+    with suppress(StoreError):
+        calibration = store.own_calibration()
+        return calibration is not None and calibration.is_sensitive
+    return None
 
 
 def describe_documents(store: Store, doc_ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -72,8 +72,15 @@ class EventLog(Tally):
     def calibrated(self, prediction: Prediction) -> None:
         """Log the codec's predicted size and loss."""
         error_db = None if prediction.error_db is None else round(prediction.error_db, 3)
-        bits, measured = round(prediction.bits_per_value, 3), {"kl": prediction.kl, "kl_worst": prediction.kl_worst}
-        self._write("calibrated", codec=prediction.codec, bits_per_value=bits, error_db=error_db, **measured)
+        self._write(
+            "calibrated",
+            codec=prediction.codec,
+            bits_per_value=round(prediction.bits_per_value, 3),
+            error_db=error_db,
+            fitted_to_decoder=prediction.fitted_to_decoder,
+            kl=prediction.kl,
+            kl_worst=prediction.kl_worst,
+        )
 
     def indexing(self, action: str, done: int, total: int) -> None:
         """Log the start of work on the search index."""

@@ -106,8 +106,8 @@ class Prediction:
         delta_nll: change of the negative log-likelihood of the documents' text, in nats per token; None likewise.
         kl_documents: number of documents that the decoder read.
         kl_missing: reason for which no KL divergence was measured.
-        is_sensitive: True if the codec was fitted to the decoder's sensitivity, False if it should have been; None if
-            the codec needs no decoder.
+        fitted_to_decoder: True if the codec was fitted to the decoder's sensitivity, False if it should have been; None
+            if the codec needs no decoder.
     """
 
     codec: str
@@ -122,7 +122,7 @@ class Prediction:
     delta_nll: float | None = None
     kl_documents: int = 0
     kl_missing: str = ""
-    is_sensitive: bool | None = None
+    fitted_to_decoder: bool | None = None
 
 
 def fit(
@@ -152,7 +152,7 @@ def fit(
     found = predict(codec, sample.values, sample.lengths, calibration, is_enough=is_enough)
     if not is_calibrated(codec):
         return calibration, found
-    found = replace(found, is_sensitive=matrix is not None if uses_sensitivity(codec) else None)
+    found = replace(found, fitted_to_decoder=matrix is not None if uses_sensitivity(codec) else None)
     if reader is None or not sample.lengths:
         return calibration, replace(found, kl_missing=missing)
     assert calibration is not None

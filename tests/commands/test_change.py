@@ -73,5 +73,11 @@ def test_a_store_is_recoded_through_the_decoder(folder, run, tmp_path):
         )
         assert shown.exit_code == 0, shown.output
         prediction = json.loads(shown.stdout)["prediction"]
-        assert (prediction["kl_documents"], prediction["kl_missing"], prediction["is_sensitive"]) == (12, "", fitted)
+        assert (prediction["kl_documents"], prediction["kl_missing"], prediction["fitted_to_decoder"]) == (
+            12,
+            "",
+            fitted,
+        )
         assert 0 < prediction["kl"] <= prediction["kl_worst"]
+        info = run("info", tmp_path / codec)
+        assert ("fitted to the decoder" in info.stdout) == bool(fitted)

@@ -117,9 +117,10 @@ def test_numbers_in_words():
             "checkpoint's decoder",
         ),
         (
-            *(-9.0, True, 0.0, {"is_sensitive": False, "kl_missing": "the decoder is away"}),
+            *(-9.0, True, 0.0, {"fitted_to_decoder": False, "kl_missing": "the decoder is away"}),
             "normalised error -9.0 dB, fitted without the decoder, as klt is; no KL measured: the decoder is away",
         ),
+        (-9.0, True, 0.0, {"fitted_to_decoder": True}, "normalised error -9.0 dB, fitted to the decoder"),
         (None, True, 0.25, {}, "loss unknown: the sample is too small; 25.0% of documents need a better codec"),
         (None, False, 0.0, {}, "nothing is lost"),
     ],

@@ -632,7 +632,7 @@ class TestCodecs:
         folder, recorder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint")), Recorder()
         shutil.rmtree(folder / "base_decoder")
         build([make_corpus()], folder, tmp_path / "store", small(store={"codec": "fisher3"}), progress=recorder)
-        assert (recorder.told.kl, recorder.told.is_sensitive) == (None, False)
+        assert (recorder.told.kl, recorder.told.fitted_to_decoder) == (None, False)
         assert "is not at hand" in recorder.told.kl_missing
         assert not Store.open(tmp_path / "store").own_calibration().is_sensitive
         with pytest.raises(CheckpointError, match="base_decoder"):

@@ -56,7 +56,7 @@ def test_the_decoder_reads_documents_of_the_sample():
     assert pool.calls[-1] == ("divergence", KL_DOCUMENTS)
     assert (prediction.kl_documents, prediction.kl_worst) == (KL_DOCUMENTS, 2 * prediction.kl)
     assert prediction.kl > 0
-    assert prediction.is_sensitive is None
+    assert prediction.fitted_to_decoder is None
 
 
 def test_a_codec_is_fitted_to_the_sensitivity():
@@ -64,14 +64,14 @@ def test_a_codec_is_fitted_to_the_sensitivity():
     calibration, prediction = calibrate(codec_by_name("fisher4"), pool, PLAN, 4)
     assert [call[0] for call in pool.calls[-2:]] == ["sensitivity", "divergence"]
     assert calibration.is_sensitive
-    assert prediction.is_sensitive
+    assert prediction.fitted_to_decoder
 
 
 def test_a_decoder_that_is_not_read_is_explained():
     pool = FakePool(None)
     calibration, prediction = calibrate(codec_by_name("fisher4"), pool, PLAN, 4, "it is away")
     assert {call[0] for call in pool.calls} == {"sample"}
-    assert (prediction.kl, prediction.kl_missing, prediction.is_sensitive) == (None, "it is away", False)
+    assert (prediction.kl, prediction.kl_missing, prediction.fitted_to_decoder) == (None, "it is away", False)
     assert not calibration.is_sensitive
 
 
