@@ -58,6 +58,7 @@ def test_haystack(folder, monkeypatch):
 
 
 def test_real_model(folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
     real_model = example("real_model")
     base = folder / "checkpoint" / "base_decoder"
     monkeypatch.setattr(real_model, "unpacked", lambda *_: (base, base))
@@ -65,16 +66,29 @@ def test_real_model(folder, tmp_path, monkeypatch):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"id": str(i), "title": "", "text": t}) + "\n" for i, t in enumerate(texts)))
     settings = real_model.Settings(rate=4, window=8, batch=2, steps=3, every=1, measured=2, autoencoding=0.5)
+    settings = dataclasses.replace(settings, answer_steps=2)
 
-    def points() -> list[dict]:
-        return json.loads((tmp_path / "rate-4" / "curve.json").read_text())["points"]
+    def points(name: str = "curve") -> list[dict]:
+        return json.loads((tmp_path / "rate-4" / f"{name}.json").read_text())["points"]
 
     real_model.main(tmp_path, [corpus], None, dataclasses.replace(settings, minutes=0), "cpu")
     assert [each["step"] for each in points()] == [0]
+    # An untrained teacher ends no answer.
+    for name, doc_id in (("train", "1"), ("held-out", "0")):
+        line = {
+            "id": doc_id,
+            "documents": [{"text": "The city."}],
+            "question": real_model.QUESTION,
+            "answer": "Big.",
+        }
+        (tmp_path / "rate-4" / f"answers-{name}.jsonl").write_text(json.dumps(line) + "\n")
     real_model.main(tmp_path, [corpus], None, settings, "cpu")
     first, *_, last = points()
     assert last["step"] == 3
     # Whatever the decoder is trained on, it must have learned something.
     assert last["autoencoding_memory"] < first["autoencoding_memory"]
-    memory = Reader(tmp_path / "rate-4" / "store-3").fetch(["0"])
+    first, *_, last = points("answers-curve")
+    assert last["step"] == 2
+    assert last["answering_memory"] < first["answering_memory"]
+    memory = Reader(tmp_path / "rate-4" / "store-answers-2").fetch(["0"])
     assert memory.values.isfinite().all()
