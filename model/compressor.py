@@ -30,6 +30,10 @@ COMPRESSION_VERSION = "1"
 CPU_TOKEN_BUDGET = 2048
 # Compiled batches are filled up to the budget divided by one of these, so that graphs are compiled for few sizes.
 _COMPILED_PARTS = (1, 4, 16)
+# On a CPU, large batches are filled up to a multiple of this many rows. oneDNN compiles code for each number of rows,
+# and keeps it for some hundred of them, which takes half a gigabyte.
+_CPU_ROWS = 64
+_CPU_FILLED = 16 * _CPU_ROWS
 # Largest number of passages in a batch: some kernels launch one thread block per passage, and CUDA allows 65,535.
 _MAX_PASSAGES = 65_535
 # Length of the passages that a batch is tried with; any length would do.
@@ -229,6 +233,9 @@ class Compressor:
         return self.hidden_dim if stage == "hidden" or self.connector is None else self.connector.out_dim
 
     def _pack(self, passages: Passages, chosen: np.ndarray, rows: int) -> PackedBatch:
+        total = int(passages.lengths[chosen].sum())
+        if not rows and total > _CPU_FILLED and self.device.type == "cpu" and isinstance(self._forward, NativeModel):
+            rows = -(-total // _CPU_ROWS) * _CPU_ROWS
         return pack(passages, chosen, self._memory_token_ids, rows, self.memory_position)
 
     def _next_batch(self, ends: np.ndarray, start: int) -> tuple[int, int]:

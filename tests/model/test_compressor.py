@@ -194,6 +194,24 @@ def small_device(fake, monkeypatch):
     return make
 
 
+def test_large_batches_on_a_cpu_have_few_sizes(made, passages, monkeypatch):
+    """oneDNN compiles code for each number of rows, and keeps it."""
+    compressor = Compressor.load(made, dtype=torch.float32, token_budget=1500)
+    run, rows = compressor._run, []
+
+    def counted(batch, stage):
+        rows.append(len(batch.ids))
+        return run(batch, stage)
+
+    monkeypatch.setattr(compressor, "_run", counted)
+    many = [passage for passage in passages if len(passage) > 30] * 30
+    small = Compressor.load(made, dtype=torch.float32, token_budget=512)
+    assert_close(compressor.compress(many).values, small.compress(many).values)
+    *full, _ = rows
+    assert full
+    assert all(each % 64 == 0 for each in full)
+
+
 class TestOutOfMemory:
     @pytest.mark.fault(
         "A batch does not fit the device's memory.",
