@@ -48,8 +48,7 @@ class Chat:
         deadline = asyncio.get_running_loop().time() + self._config.deadline_s
         # A server under too much load should spend no more on those that it refuses.
         self._live.require_room()
-        async with asyncio.timeout_at(deadline):
-            asked = await read_body(request, ChatRequest)
+        asked = await read_body(request, ChatRequest, deadline)
         question = self._question(asked)
         return _Completion(asked, ask(self._live, question, deadline), self._live, self._metrics)
 
