@@ -83,8 +83,9 @@ def ask(
         str | None, typer.Option(metavar="ID", help="Query of the run to take the documents of. Default: its only one.")
     ] = None,
     hits: Annotated[
-        int, typer.Option("--hits", "--documents", "-n", min=1, help="Number of documents to find.")
-    ] = DOCUMENTS,
+        int | None,
+        typer.Option("--hits", "--documents", "-n", min=1, help=f"Number of documents to find. Default: {DOCUMENTS}."),
+    ] = None,
     show_text: Annotated[bool, typer.Option("--show-text", help="Show the text of the documents.")] = False,
     decoder_base: DecoderBase = None,
     compressor_base: CompressorBase = None,
@@ -104,6 +105,9 @@ def ask(
     from ..model.families import open_checkpoint
     from ..reader.index import Index
 
+    if doc is not None and hits is not None:
+        raise typer.BadParameter("give --doc or --hits, not both: documents that are named need no search.")
+    hits = DOCUMENTS if hits is None else hits
     named = _named(doc, run, query, hits)
     opened = open_checkpoint(
         checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra

@@ -56,16 +56,19 @@ def serve(
     from ..serving.run import Models
     from ..serving.run import serve as run
 
-    opened = open_checkpoint(
-        checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
-    )
+    def models() -> Models:
+        say(f"Loading the checkpoint {checkpoint} …", console=err)
+        opened = open_checkpoint(
+            checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
+        )
+        return Models(opened, dtype, device, repetition_penalty)
 
     def started(address: str) -> None:
         say(f"{address}: serving {count(len(uris), 'store')} ({', '.join(uris)}). Ctrl-C ends.", console=err)
         if config.open:
             say_warnings(["everyone who reaches this address may use the server: it asks for no key."])
 
-    run(uris, Models(opened, dtype, device, repetition_penalty), config, started=started)
+    run(uris, models, config, started=started)
 
 
 def _named(stores: list[str]) -> dict[str, str]:

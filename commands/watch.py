@@ -67,6 +67,11 @@ def _search(index: "SearchIndex | None", searchable: int | None) -> str:
     return f"{count(held, 'document')} indexed{missing}, {size(index.bytes)}; {described}"
 
 
+def _done(planned: int, missing: int) -> str:
+    # An update that deletes documents only has no shard.
+    return f"{planned - missing:,} of {planned:,} done" if planned else "none: nothing had to be compressed"
+
+
 def _compression(store: "StoreInfo") -> dict[str, str]:
     reached = f"{ratio(store.compression)} tokens per memory token reached; the rate is {store.checkpoint['rate']}"
     return {
@@ -94,7 +99,7 @@ def _held(status: "BuildStatus") -> Iterator[Piece]:
             f"{fitted(store.fitted_to_decoder)}{fallbacks(store.fallbacks)}"
             if store.holds_memory
             else "none: the store keeps texts, and memory is made at question time",
-            "shards": f"{status.shards_planned - missing:,} of {status.shards_planned:,} done"
+            "shards": _done(status.shards_planned, missing)
             + (f"; missing {some(status.shards_missing)}" if missing else ""),
             **({"last update": by_change(status.changes)} if status.changes else {}),
             "failures": f"{count(store.failed_documents, 'document')}, {count(store.rejected_records, 'record')}",
@@ -116,11 +121,12 @@ def _progress(status: "RunStatus") -> Iterator[Piece]:
         running = "unknown in an object store; see the last commit"
     else:
         running = f"running: {status.holder}" if status.running else "not running"
-    done, driver = status.shards - status.missing, status.driver
+    driver = status.driver
     values = {
         "store": status.uri,
         "build": "complete, " + running if status.is_complete else running,
-        "shards": f"{done:,} of {status.shards:,} done, {status.missing:,} missing",
+        "shards": _done(status.shards, status.missing) + (f", {status.missing:,} missing" if status.shards else ""),
+        **({"last update": by_change(status.changes)} if status.changes else {}),
         "documents": f"{status.documents:,} in the store; the last plan read {count(status.records, 'record')}",
         "failures": f"{count(status.failed_documents, 'document')} quarantined, "
         f"{count(status.rejected_records, 'record')} rejected",

@@ -44,3 +44,6 @@ class ServeConfig(Config):
     )
     max_documents: int = Field(100, ge=1, description="Largest number of documents that a request may name or find.")
     max_new_tokens: int = Field(128, ge=1, description="Largest number of tokens of an answer that asks for no other.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Largest number of tokens that a request may ask for; default: the decoder's context."
+    )

@@ -1,5 +1,6 @@
 """The bodies of requests: JSON of a limited size."""
 
+import asyncio
 from typing import TypeVar
 
 import orjson
@@ -15,19 +16,26 @@ BODY_BYTES = 1 << 20
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_body(request: Request, model: type[M]) -> M:
+async def read_body(request: Request, model: type[M], deadline: float) -> M:
     """Return the checked body of a request.
 
+    Args:
+        request: the request.
+        model: form of its body.
+        deadline: time of the event loop at which a client that is still sending is given up.
+
     Raises:
-        ApiError: it is too large, no JSON, or has another form than the model.
+        ApiError: it does not come in time, is too large, no JSON, or has another form than the model.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "The body must be JSON, with the header content-type: application/json.", "not_json")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES:
-            raise ApiError(413, f"The body is larger than {BODY_BYTES:,} bytes.", "body_too_large")
+    try:
+        async with asyncio.timeout_at(deadline):
+            body = await _received(request)
+    except TimeoutError:
+        # The rest of the body would keep the connection open.
+        raise ApiError(504, "The body did not come in time. Send it at once.", "deadline_exceeded",
+            headers={"connection": "close"}) from None  # fmt: skip
     try:
         return model.model_validate(orjson.loads(body))
     except orjson.JSONDecodeError as error:
@@ -37,3 +45,12 @@ async def read_body(request: Request, model: type[M]) -> M:
         param = ".".join(map(str, first["loc"])) or None
         problem = first["msg"].removeprefix("Value error, ")
         raise ApiError(400, f"{param or 'The body'}: {problem}.", "invalid_value", param=param) from None
+
+
+async def _received(request: Request) -> bytearray:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise ApiError(413, f"The body is larger than {BODY_BYTES:,} bytes.", "body_too_large")
+    return body

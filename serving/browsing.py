@@ -1,5 +1,6 @@
 """The endpoints that show what stores hold: models, documents, a search, and a store in numbers."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -88,7 +89,8 @@ class Browsing:
 
     async def retrieve(self, request: Request) -> Response:
         """Return the documents that the search finds for a question."""
-        asked = await read_body(request, RetrieveRequest)
+        deadline = asyncio.get_running_loop().time() + self._config.deadline_s
+        asked = await read_body(request, RetrieveRequest, deadline)
         served = self._stores.get(asked.model)
         hits = asked.hits or self._config.documents
         if hits > self._config.max_documents:

@@ -48,8 +48,7 @@ class Chat:
         deadline = asyncio.get_running_loop().time() + self._config.deadline_s
         # A server under too much load should spend no more on those that it refuses.
         self._live.require_room()
-        async with asyncio.timeout_at(deadline):
-            asked = await read_body(request, ChatRequest)
+        asked = await read_body(request, ChatRequest, deadline)
         question = self._question(asked)
         return _Completion(asked, ask(self._live, question, deadline), self._live, self._metrics)
 
@@ -68,12 +67,16 @@ class Chat:
                 400, f"The store of model {store.name} has no search index. Name documents.", "not_searchable",
                 param="documents",
             )  # fmt: skip
+        tokens, limit = asked.new_tokens, self._config.max_tokens
+        if tokens is not None and limit is not None and tokens > limit:
+            raise ApiError(400, f"At most {limit} tokens can be asked for.", "too_many_tokens",
+                param="max_completion_tokens" if asked.max_completion_tokens else "max_tokens")  # fmt: skip
         return LiveQuestion(
             index=store.index,
             text=text,
             doc_ids=None if asked.documents is None else tuple(asked.documents),
             hits=hits,
-            max_new_tokens=asked.new_tokens or self._config.max_new_tokens,
+            max_new_tokens=tokens or min(self._config.max_new_tokens, limit or self._config.max_new_tokens),
             streams=bool(asked.stream),
         )
 

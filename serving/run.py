@@ -53,7 +53,7 @@ class Models:
 
 def serve(
     uris: Mapping[str, str],
-    models: Models,
+    models: Callable[[], Models],
     config: ServeConfig,
     *,
     started: Callable[[str], object] = lambda _: None,
@@ -62,7 +62,8 @@ def serve(
 
     Args:
         uris: address of each store, by its name.
-        models: the checkpoint that all stores were built with.
+        models: function that opens the checkpoint that all stores were built with. It is called once the keys are read
+            and the address is bound.
         config: settings of the server.
         started: callback that is given the server's address once it listens.
 
@@ -74,7 +75,7 @@ def serve(
     with listening_socket(config) as listening:
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        work = partial(run, uris, models, config, keys)
+        work = partial(run, uris, models(), config, keys)
         if config.workers == 1:
             work(listening, lambda: started(address))
         else:

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,13 +48,13 @@ class Holder:
 
 @contextmanager
 def build_lock(uri: str | Path) -> Iterator[None]:
-    """Hold the lock of a store; its folder is created if it does not exist.
+    """Hold the lock of a store; its folder is created if it does not exist, and removed if an error left it unused.
 
     At the end, record the checksums of new files. If no error came, also bring the id map in step for the next reader.
 
     The operating system releases the lock when its process ends, however that ends, so no lock is ever stale. The lock
-    file stays. An object store has no lock: two builds of one store waste each other's work there, but each commit is a
-    compare-and-swap, so every shard is still stored exactly once.
+    file of a store stays. An object store has no lock: two builds of one store waste each other's work there, but each
+    commit is a compare-and-swap, so every shard is still stored exactly once.
 
     Raises:
         StoreLockedError: another process holds the lock; the message names it, its host and the time.
@@ -65,11 +65,12 @@ def build_lock(uri: str | Path) -> Iterator[None]:
         yield
         return
     _require_own_folders(folder)
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot create the store's folder {folder}: {error}.") from error
-    with _acquire(folder):
+    with _acquire(folder), _removed_if_unused(folder) if is_new else nullcontext():
         # The holder is described in a separate file, because some versions of filelock empty the lock file.
         holder = folder / HOLDER_NAME
         _describe_this_process(holder)
@@ -137,6 +138,25 @@ def _acquire(folder: Path) -> AbstractContextManager[object]:
         ) from None
     except OSError as error:
         raise StoreError(f"cannot lock the store at {folder}: {error.strerror}. Is it writable?") from error
+
+
+@contextmanager
+def _removed_if_unused(folder: Path) -> Iterator[None]:
+    """After an error or a signal, remove a folder that holds nothing but the lock: it would look like a store.
+
+    The caller holds the lock. Whoever waits for it notices that its file is gone, and makes the folder again.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            found = {path: path.is_dir() and not path.is_symlink() for path in folder.rglob("*")}
+            if [path for path, is_folder in found.items() if not is_folder] == [folder / LOCK_NAME]:
+                (folder / LOCK_NAME).unlink()
+                for inner in sorted(path for path, is_folder in found.items() if is_folder)[::-1]:
+                    inner.rmdir()
+                folder.rmdir()
+        raise
 
 
 def _describe_this_process(holder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from ...configs import BuildConfig
 from ...store import Holder, Store, count_failures, done_shards, last_commits, local_folder, lock_holder
+from ..planning.plan import Changes
 from ..planning.stored import current_plan
 from .events import now
 from .progress import WorkerState
@@ -161,6 +162,7 @@ class RunStatus:
         running: True if a process holds the store's lock; None in an object store, which has no lock.
         holder: process that holds the lock.
         driver: status of the running build; None in an object store, and before its workers started.
+        changes: changes that the plan makes, if it is an update's. One that deletes documents only has no shards.
     """
 
     uri: str
@@ -176,6 +178,7 @@ class RunStatus:
     running: bool | None
     holder: Holder | None = None
     driver: DriverStatus | None = None
+    changes: Changes | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -231,4 +234,5 @@ def run_status(uri: str | Path) -> RunStatus:
         running=None if folder is None else holder is not None,
         holder=holder,
         driver=driver,
+        changes=plan.changes,
     )

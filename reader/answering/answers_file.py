@@ -24,8 +24,10 @@ from .answered import AnsweredQuestion
 
 # Seconds after which written lines are forced to the disk: a power failure loses no more.
 _SYNC_SECONDS = 5.0
-# Settings that are recorded for a person, and may differ: ``store_created_at`` identifies a store that was moved.
-_NOT_COMPARED = frozenset({"store"})
+# Settings for a person, which may differ: ``store_created_at`` identifies a moved store, and ``questions`` their file.
+_NOT_COMPARED = frozenset({"store", "questions_file"})
+_SHOWN = 100  # Characters of a question that an error shows.
+_REMEDY = "Restore the questions, name another file of answers (--out), or begin this one anew with --overwrite."
 # Beginning of every line, by which a torn first line is recognised.
 _BEGINNING = b'{"id":'
 _LINE = TypeAdapter(AnsweredQuestion)
@@ -41,6 +43,7 @@ class AnswersFile:
         path: the file. If it holds answers, they are kept.
         settings: JSON values that determine the answers.
         question_ids: ids of the questions, in order.
+        texts: texts of the questions by id, to name the first that is another one than the answered one.
         overwrite: True to drop the answers that the file holds.
 
     Attributes:
@@ -53,13 +56,20 @@ class AnswersFile:
     """
 
     def __init__(
-        self, path: Path, settings: Mapping[str, Any], question_ids: Sequence[str], *, overwrite: bool = False
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        question_ids: Sequence[str],
+        *,
+        texts: Mapping[str, str] | None = None,
+        overwrite: bool = False,
     ):
         require_place(path)
         for each in (path, part_path(path)):
             _require_answers(each, _content(each))
         self._path = path
         self._settings = settings
+        self._texts = texts or {}
         self._overwrite = overwrite
         self._is_changed = False
         self._synced = time.monotonic()
@@ -135,7 +145,7 @@ class AnswersFile:
         if self._overwrite or not self._path.exists():
             held = beyond = b""
         self.before = _parse_all(held, self._path)
-        _require_order(self._path, self.before, question_ids)
+        _require_order(self._path, self.before, question_ids, _file_of(self._settings))
         self.known, self._part_size = _parse_part(beyond, question_ids[len(self.before) :])
         self._size = held.rfind(b"\n") + 1
         self._kept = set(self.known)
@@ -170,12 +180,30 @@ class AnswersFile:
             for name in {**begun, **self._settings}
             if name not in _NOT_COMPARED and begun.get(name) != self._settings.get(name)
         ]
+        # The documents of questions count as theirs only if the answers come from them.
+        if "questions" in names and "documents_from" not in names:
+            source = f" (those in {_file_of(begun)})" if _file_of(begun) != _file_of(self._settings) else ""
+            raise InputError(
+                f"{self._path}: the questions in {_file_of(self._settings)} are not those that this file was begun "
+                f"with{source}: {self._changed_question()}. {_REMEDY}"
+            )
         if names:
-            shown = "; ".join(f"{name} {begun.get(name)!r}, not {self._settings.get(name)!r}" for name in names)
+            values = {name: (begun.get(name), self._settings.get(name)) for name in names if name != "questions"}
+            shown = "; ".join(f"{name} {before!r}, not {now!r}" for name, (before, now) in values.items())
             raise InputError(
                 f"{self._path}: the file was begun with other settings: {shown}. Give the same settings, name another "
                 "file, or begin this one anew with --overwrite."
             )
+
+    def _changed_question(self) -> str:
+        for each in (*self.before, *self.known.values()):
+            if (text := self._texts.get(each.id, each.question)) != each.question:
+                return f"question {each.id!r} was {each.question[:_SHOWN]!r}, and is {text[:_SHOWN]!r}"
+        return "the answered ones are the same, but later ones, or the documents that questions name, have changed"
+
+
+def _file_of(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("questions_file", "the file of questions"))
 
 
 def settings_path(path: Path) -> Path:
@@ -317,13 +345,13 @@ def _require_answers(path: Path, content: bytes) -> None:
         raise InputError(f"{path}: the file holds something else than answers. Name another file.")
 
 
-def _require_order(path: Path, answers: Sequence[AnsweredQuestion], question_ids: Sequence[str]) -> None:
+def _require_order(path: Path, answers: Sequence[AnsweredQuestion], ids: Sequence[str], questions_file: str) -> None:
     for number, answered in enumerate(answers, start=1):
-        if number > len(question_ids) or answered.id != question_ids[number - 1]:
-            expected = repr(question_ids[number - 1]) if number <= len(question_ids) else "no further question"
+        if number > len(ids) or answered.id != ids[number - 1]:
+            expected = repr(ids[number - 1]) if number <= len(ids) else "no further question"
             raise InputError(
-                f"{path}, line {number}: the answer to question {answered.id!r} stands where {expected} belongs. Name "
-                "another file, or begin this one anew with --overwrite."
+                f"{path}, line {number}: the answer to question {answered.id!r} stands where {expected} belongs: "
+                f"{questions_file} has changed since this file was begun, or is another one. {_REMEDY}"
             )
 
 

@@ -154,8 +154,10 @@ def answer_file(
         if settings.token_budget is None:
             settings = replace(settings, token_budget=default_token_budget(device))
         determined = _determined(reader, opened, read.asked, listed, retriever, device, settings)
+        determined["questions_file"] = str(input_path(questions, QuestionsError).absolute())
+        texts = {question.id: question.text for question in read.asked}
         ids = [question.id for question in read.asked]
-        with AnswersFile(out, determined, ids, overwrite=overwrite) as file, _naming(out):
+        with AnswersFile(out, determined, ids, texts=texts, overwrite=overwrite) as file, _naming(out):
             tally = _Tally(before=len(file.before) + len(file.known))
             for answered in file.before:
                 tally.add(answered)

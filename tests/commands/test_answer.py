@@ -49,6 +49,7 @@ def test_answer_and_eval_of_its_file(folder, run, tmp_path):
     assert "finished before: 4 questions (JSON lines: _id, text, answer, doc_ids)" in again.stdout
     other = run(*made, "--max-new-tokens", 2, "-o", tmp_path / "found.jsonl")
     assert other.exit_code == 2
+    assert "other settings: documents_from 'search', not 'questions'; documents 2, not None; " in other.stderr
     assert "max_new_tokens 3, not 2" in other.stderr
 
     (tmp_path / "run").write_text("q0 Q0 d0 1 1 x\nq0 Q0 d0 2 1 x\nq1 Q0 zz 1 1 x\nq2 Q0 d2 1 2 x\nq3 Q0 d3 1 1 x\n")

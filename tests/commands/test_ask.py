@@ -112,6 +112,7 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(ask, monkeypatc
         (("",), "question is empty"),
         (("why?", "--query", "q1"), "--run"),
         (("why?", "--doc", "d1", "--run", os.devnull), "not both"),
+        (("why?", "--doc", "d1", "--hits", "5"), "--doc or --hits, not both"),
         (("why?", "--run", "nothing"), "cannot be read"),
     ],
 )

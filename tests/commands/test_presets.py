@@ -5,7 +5,7 @@ import yaml
 from typer.testing import CliRunner
 
 from pisco_index.cli import app
-from pisco_index.configs import BuildConfig
+from pisco_index.configs import BuildConfig, preset_text
 
 
 def test_presets_stand_under_the_command_that_takes_them(run):
@@ -21,11 +21,23 @@ def test_a_preset_is_printed_as_a_configuration(run):
     assert "windows" in run("presets", "pretrain/pisco").stdout
 
 
+def test_a_name_alone_is_that_of_a_preset_for_builds(run):
+    shown = run("presets", "tinypedia")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout == preset_text("tinypedia")
+    assert shown.stderr == "build/tinypedia. Another preset has this name too: finetune/tinypedia.\n"
+    other = run("presets", "finetune/tinypedia")
+    assert (other.stdout, other.stderr) == (preset_text("tinypedia", "finetune"), "")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("wikpedia", "wikpedia: there is no such preset. Do you mean wikipedia?"),
         ("../setup", "../setup: there is no such preset."),
+        ("wiki", "wiki: no preset has this name. Presets that begin so: build/wikipedia, build/wikipedia-parquet."),
+        ("pretrain/tinypedia", "Presets that begin so: pretrain/tinypedia-passages, pretrain/tinypedia-words."),
+        ("pretrian/pisco", "Do you mean pretrain/pisco?"),
         ("pisco", "pisco: 2 presets have this name. Name one of pretrain/pisco, finetune/pisco."),
     ],
 )

@@ -44,6 +44,22 @@ def test_status(folder, run, tmp_path):
     assert "no store" in missing.stderr
 
 
+def test_an_update_that_only_prunes_has_no_shards(folder, run, tmp_path):
+    store = shutil.copytree(folder / "store", tmp_path / "store")
+    lines = (folder / "corpus.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "corpus.jsonl").write_text("".join(lines[:-2]), "utf-8")
+    built = run("build", tmp_path / "corpus.jsonl", "-k", folder / "checkpoint", "-o", store, "-c", "beir", "--prune")
+    assert built.exit_code == 0, built.output
+    for command in ("status", "info"):
+        shown = run(command, store).stdout
+        assert "none: nothing had to be compressed" in shown
+        assert "0 new, 0 changed, 10 same, 0 gone, 2 pruned" in shown
+        assert "of 0" not in shown
+    values = json.loads(run("status", store, "--json").stdout)
+    assert (values["complete"], values["shards"], values["missing"], values["documents"]) == (True, 0, 0, 10)
+    assert values["changes"] == {"new": 0, "changed": 0, "same": 10, "gone": 0, "pruned": 2}
+
+
 def test_status_of_a_running_build_until_it_is_over(folder, run, tmp_path):
     store = shutil.copytree(folder / "store", tmp_path / "store")
     with build_lock(store):

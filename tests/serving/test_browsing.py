@@ -1,10 +1,12 @@
 """What stores hold can be looked at: models, documents, a search, sizes and history."""
 
+import socket
 import threading
 
 import pytest
 
 from pisco_index import build, delete, load_config
+from pisco_index.configs import ServeConfig
 
 from .conftest import CHECKPOINT, chat
 
@@ -152,3 +154,15 @@ def test_another_store_in_its_place_is_refused(served, tmp_path, caplog):
     # Other settings of compression are no other checkpoint.
     assert server.client.post("/reload").json()["data"][0]["error"] is None
     assert server.client.get("/v1/documents/x").status_code == 200
+
+
+def test_a_body_that_does_not_come_in_time_is_given_up(served):
+    url = served(ServeConfig(deadline_s=0.2)).client.base_url
+    for path in ("/v1/retrieve", "/v1/chat/completions"):
+        with socket.create_connection((url.host, url.port), timeout=30) as slow:
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
+            slow.sendall(head.encode())
+            # Until the server closes the connection.
+            response = b"".join(iter(lambda: slow.recv(4096), b"")).decode()
+        assert response.startswith("HTTP/1.1 504 ")
+        assert "deadline_exceeded" in response

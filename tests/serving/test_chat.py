@@ -228,6 +228,15 @@ def test_a_client_that_hangs_up_frees_its_place(served, stream):
     assert f'{path}"{200 if stream else 499}"}}' in numbers
 
 
+def test_a_server_limits_the_tokens_that_a_request_may_ask_for(served):
+    client = served(ServeConfig(max_tokens=2)).client
+    for name in ("max_tokens", "max_completion_tokens"):
+        error = chat(client, PARGER, **{name: 3}).json()["error"]
+        assert (error["code"], error["param"]) == ("too_many_tokens", name)
+    for asked in ({}, {"max_tokens": 2}):
+        assert chat(client, PARGER, **asked).json()["usage"]["completion_tokens"] == 2
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_takes_too_long_is_ended(served, stream):
     engine = Slow()

@@ -33,8 +33,11 @@ def command(*arguments):
     given = ["-k", str(CHECKPOINT), "--dtype", "float32", "--port", "0"]
     with subprocess.Popen([*words, *given], stderr=subprocess.PIPE, text=True) as process:
         try:
-            line = process.stderr.readline()
-            assert line.startswith("http://127.0.0.1:"), line + process.stderr.read()
+            said = []
+            while not (line := process.stderr.readline()).startswith("http://127.0.0.1:"):
+                said.append(line)
+                assert line, "".join(said)
+            assert said == [f"Loading the checkpoint {CHECKPOINT} …\n"]
             with httpx.Client(base_url=line.partition(": ")[0], timeout=60) as client:
                 yield process, client
         finally:
@@ -88,12 +91,18 @@ def test_what_cannot_be_served_is_said_before_the_server_listens(folder, argumen
     assert message in result.output
 
 
-def test_a_port_that_is_taken_is_named(folder):
+def test_a_port_that_is_taken_and_missing_keys_are_named_before_the_checkpoint_is_opened(folder, tmp_path):
+    # An empty folder cannot be opened as a checkpoint.
+    (tmp_path / "checkpoint").mkdir()
+    serve = ["serve", str(folder / "wiki"), "-k", str(tmp_path / "checkpoint")]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        result = CliRunner().invoke(app, ["serve", str(folder / "wiki"), "-k", str(CHECKPOINT), "--port", port])
-    assert result.exit_code == 2
-    assert "Address already in use" in result.output
+        refused = CliRunner().invoke(app, [*serve, "--port", port])
+    without_keys = CliRunner().invoke(app, [*serve, "--port", "0", "--api-key-file", str(tmp_path / "keys")])
+    for result, message in ((refused, "Address already in use"), (without_keys, "keys cannot be read")):
+        assert result.exit_code == 2
+        assert message in result.output
+        assert "Loading" not in result.stderr
 
 
 def test_a_worker_leaves_ctrl_c_to_its_parent_and_loses_no_reload():

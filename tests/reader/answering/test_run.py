@@ -192,6 +192,32 @@ def test_what_is_refused_before_the_first_answer(hidden, checkpoint, questions, 
     assert not path.exists()
 
 
+def test_questions_that_changed_since_the_answers_were_begun_are_named(hidden, checkpoint, whole, tmp_path):
+    path, changed = tmp_path / "answers.jsonl", tmp_path / "questions.jsonl"
+    path.write_bytes(b"".join(whole[0].read_bytes().splitlines(keepends=True)[:9]))
+    shutil.copy(settings_path(whole[0]), settings_path(path))
+    begun_with = json.loads(settings_path(path).read_bytes())["questions_file"]
+
+    def refusal(lines):
+        with pytest.raises(InputError) as caught:
+            answer_file(hidden, checkpoint, write(changed, lines), path, settings=SETTINGS)
+        message = str(caught.value)
+        assert message.endswith("name another file of answers (--out), or begin this one anew with --overwrite.")
+        return message
+
+    lines = list(lines_of())
+    lines[3] |= {"question": "Another one?"}
+    assert (
+        f"{path}: the questions in {changed} are not those that this file was begun with (those in {begun_with}): "
+        "question 'q3' was 'What is told of document 3 again again again', and is 'Another one?'. "
+    ) in refusal(lines)
+    assert "the answered ones are the same, but later ones" in refusal([*lines_of(), {"id": "new", "question": "?"}])
+    swapped = list(lines_of())
+    swapped[4:6] = swapped[5], swapped[4]
+    message = refusal(swapped)
+    assert f"{path}, line 5: the answer to question 'q4' stands where 'q5' belongs: {changed} has changed" in message
+
+
 @pytest.mark.parametrize("beside", ["", ".settings.json", ".part"])
 def test_questions_and_run_are_not_overwritten(hidden, checkpoint, tmp_path, beside):
     out = tmp_path / "q"

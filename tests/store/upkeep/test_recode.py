@@ -186,6 +186,23 @@ def test_a_store_without_memory_is_refused(store, tmp_path):
         recode(store.uri, "int8", tmp_path / "out")
 
 
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_stop_before_the_first_commit_leaves_no_new_folder(source, tmp_path, monkeypatch, existed):
+    def stop(*_, **__):
+        (tmp_path / "out" / "memory.lance" / "data").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    if existed:
+        (tmp_path / "out").mkdir()
+    module = sys.modules["pisco_index.store.upkeep.recode"]
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "sample_memory", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recode(source.uri, "int8", tmp_path / "out")
+    assert (tmp_path / "out").exists() == existed
+    assert recode(source.uri, "int8", tmp_path / "out").documents == DOCUMENTS + 1
+
+
 def test_a_target_that_is_being_written_is_locked(source, tmp_path):
     with build_lock(tmp_path / "out"), pytest.raises(StoreLockedError):
         recode(source.uri, "int8", tmp_path / "out")
