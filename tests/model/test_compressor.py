@@ -194,6 +194,7 @@ def small_device(fake, monkeypatch):
     return make
 
 
+@pytest.mark.parametrize("architecture", ["qwen3"], indirect=True)
 def test_large_batches_on_a_cpu_have_few_sizes(made, passages, monkeypatch):
     """oneDNN compiles code for each number of rows, and keeps it."""
     compressor = Compressor.load(made, dtype=torch.float32, token_budget=1500)
