@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import pytest
 
@@ -101,8 +102,11 @@ def test_probes_and_numbers(client):
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").json() == {"status": "ready"}
     assert chat(client, PARGER, max_tokens=4).status_code == 200
-    numbers = client.get("/metrics").text
-    assert 'pisco_index_requests_total{path="/v1/chat/completions",status="200"}' in numbers
+    # A request is counted when its response has been sent.
+    counted = 'pisco_index_requests_total{path="/v1/chat/completions",status="200"}'
+    deadline = time.monotonic() + 20
+    while counted not in (numbers := client.get("/metrics").text):
+        assert time.monotonic() < deadline
     assert 'pisco_index_tokens_total{kind="memory"}' in numbers
     assert 'pisco_index_answer_seconds_count{part="decode"}' in numbers
     client.get("/some/other/path")
