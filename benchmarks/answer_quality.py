@@ -50,8 +50,9 @@ def run(checkpoint: Path, articles: int, seed: int) -> dict[int, Evaluation]:
         build([folder / "corpus.jsonl"], checkpoint, store, load_config("tinypedia", {"store": {"codec": "bf16"}}))
         questions, settings = folder / "questions.jsonl", {"max_new_tokens": NEW_TOKENS, "batch_size": 64}
         # By default the codecs that are fitted to the decoder are left out.
-        one = evaluate(store, checkpoint, questions, codecs=[codec.name for codec in CODECS], **settings)
-        # One codec and stage are enough here.
+        names = [codec.name for codec in CODECS]
+        one = evaluate(store, checkpoint, questions, codecs=names, stage="hidden", **settings)
+        # One codec is enough here.
         five = evaluate(
             store, checkpoint, questions, run=folder / "run.trec", codecs=["bf16"], stage="hidden", **settings
         )
