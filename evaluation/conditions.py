@@ -1,6 +1,7 @@
 """Conditions of an evaluation: each puts something else into the prompt for a question's documents."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -212,10 +213,12 @@ class EvaluatedStore:
             matrix = None
             if self.decoder is not None and any(found.texts):
                 read = MemorySample(values, found.lengths, found.texts).spread(SENSITIVITY_DOCUMENTS)
-                matrix = fisher_matrix(
-                    self.decoder,
-                    sampled_documents(read.values, read.lengths, read.texts, stage, self._checkpoint.memory_digest),
+                documents = sampled_documents(
+                    read.values, read.lengths, read.texts, stage, self._checkpoint.memory_digest
                 )
+                # As in a build, a decoder that can read no document leaves the codec fitted without it.
+                with suppress(PromptError):
+                    matrix = fisher_matrix(self.decoder, documents)
             self._calibrations[key] = codec.calibrate(values, matrix)
         return self._calibrations.get(key)
 

@@ -158,7 +158,7 @@ def _estimate(plan: Plan, job: Job, store: Store | None, planned_s: float) -> Es
     codec = codec_by_name(job.config.store.codec)
     fitted = min(codec.sample_vectors(job.dim) / max(scale * vectors, 1), 1) if plan.changes is None else 0
     prepared_s = scale * (sample.seconds + probe.encoded_s * vectors) / workers
-    fixed_s = planned_s + probe.loaded_s + scale * text_bytes / INDEX_RATE + BUILD_SECONDS
+    fixed_s = planned_s + probe.loaded_s + probe.fitted_s + scale * text_bytes / INDEX_RATE + BUILD_SECONDS
     fixed_s += SHARD_SECONDS * len(plan.shards) / workers
     slowest, speed, fastest = min(probe.tokens_per_s), statistics.median(probe.tokens_per_s), max(probe.tokens_per_s)
 
@@ -174,7 +174,8 @@ def _estimate(plan: Plan, job: Job, store: Store | None, planned_s: float) -> Es
         tokens=round(scale * sum(document.tokens_total for document in sample.tokenized)),
         memory_tokens=round(scale * vectors),
         store_bytes=round(scale * (payload_bytes + SEARCH_SHARE * text_bytes) + ROW_BYTES * sample.documents)
-        + SHARD_BYTES * len(plan.shards),
+        + SHARD_BYTES * len(plan.shards)
+        + probe.asset_bytes,
         device=device,
         workers=workers,
         passages_per_s=per_token * speed,
@@ -243,12 +244,16 @@ class _Probe:
         tokens_per_s: speeds of compressing it, memory tokens included.
         encoded_s: seconds of encoding a vector.
         loaded_s: seconds of loading the compressor.
+        fitted_s: seconds of fitting the codec, without compressing the sample.
+        asset_bytes: size of what a new store keeps once: its calibration and its connector.
     """
 
     codec: Prediction
     tokens_per_s: Sequence[float]
     encoded_s: float
     loaded_s: float
+    fitted_s: float
+    asset_bytes: int
 
 
 def _workers(run: RunConfig, device: str) -> int:
@@ -302,6 +307,8 @@ def _probe(sample: _Sample, job: Job, store: Store | None, device: str) -> _Prob
     passages = [passage for document in probed for passage in document]
     memory = compressor.compress(passages, stage=job.stage)
     values, lengths = memory.values.float().numpy(), [sum(each.lengths) for each in memory.split([*map(len, probed)])]
+    began = time.perf_counter()
+    asset_bytes = 0
     if store is not None:
         # The codec was fitted when the store was created.
         calibration = store.own_calibration()
@@ -315,12 +322,15 @@ def _probe(sample: _Sample, job: Job, store: Store | None, device: str) -> _Prob
         reader = None if unread else DecoderReader(str(job.checkpoint.path), job.stage, device, **bases)
         documents = MemorySample(values, lengths, texts)
         calibration, prediction = fit(codec, documents, reader, missing=unread, is_enough=is_enough)
-    began = time.perf_counter()
+        connector = job.checkpoint.connector if job.meta.has_connector else None
+        asset_bytes = 0 if calibration is None else len(calibration.to_bytes())
+        asset_bytes += sum(each.nbytes for each in connector.state().values()) if connector else 0
+    fitted_s, began = time.perf_counter() - began, time.perf_counter()
     encode_batch([""] * len(lengths), memory.numbers, lengths, codec, calibration)
     encoded_s = (time.perf_counter() - began) / max(len(values), 1)
     repeats = -(-PROBE_BATCHES * compressor.token_budget // max(sum(map(len, passages)), 1))
     speeds = _tokens_per_s(compressor, Passages.of(passages * repeats), job.stage)
-    return _Probe(prediction, speeds, encoded_s, loaded_s)
+    return _Probe(prediction, speeds, encoded_s, loaded_s, fitted_s, asset_bytes)
 
 
 def _spread(sample: _Sample, tokens: int) -> tuple[list[Sequence[Sequence[int]]], list[str]]:

@@ -191,6 +191,16 @@ class TestReference:
         assert [matrix.shape for matrix in matrices] == [(width, width) for width in widths]
         assert all(0 < rows["recoded", stage, "fisher3"].kl < 0.1 for stage in ("hidden", "embedding"))
 
+    def test_a_decoder_that_can_read_nothing_leaves_a_codec_fitted_without_it(
+        self, kept, checkpoint, questions, monkeypatch
+    ):
+        def reads_nothing(*_):
+            raise PromptError("no document can be read")
+
+        monkeypatch.setattr(conditions, "fisher_matrix", reads_nothing)
+        rows = rows_of(evaluate(kept, checkpoint, questions, codecs=["fisher3"], stage="hidden", **FAST))
+        assert 0 < rows["recoded", "hidden", "fisher3"].kl < 0.1
+
     def test_the_connector_may_be_applied_before_or_after_storing(self, store_of, checkpoint, questions):
         hidden = store_of("fp32", "hidden")
         rows = rows_of(evaluate(hidden, checkpoint, questions, codecs=["fp32"], **FAST))
