@@ -544,7 +544,7 @@ class Torture:
             there = {path.name for path in (self.store / f"{table}.lance" / "data").glob("*")}
             problems += [f"{table}: no version refers to {name}" for name in sorted(there - named)]
         left = {path.name for path in self.store.iterdir() if path.name.startswith(".")}
-        problems += [f"{name} is left" for name in sorted(left - {".build.lock", ".pisco-index"})]
+        problems += [f"{name} is left" for name in sorted(left - {".build.lock", ".checksums", ".pisco-index"})]
         if problems:
             raise TortureError("\n".join(problems))
         return counts
