@@ -216,13 +216,13 @@ def _preset(name: str, shipped: dict[Kind, dict[str, str]]) -> str:
     # As in Python, a name alone is that of a preset for builds, if there is one.
     if (place := f"build/{name}") in found:
         if others := ", ".join(each for each in found if each != place):
-            say(f"{place}. Another preset has this name too: {others}.", console=err)
+            say(f"{place}. Also of this name: {others}.", console=err)
         found = [place]
     if len(found) > 1:
         raise ConfigError(f"{name}: {len(found)} presets have this name. Name one of {', '.join(found)}.")
     if not found:
         if family := [place for place in places if place.startswith(name) or place.partition("/")[2].startswith(name)]:
-            raise ConfigError(f"{name}: no preset has this name. Presets that begin so: {', '.join(family)}.")
+            raise ConfigError(f"{name}: no preset has this name. It begins {', '.join(family)}.")
         near = get_close_matches(name, [*(each for names in shipped.values() for each in names), *places], n=1)
         meant = f" Do you mean {near[0]}?" if near else ""
         raise ConfigError(f"{name}: there is no such preset.{meant} `pisco-index presets` lists them.")

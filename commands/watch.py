@@ -69,7 +69,7 @@ def _search(index: "SearchIndex | None", searchable: int | None) -> str:
 
 def _done(planned: int, missing: int) -> str:
     # An update that deletes documents only has no shard.
-    return f"{planned - missing:,} of {planned:,} done" if planned else "none: nothing had to be compressed"
+    return f"{planned - missing:,} of {planned:,} done" if planned else "none: nothing is to be compressed"
 
 
 def _compression(store: "StoreInfo") -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Conditions of an evaluation: each puts something else into the prompt for a question's documents."""
 
+import logging
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,8 @@ from ..store import (
     sample_memory,
     uses_sensitivity,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -216,9 +218,10 @@ class EvaluatedStore:
                 documents = sampled_documents(
                     read.values, read.lengths, read.texts, stage, self._checkpoint.memory_digest
                 )
-                # As in a build, a decoder that can read no document leaves the codec fitted without it.
-                with suppress(PromptError):
+                try:
                     matrix = fisher_matrix(self.decoder, documents)
+                except PromptError as error:
+                    log.warning("Codec %s is fitted without the decoder, as klt is: %s", codec.name, error)
             self._calibrations[key] = codec.calibrate(values, matrix)
         return self._calibrations.get(key)
 

@@ -159,7 +159,7 @@ def why_unread(checkpoint: Checkpoint, store: StoreConfig) -> str:
     except CheckpointError:
         if store.measure_kl:
             raise
-        return f"the base decoder {checkpoint.decoder_base} is not at hand (--decoder-base)"
+        return f"the base decoder {checkpoint.decoder_base} is not found (--decoder-base)"
     if store.measure_kl or size <= LIGHT_BYTES or uses_sensitivity(codec_by_name(store.codec)):
         return ""
     return f"the decoder's weights take {size / 1e9:.1f} GB (--measure-kl loads them)"

@@ -307,8 +307,7 @@ def _probe(sample: _Sample, job: Job, store: Store | None, device: str) -> _Prob
     passages = [passage for document in probed for passage in document]
     memory = compressor.compress(passages, stage=job.stage)
     values, lengths = memory.values.float().numpy(), [sum(each.lengths) for each in memory.split([*map(len, probed)])]
-    began = time.perf_counter()
-    asset_bytes = 0
+    fitted_s, asset_bytes = 0.0, 0
     if store is not None:
         # The codec was fitted when the store was created.
         calibration = store.own_calibration()
@@ -321,11 +320,13 @@ def _probe(sample: _Sample, job: Job, store: Store | None, device: str) -> _Prob
         bases = {"decoder_base": job.decoder_base, "compressor_base": job.compressor_base}
         reader = None if unread else DecoderReader(str(job.checkpoint.path), job.stage, device, **bases)
         documents = MemorySample(values, lengths, texts)
+        began = time.perf_counter()
         calibration, prediction = fit(codec, documents, reader, missing=unread, is_enough=is_enough)
+        fitted_s = time.perf_counter() - began
         connector = job.checkpoint.connector if job.meta.has_connector else None
         asset_bytes = 0 if calibration is None else len(calibration.to_bytes())
         asset_bytes += sum(each.nbytes for each in connector.state().values()) if connector else 0
-    fitted_s, began = time.perf_counter() - began, time.perf_counter()
+    began = time.perf_counter()
     encode_batch([""] * len(lengths), memory.numbers, lengths, codec, calibration)
     encoded_s = (time.perf_counter() - began) / max(len(values), 1)
     repeats = -(-PROBE_BATCHES * compressor.token_budget // max(sum(map(len, passages)), 1))

@@ -123,6 +123,8 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        # Only a socket that listens keeps others from the port.
+        bound.listen(_BACKLOG)
     except OSError:
         bound.close()
         raise

@@ -54,7 +54,7 @@ class StoreInfo:
         dim: width of the memory at that stage.
         codec: name of the codec that new payloads use.
         fitted_to_decoder: True if the codec was fitted to the decoder's sensitivity, False if it should have been; None
-            if the codec needs no decoder.
+            if the codec needs no decoder, or its calibration cannot be read.
         fallbacks: number of documents that builds wrote in another codec, which keeps more, by its name; a document
             that was replaced counts again.
         documents: number of rows of ``memory``, failed documents included.

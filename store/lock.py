@@ -66,10 +66,6 @@ def build_lock(uri: str | Path) -> Iterator[None]:
         return
     _require_own_folders(folder)
     is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot create the store's folder {folder}: {error}.") from error
     with _acquire(folder), _removed_if_unused(folder) if is_new else nullcontext():
         # The holder is described in a separate file, because some versions of filelock empty the lock file.
         holder = folder / HOLDER_NAME
@@ -130,7 +126,14 @@ def _require_own_folders(folder: Path) -> None:
 
 def _acquire(folder: Path) -> AbstractContextManager[object]:
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot create the store's folder {folder}: {error}.") from error
+    try:
         return FileLock(folder / LOCK_NAME).acquire(timeout=GRACE_S)
+    except FileNotFoundError:
+        # The process that held the lock has removed the folder, which it had made.
+        return _acquire(folder)
     except Timeout:
         holder = _read_holder(folder / HOLDER_NAME)
         raise StoreLockedError(
@@ -144,7 +147,7 @@ def _acquire(folder: Path) -> AbstractContextManager[object]:
 def _removed_if_unused(folder: Path) -> Iterator[None]:
     """After an error or a signal, remove a folder that holds nothing but the lock: it would look like a store.
 
-    The caller holds the lock. Whoever waits for it notices that its file is gone, and makes the folder again.
+    The caller holds the lock. A process that waits for it notices that its file is gone, and makes the folder again.
     """
     try:
         yield

@@ -43,7 +43,7 @@ class AnswersFile:
         path: the file. If it holds answers, they are kept.
         settings: JSON values that determine the answers.
         question_ids: ids of the questions, in order.
-        texts: texts of the questions by id, to name the first that is another one than the answered one.
+        texts: texts of the questions by id, to name the first question that changed.
         overwrite: True to drop the answers that the file holds.
 
     Attributes:
@@ -182,7 +182,8 @@ class AnswersFile:
         ]
         # The documents of questions count as theirs only if the answers come from them.
         if "questions" in names and "documents_from" not in names:
-            source = f" (those in {_file_of(begun)})" if _file_of(begun) != _file_of(self._settings) else ""
+            is_other = begun.get("questions_file", "") not in ("", self._settings.get("questions_file"))
+            source = f" (those in {_file_of(begun)})" if is_other else ""
             raise InputError(
                 f"{self._path}: the questions in {_file_of(self._settings)} are not those that this file was begun "
                 f"with{source}: {self._changed_question()}. {_REMEDY}"

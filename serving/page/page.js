@@ -120,7 +120,8 @@ async function ask(event) {
   const ids = $("ids").value.split("\n").map((id) => id.trim()).filter(Boolean);
   const body = {
     model: $("model").value, messages: [{ role: "user", content: question }], stream: true,
-    stream_options: { include_usage: true }, max_tokens: Number($("tokens").value) || 128,
+    stream_options: { include_usage: true },
+    ...($("tokens").value ? { max_tokens: Number($("tokens").value) } : {}),
     ...(ids.length ? { documents: ids } : { hits: Number($("hits").value) || 5 }),
   };
   running = new AbortController();

@@ -37,7 +37,7 @@ def encode(doc_id: str, values: np.ndarray, codec: Codec, calibration: Calibrati
 
     Args:
         doc_id: id of the document.
-        values: memory of the document, ``(n_mem, dim)``, converted to float32.
+        values: memory of the document, ``(n_mem, dim)``: float numbers, or bits of bfloat16 as uint16.
         codec: codec to use; a document that would lose too much is stored by the fallback codec.
         calibration: the codec's calibration, if it needs one.
 

@@ -25,7 +25,7 @@ def test_a_name_alone_is_that_of_a_preset_for_builds(run):
     shown = run("presets", "tinypedia")
     assert shown.exit_code == 0, shown.output
     assert shown.stdout == preset_text("tinypedia")
-    assert shown.stderr == "build/tinypedia. Another preset has this name too: finetune/tinypedia.\n"
+    assert shown.stderr == "build/tinypedia. Also of this name: finetune/tinypedia.\n"
     other = run("presets", "finetune/tinypedia")
     assert (other.stdout, other.stderr) == (preset_text("tinypedia", "finetune"), "")
 
@@ -35,8 +35,14 @@ def test_a_name_alone_is_that_of_a_preset_for_builds(run):
     [
         ("wikpedia", "wikpedia: there is no such preset. Do you mean wikipedia?"),
         ("../setup", "../setup: there is no such preset."),
-        ("wiki", "wiki: no preset has this name. Presets that begin so: build/wikipedia, build/wikipedia-parquet."),
-        ("pretrain/tinypedia", "Presets that begin so: pretrain/tinypedia-passages, pretrain/tinypedia-words."),
+        (
+            "wiki",
+            "wiki: no preset has this name. It begins build/wikipedia, build/wikipedia-parquet.",
+        ),
+        (
+            "pretrain/tinypedia",
+            "It begins pretrain/tinypedia-passages, pretrain/tinypedia-words.",
+        ),
         ("pretrian/pisco", "Do you mean pretrain/pisco?"),
         ("pisco", "pisco: 2 presets have this name. Name one of pretrain/pisco, finetune/pisco."),
     ],

@@ -52,9 +52,9 @@ def test_an_update_that_only_prunes_has_no_shards(folder, run, tmp_path):
     assert built.exit_code == 0, built.output
     for command in ("status", "info"):
         shown = run(command, store).stdout
-        assert "none: nothing had to be compressed" in shown
+        assert "none: nothing is to be compressed" in shown
         assert "0 new, 0 changed, 10 same, 0 gone, 2 pruned" in shown
-        assert "of 0" not in shown
+        assert "0 of 0" not in shown
     values = json.loads(run("status", store, "--json").stdout)
     assert (values["complete"], values["shards"], values["missing"], values["documents"]) == (True, 0, 0, 10)
     assert values["changes"] == {"new": 0, "changed": 0, "same": 10, "gone": 0, "pruned": 2}

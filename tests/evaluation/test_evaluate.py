@@ -192,7 +192,7 @@ class TestReference:
         assert all(0 < rows["recoded", stage, "fisher3"].kl < 0.1 for stage in ("hidden", "embedding"))
 
     def test_a_decoder_that_can_read_nothing_leaves_a_codec_fitted_without_it(
-        self, kept, checkpoint, questions, monkeypatch
+        self, kept, checkpoint, questions, monkeypatch, caplog
     ):
         def reads_nothing(*_):
             raise PromptError("no document can be read")
@@ -200,6 +200,7 @@ class TestReference:
         monkeypatch.setattr(conditions, "fisher_matrix", reads_nothing)
         rows = rows_of(evaluate(kept, checkpoint, questions, codecs=["fisher3"], stage="hidden", **FAST))
         assert 0 < rows["recoded", "hidden", "fisher3"].kl < 0.1
+        assert "fisher3 is fitted without the decoder" in caplog.text
 
     def test_the_connector_may_be_applied_before_or_after_storing(self, store_of, checkpoint, questions):
         hidden = store_of("fp32", "hidden")

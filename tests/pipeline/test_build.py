@@ -633,7 +633,7 @@ class TestCodecs:
         shutil.rmtree(folder / "base_decoder")
         build([make_corpus()], folder, tmp_path / "store", small(store={"codec": "fisher3"}), progress=recorder)
         assert (recorder.told.kl, recorder.told.fitted_to_decoder) == (None, False)
-        assert "is not at hand" in recorder.told.kl_missing
+        assert "is not found" in recorder.told.kl_missing
         assert not Store.open(tmp_path / "store").own_calibration().is_sensitive
         with pytest.raises(CheckpointError, match="base_decoder"):
             build([make_corpus()], folder, tmp_path / "other", small(store={"codec": "int8", "measure_kl": True}))

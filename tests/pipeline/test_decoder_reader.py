@@ -39,7 +39,7 @@ def test_a_base_that_is_missing_is_an_error_only_if_it_was_asked_for(checkpoint,
     shutil.rmtree(folder / "base_decoder")
     opened = open_checkpoint(folder)
     for codec in ("int8", "fisher2"):
-        missing = "the base decoder base_decoder is not at hand (--decoder-base)"
+        missing = "the base decoder base_decoder is not found (--decoder-base)"
         assert why_unread(opened, StoreConfig(codec=codec)) == missing
     with pytest.raises(CheckpointError, match="base_decoder"):
         why_unread(opened, StoreConfig(measure_kl=True))

@@ -107,6 +107,7 @@ def test_probes_and_numbers(client):
     deadline = time.monotonic() + 20
     while counted not in (numbers := client.get("/metrics").text):
         assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert 'pisco_index_tokens_total{kind="memory"}' in numbers
     assert 'pisco_index_answer_seconds_count{part="decode"}' in numbers
     client.get("/some/other/path")

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -102,6 +103,26 @@ def test_a_build_that_fails_releases_the_lock(tmp_path):
 def test_a_locked_folder_can_become_a_store(tmp_path, meta):
     with build_lock(tmp_path / "new" / "index"):
         Store.create(tmp_path / "new" / "index", meta=meta, assets={})
+
+
+def test_a_process_that_waits_makes_a_removed_folder_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "GRACE_S", 30.0)
+    held, fails = threading.Event(), threading.Event()
+
+    def hold():
+        with suppress(ZeroDivisionError), build_lock(tmp_path / "new"):
+            held.set()
+            fails.wait()
+            _ = 1 / 0
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    timer = threading.Timer(0.3, fails.set)
+    timer.start()
+    with build_lock(tmp_path / "new"):
+        holder.join()
+        assert (tmp_path / "new" / ".build.lock").exists()
 
 
 def test_nobody_holds_the_lock_of_an_object_store_or_of_no_store(tmp_path):
