@@ -4,7 +4,7 @@ The memory is that of texts of one window each. Codecs are fitted to texts that 
 codecs also to the decoder's Fisher matrix on some of them, and measured on held-out texts: the decoder restores a text
 from its decoded memory, the task that it was trained on, and its predictions are compared with those from exact memory.
 
-    python benchmarks/codecs_real_model.py FOLDER/checkpoint-texts-200 --text CORPUS --window 16 --json
+    python benchmarks/codecs_real_model.py FOLDER/rate-4/checkpoint-200 --text CORPUS --window 16 --json
 
 The cache is what the decoder itself would keep of a text to skip reading it: keys and values of every layer.
 """

@@ -36,7 +36,7 @@ from pisco_index.training.collators import Pretraining, QuestionAnswering, Sampl
 from pisco_index.training.distill import distill
 
 LORA_RANK = 16
-# Every so many documents, one is held out: its text is only measured.
+# Of so many documents, one is held out: its text is only measured.
 HELD_OUT = 8
 QUESTION = "What is this text about?"
 ANSWER_TOKENS = 32
@@ -57,24 +57,25 @@ def main(folder: Path, texts: Sequence[Path], wheel: Path | None, settings: Sett
     training = Training(checkpoint, collator, settings, settings.steps, device, (state, run / "curve.json"))
     if not training.run(train, restored(collator, held_out, settings)):
         print(stopped.format(training.step, training.steps))
-    elif settings.answers:
-        asked = answered(run, base[1], collator, (train, held_out), settings, device)
+    answers = run / f"answers-{settings.answers}-of-{settings.window}"
+    answers_too = bool(settings.answers) and training.step == training.steps
+    if answers_too:
+        asked = answered(answers, base[1], collator, (train, held_out), settings, device)
         answering = QuestionAnswering(checkpoint, compression)
         samples = {"answering": [answering.sample(record) for record in asked[1][: settings.measured]]}
-        files = run / "answers-state.pt", run / "answers-curve.json"
+        files = answers / "state.pt", answers / "curve.json"
         training = Training(checkpoint, answering, settings, settings.answer_steps, device, files, state)
         if not training.run(asked[0], samples):
             print(stopped.format(training.step, training.steps))
-    stage = f"{'answers' if training.state_file != state else 'texts'}-{training.step}"
-    trained, store = run / f"checkpoint-{stage}", run / f"store-{stage}"
+    here, corpus = (answers, answers / "pieces-held-out.jsonl") if answers_too else (run, run / "held-out.jsonl")
+    trained, store = here / f"checkpoint-{training.step}", here / f"store-{training.step}"
     if not (trained / "config.json").is_file():
         training.save(trained)
-    pieces = run / "pieces-held-out.jsonl"
     options = {"compression": {"max_length": settings.window, "template": "{text}"}, "store": {"codec": "bf16"}}
-    build([pieces if pieces.exists() else run / "held-out.jsonl"], trained, store, load_config(None, options))
+    build([corpus], trained, store, load_config(None, options))
     print(f"{trained}\n{store}")
-    if pieces.exists():
-        print(f"pisco-index eval {store} -q {run / 'questions-held-out.jsonl'} -k {trained} --codec int8")
+    if answers_too:
+        print(f"pisco-index eval {store} -q {answers / 'questions-held-out.jsonl'} -k {trained} --codec int8")
 
 
 def write_lines(file: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -102,7 +103,7 @@ def restored(mixed: Pretraining, records: Sequence[dict[str, Any]], settings: Se
 
 
 def answered(
-    run: Path,
+    folder: Path,
     teacher: Path,
     mixed: Pretraining,
     records: tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]],
@@ -110,34 +111,42 @@ def answered(
     device: str,
 ) -> list[list[dict[str, Any]]]:
     """Return questions about pieces of texts, with the teacher's answers: those to train on, and those held out."""
-    collator, found = mixed.autoencoding, []
-    torch.manual_seed(SEED)
-    for name, some in (("train", records[0][: settings.answers]), ("held-out", records[1])):
-        pieces = []
-        for record in some:
-            text = record["text"]
-            (piece,) = collator.cut(text, collator.token_starts(text), [settings.window])
-            pieces.append({"id": record["id"], "text": piece})
-        write_lines(run / f"pieces-{name}.jsonl", pieces)
-        asked = [{"id": each["id"], "question": QUESTION, "doc_ids": [each["id"]]} for each in pieces]
-        write_lines(run / f"asked-{name}.jsonl", asked)
-        told = distill(
-            *(run / f"asked-{name}.jsonl", [run / f"pieces-{name}.jsonl"], teacher, run / f"answers-{name}.jsonl"),
-            max_new_tokens=ANSWER_TOKENS,
-            batch_size=settings.batch,
-            dtype="float32" if device == "cpu" else "bfloat16",
-            device=device,
-            progress=lambda done, total: print(f"{done} of {total} answers", end="\r", flush=True),
+    collator, result = mixed.autoencoding, []
+    folder.mkdir(exist_ok=True)
+    for name, texts in (("train", records[0][: settings.answers]), ("held-out", records[1])):
+        pieces, asked, answers, questions = (
+            folder / f"{kind}-{name}.jsonl" for kind in ("pieces", "asked", "answers", "questions")
         )
-        print(f"{name}: {told}")
-        lines = [json.loads(line) for line in (run / f"answers-{name}.jsonl").read_text("utf-8").splitlines()]
-        if not lines:
-            raise SystemExit(f"{teacher} ends no answer within {ANSWER_TOKENS} tokens. Leave this out: --answers 0.")
-        scored = {each["id"]: each["answer"] for each in lines}
-        of = [each | {"answers": [scored[each["id"]]]} for each in asked if each["id"] in scored]
-        write_lines(run / f"questions-{name}.jsonl", of)
-        found.append([each | {"turns": [{"question": QUESTION, "answer": each["answer"]}]} for each in lines])
-    return found
+        if not questions.exists():
+            torch.manual_seed(SEED)
+            cut = [collator.cut(t["text"], collator.token_starts(t["text"]), [settings.window])[0] for t in texts]
+            ids = [text["id"] for text in texts]
+            write_lines(pieces, [{"id": i, "text": piece} for i, piece in zip(ids, cut, strict=True)])
+            write_lines(asked, [{"id": i, "question": QUESTION, "doc_ids": [i]} for i in ids])
+            distillation = distill(
+                *(asked, [pieces], teacher, answers),
+                max_new_tokens=ANSWER_TOKENS,
+                batch_size=settings.batch,
+                dtype="float32" if device == "cpu" else "bfloat16",
+                device=device,
+                progress=lambda done, total: print(f"{done} of {total} answers", end="\r", flush=True),
+            )
+            print(f"{name}: {distillation}")
+            told = {each["id"]: each["answer"] for each in read_lines(answers)}
+            if not told:
+                raise SystemExit(
+                    f"{teacher} ends no answer within {ANSWER_TOKENS} tokens. Leave this out: --answers 0."
+                )
+            write_lines(questions, [q | {"answers": [told[q["id"]]]} for q in read_lines(asked) if q["id"] in told])
+        result.append(
+            [each | {"turns": [{"question": QUESTION, "answer": each["answer"]}]} for each in read_lines(answers)]
+        )
+    return result
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the records of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def unpacked(folder: Path, wheel: Path | None, layers: int) -> tuple[Path, Path]:

@@ -66,10 +66,12 @@ def test_real_model(folder, tmp_path, monkeypatch):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"id": str(i), "title": "", "text": t}) + "\n" for i, t in enumerate(texts)))
     settings = real_model.Settings(rate=4, window=8, batch=2, steps=3, every=1, measured=2, autoencoding=0.5)
-    settings = dataclasses.replace(settings, answer_steps=2)
+    settings = dataclasses.replace(settings, answer_steps=5)
 
-    def points(name: str = "curve") -> list[dict]:
-        return json.loads((tmp_path / "rate-4" / f"{name}.json").read_text())["points"]
+    run, answers = tmp_path / "rate-4", tmp_path / "rate-4" / "answers-1000-of-8"
+
+    def points(folder: Path = run) -> list[dict]:
+        return json.loads((folder / "curve.json").read_text())["points"]
 
     real_model.main(tmp_path, [corpus], None, dataclasses.replace(settings, minutes=0), "cpu")
     assert [each["step"] for each in points()] == [0]
@@ -81,14 +83,15 @@ def test_real_model(folder, tmp_path, monkeypatch):
             "question": real_model.QUESTION,
             "answer": "Big.",
         }
-        (tmp_path / "rate-4" / f"answers-{name}.jsonl").write_text(json.dumps(line) + "\n")
+        answers.mkdir(exist_ok=True)
+        (answers / f"answers-{name}.jsonl").write_text(json.dumps(line) + "\n")
     real_model.main(tmp_path, [corpus], None, settings, "cpu")
     first, *_, last = points()
     assert last["step"] == 3
     # Whatever the decoder is trained on, it must have learned something.
     assert last["autoencoding_memory"] < first["autoencoding_memory"]
-    first, *_, last = points("answers-curve")
-    assert last["step"] == 2
+    first, *_, last = points(answers)
+    assert last["step"] == 5
     assert last["answering_memory"] < first["answering_memory"]
-    memory = Reader(tmp_path / "rate-4" / "store-answers-2").fetch(["0"])
+    memory = Reader(answers / "store-5").fetch(["0"])
     assert memory.values.isfinite().all()
