@@ -182,11 +182,10 @@ class AnswersFile:
         ]
         # The documents of questions count as theirs only if the answers come from them.
         if "questions" in names and "documents_from" not in names:
-            is_other = begun.get("questions_file", "") not in ("", self._settings.get("questions_file"))
-            source = f" (those in {_file_of(begun)})" if is_other else ""
+            is_other = begun.get("questions_file") not in (None, self._settings.get("questions_file"))
             raise InputError(
                 f"{self._path}: the questions in {_file_of(self._settings)} are not those that this file was begun "
-                f"with{source}: {self._changed_question()}. {_REMEDY}"
+                f"with{f' (those in {_file_of(begun)})' * is_other}: {self._changed_question()}. {_REMEDY}"
             )
         if names:
             values = {name: (begun.get(name), self._settings.get(name)) for name in names if name != "questions"}
