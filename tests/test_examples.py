@@ -75,6 +75,8 @@ def test_real_model(folder, tmp_path, monkeypatch):
 
     real_model.main(tmp_path, [corpus], None, dataclasses.replace(settings, minutes=0), "cpu")
     assert [each["step"] for each in points()] == [0]
+    with pytest.raises(SystemExit, match=r"begun with window 8\. Name another"):
+        real_model.main(tmp_path, [corpus], None, dataclasses.replace(settings, window=9), "cpu")
     # An untrained teacher ends no answer.
     for name, doc_id in (("train", "1"), ("held-out", "0")):
         line = {
