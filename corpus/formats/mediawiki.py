@@ -247,7 +247,7 @@ class MediaWikiSource(FileSource):
         if raw is None:
             raise too_long(place)
         if not raw.endswith(PAGE_END):
-            problem = "the page is not closed before the next one begins. Download the file again."
+            problem = "the page has no </page>. Download the file again."
             raise RecordError(f"{place}{_title_hint(raw)}", problem, _BROKEN)
         try:
             page = ElementTree.fromstring(raw)  # noqa: S314  begins with <page>: no DTD can be in it

@@ -17,6 +17,7 @@ from ...framing import read_more
 from ...streams import ByteStream
 
 _PAGE, PAGE_END = b"<page>", b"</page>"
+_EXPORT_END = b"</mediawiki>"
 _REVISION_BEGIN, _REVISION_END = b"<revision>", b"</revision>"
 _REVISION = re.compile(rb"<revision>.*?</revision>", re.DOTALL)
 _ID = re.compile(rb"<id>\s*([^<]*?)\s*</id>")
@@ -130,8 +131,8 @@ def _raw_page(position: int, number: int, xml: bytes, older: int) -> RawPage:
 def pages(stream: ByteStream, stop: int | None) -> Iterator[RawPage]:
     """Yield the pages that begin before ``stop``, each with its newest revision.
 
-    A page that is not closed ends where the next one begins. A page of more than 64 MiB is skipped, and one without its
-    bytes yielded in its place; older revisions do not count.
+    A page that is not closed ends where the next one begins, or the export ends. A page of more than 64 MiB is skipped,
+    and one without its bytes yielded in its place; older revisions do not count.
 
     Raises:
         CorpusError: if the file ends before ``</mediawiki>``.
@@ -168,7 +169,7 @@ def pages(stream: ByteStream, stop: int | None) -> Iterator[RawPage]:
         if not more:
             break
         buffer, base, cursor = buffer[kept:] + more, base + kept, 0
-    if begin >= 0 or b"</mediawiki>" not in buffer[cursor:]:
+    if begin >= 0 or _EXPORT_END not in buffer[cursor:]:
         raise CorpusError(
             f"{name}, byte {base + len(buffer):,} of the text: the export ends before </mediawiki>. It is truncated."
             " Download the file again."
@@ -186,9 +187,9 @@ def _newest_revision(xml: bytes) -> tuple[bytes, int]:
 
 
 def _end_of_page(buffer: bytes, begin: int) -> int:
-    """Return where the page that begins there ends, or the next one begins; -1 if the buffer has neither."""
+    """Return where the page that begins there ends, or the next one begins, or the export ends; -1 if none is there."""
     end = buffer.find(PAGE_END, begin)
     following = buffer.find(_PAGE, begin + 1, end if end >= 0 else len(buffer))
     if following >= 0:
         return following
-    return end + len(PAGE_END) if end >= 0 else -1
+    return end + len(PAGE_END) if end >= 0 else buffer.find(_EXPORT_END, begin)

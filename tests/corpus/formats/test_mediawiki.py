@@ -245,6 +245,17 @@ def test_a_page_with_a_long_history_is_read_in_bounded_memory(write, sources, mo
     assert [each.reason for each in rejected] == ["too long"]
 
 
+def test_the_last_page_without_its_end_is_rejected_by_its_number(write, sources):
+    whole = export(history_page(1, revision(1, "2020", "text")), history_page(2, revision(2, "2020", "more")))
+    head, _, tail = whole.rpartition("</page>")
+    (source,) = sources(write("c.xml", head + tail), on_error="skip")
+    rejected = []
+    assert [document.doc_id for document in source.read(0, None, rejected.append)] == ["1#0"]
+    assert [(each.source.split(" (")[0].split(", ")[1], each.error) for each in rejected] == [
+        ("page 2", "the page has no </page>. Download the file again.")
+    ]
+
+
 def test_too_many_scattered_pages_are_refused(write, sources, monkeypatch):
     monkeypatch.setattr(mediawiki, "_MAX_SCATTERED", 1)
     (source,) = sources(write("c.xml", export(*(history_page(n % 2, revision(n, "")) for n in range(4)))))
