@@ -52,7 +52,7 @@ def run(checkpoint: Path, articles: int, seed: int) -> dict[int, Evaluation]:
         # By default the codecs that are fitted to the decoder are left out.
         names = [codec.name for codec in CODECS]
         one = evaluate(store, checkpoint, questions, codecs=names, stage="hidden", **settings)
-        # One codec is enough here.
+        # The first evaluation compares the codecs already.
         five = evaluate(
             store, checkpoint, questions, run=folder / "run.trec", codecs=["bf16"], stage="hidden", **settings
         )

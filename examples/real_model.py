@@ -36,7 +36,7 @@ from pisco_index.training.collators import Pretraining, QuestionAnswering, Sampl
 from pisco_index.training.distill import distill
 
 LORA_RANK = 16
-# Of so many documents, one is held out: its text is only measured.
+# Each eighth document is held out: its text is measured, and not trained on.
 HELD_OUT = 8
 QUESTION = "What is this text about?"
 ANSWER_TOKENS = 32

@@ -201,7 +201,7 @@ class Compressor:
         # that equal shards give equal batches on every machine.
         order = np.argsort(-passages.lengths, kind="stable") if self._pads else np.arange(len(passages))
         ends = offsets(passages.lengths[order])
-        # Where the memory of each passage belongs, in the order of computing.
+        # Passages are computed in another order than the caller gave, so each row has a place of its own.
         places = torch.from_numpy(ranges(offsets(lengths)[order], lengths[order])) if self._pads else None
         copies = HostCopies(int(lengths.sum()), self._dim(stage), self.dtype, self.device, on_batch, places)
         start = 0
