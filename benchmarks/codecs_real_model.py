@@ -4,7 +4,7 @@ The memory is that of texts of one window each. Codecs are fitted to texts that 
 codecs also to the decoder's Fisher matrix on some of them, and measured on held-out texts: the decoder restores a text
 from its decoded memory, the task that it was trained on, and its predictions are compared with those from exact memory.
 
-    python benchmarks/codecs_real_model.py FOLDER/rate-4/checkpoint-200 --text CORPUS --window 16 --json
+    python benchmarks/codecs_real_model.py FOLDER/rate-4/checkpoint-200 --window 16 --json
 
 The cache is what the decoder itself would keep of a text to skip reading it: keys and values of every layer.
 """
@@ -22,8 +22,7 @@ from measure import machine, options, seconds
 from transformers import DynamicCache
 
 from pisco_index import Compressor, Decoder, open_checkpoint
-from pisco_index.configs import CompressionConfig, CorpusConfig
-from pisco_index.corpus import open_corpus
+from pisco_index.configs import CompressionConfig
 from pisco_index.model.decoding.sensitivity import (
     Divergence,
     SampledDocument,
@@ -35,8 +34,6 @@ from pisco_index.model.passages import AUTOENCODING_TOKEN, MEMORY_TOKEN
 from pisco_index.store import CODECS, Calibration, decode_batch, encode_batch, is_calibrated
 from pisco_index.store.codecs.registry import uses_sensitivity
 
-# Every so many articles, one is held out, as in examples/real_model.py.
-HELD_OUT = 8
 SEED = 3
 # Documents of a question whose first token is timed, and tokens of each.
 ASKED, DOCUMENT_TOKENS = 5, 128
@@ -57,7 +54,6 @@ class Restoring(Decoder):
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="corpus that the model was trained on")
     parser.add_argument("--window", type=int, default=16, help="tokens of a text")
     parser.add_argument("--sample", type=int, default=900, help="texts that codecs are fitted to")
     parser.add_argument("--read", type=int, default=96, help="texts of them that the Fisher matrix is made of")
@@ -65,9 +61,13 @@ def main() -> None:
     args = parser.parse_args()
 
     checkpoint = open_checkpoint(args.checkpoint)
-    train, held_out = pieces(checkpoint, args.text, args.window, args.sample, args.measured)
     compressor = Compressor.load(checkpoint)
-    sample, rest = (compressed(compressor, checkpoint, texts, args.window) for texts in (train, held_out))
+    sample, rest = (
+        compressed(
+            compressor, checkpoint, pieces(checkpoint, args.checkpoint.parent / name, args.window, count), args.window
+        )
+        for name, count in (("train.jsonl", args.sample), ("held-out.jsonl", args.measured))
+    )
     decoder = Restoring.load(checkpoint, dtype=torch.float32)
     began = time.monotonic()
     fisher = fisher_matrix(decoder, sample[: args.read])
@@ -95,29 +95,17 @@ def main() -> None:
         print(json.dumps(result))
 
 
-def pieces(checkpoint: Any, texts: Sequence[Path], window: int, sample: int, measured: int) -> list[list[str]]:
-    """Return texts of about one window each, from random places: of training articles, and of held-out ones."""
-    corpus = [
-        document.text
-        for source in open_corpus(list(texts), CorpusConfig()).sources
-        for document in source.read(0, None)
-        if len(document.text) >= 400
-    ]
-    tokenizer, rng = checkpoint.compressor_tokenizer, np.random.default_rng(SEED)
-    found = []
-    for articles, count in (
-        ([a for i, a in enumerate(corpus) if i % HELD_OUT], sample),
-        (corpus[::HELD_OUT], measured),
-    ):
-        cut = []
-        for number in range(count):
-            article = articles[number % len(articles)]
-            start = int(rng.integers(max(len(article) - 12 * window, 1)))
-            start = article.find(" ", start, start + 32) + 1 or start
-            encoded = tokenizer(article[start : start + 12 * window], return_offsets_mapping=True)["offset_mapping"]
-            cut.append(article[start : start + encoded[:window][-1][1]].strip())
-        found.append([text for text in cut if text])
-    return found
+def pieces(checkpoint: Any, file: Path, window: int, count: int) -> list[str]:
+    """Return texts of about one window each, from random places of a file's texts."""
+    texts = [json.loads(line)["text"] for line in file.read_text("utf-8").splitlines()]
+    tokenizer, rng, found = checkpoint.compressor_tokenizer, np.random.default_rng(SEED), []
+    for number in range(count):
+        text = texts[number % len(texts)]
+        start = int(rng.integers(max(len(text) - 12 * window, 1)))
+        start = text.find(" ", start, start + 32) + 1 or start
+        encoded = tokenizer(text[start : start + 12 * window], return_offsets_mapping=True)["offset_mapping"]
+        found.append(text[start : start + encoded[:window][-1][1]].strip())
+    return [text for text in found if text]
 
 
 def compressed(compressor: Compressor, checkpoint: Any, texts: Sequence[str], window: int) -> list[SampledDocument]:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from pisco_index.training.collators import Pretraining, QuestionAnswering, Sampl
 from pisco_index.training.distill import distill
 
 LORA_RANK = 16
-# Each eighth document is held out: its text is measured, and not trained on.
+# Each eighth article is held out: its text is measured, and not trained on.
 HELD_OUT = 8
 QUESTION = "What is this text about?"
 ANSWER_TOKENS = 32
@@ -48,7 +49,8 @@ def main(folder: Path, texts: Sequence[Path], wheel: Path | None, settings: Sett
     run = folder / f"rate-{settings.rate}"
     if not (run / "untrained" / "config.json").is_file():
         untrained(run / "untrained", base, settings)
-    train, held_out = articles(texts)
+    train, held_out = pieces(texts)
+    write_lines(run / "train.jsonl", train)
     write_lines(run / "held-out.jsonl", held_out)
     checkpoint = PiscoCheckpoint(run / "untrained")
     compression = CompressionConfig(max_length=settings.window, template="{text}")
@@ -207,15 +209,18 @@ def sizes(checkpoint: PiscoCheckpoint) -> tuple[float, float]:
     return float(states.square().mean().sqrt()), float(embeddings.square().mean().sqrt())
 
 
-def articles(texts: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the articles to train on, and those that are held out, as records."""
-    found = [
-        {"id": document.doc_id, "title": document.title, "text": document.text}
-        for source in open_corpus(list(texts), CorpusConfig()).sources
-        for document in source.read(0, None)
-        if len(document.text) >= 400
-    ]
-    return [a for i, a in enumerate(found) if i % HELD_OUT], found[::HELD_OUT]
+def pieces(texts: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return pieces of the articles to train on, and of those that are held out: the first of each, then the second."""
+    articles: dict[str, list[dict[str, Any]]] = {}
+    for source in open_corpus(list(texts), CorpusConfig()).sources:
+        for document in source.read(0, None):
+            if len(document.text) >= 400:
+                piece = {"id": document.doc_id, "title": document.title, "text": document.text}
+                articles.setdefault(document.doc_id.partition("#")[0], []).append(piece)
+    found = list(articles.values())
+    halves = [article for i, article in enumerate(found) if i % HELD_OUT], found[::HELD_OUT]
+    train, held_out = ([piece for row in zip_longest(*half) for piece in row if piece] for half in halves)
+    return train, held_out
 
 
 def arguments() -> argparse.Namespace:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pisco_index.model.device import compute_dtype
 from pisco_index.model.families.pisco import PiscoCheckpoint
 from pisco_index.model.passages import AUTOENCODING_TOKEN, MEMORY_TOKEN
 from pisco_index.model.trainable import IGNORED, TrainableModel
@@ -116,12 +117,9 @@ class Training:
         self.collator, self.settings, self.steps, self.device = collator, settings, steps, device
         self.state_file, self.curve_file = files
         self.kind = torch.device(device).type
-        self.model = TrainableModel(
-            # A frozen weight in float32 would be rounded again in each step.
-            checkpoint,
-            base_dtype=torch.bfloat16,
-            lora_dropout=0.0,
-        )
+        self.dtype = compute_dtype(torch.device(device), torch.bfloat16)
+        # Under autocast, a frozen weight in float32 would be rounded again in each step.
+        self.model = TrainableModel(checkpoint, base_dtype=self.dtype, lora_dropout=0.0)
         self.given = Given(checkpoint, collator.compression)
         self.memory_id = collator.decoder_memory_id
         self.tokens = checkpoint.compressor_tokenizer.convert_tokens_to_ids(MEMORY_TOKEN)
@@ -191,7 +189,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         batch = {name: values.to(self.device) for name, values in self.collator(records).items()}
-        with torch.autocast(self.kind, torch.bfloat16):
+        with self._autocast():
             loss = self.model(**batch)["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
@@ -212,7 +210,7 @@ class Training:
                 for i in range(0, len(all_of), 16):
                     batch = self._batch([self._under(condition, each) for each in all_of[i : i + 16]])
                     labels = int((batch["labels"][:, 1:] != IGNORED).sum())
-                    with torch.autocast(self.kind, torch.bfloat16):
+                    with self._autocast():
                         total += float(self.model(**batch)["loss"]) * labels
                     tokens += labels
                 point[f"{task}_{condition}"] = round(total / tokens, 4)
@@ -232,6 +230,9 @@ class Training:
         first = ids.index(self.memory_id)
         after = first + ids.count(self.memory_id)
         return Sample((), ids[:first] + text + ids[after:], labels[:first] + [IGNORED] * len(text) + labels[after:])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.kind, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def _batch(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         batch = self.given([{"sample": sample} for sample in samples])

@@ -291,7 +291,8 @@ def _expected(findings: Findings, plan: Plan | None, config: BuildConfig | None)
 def _rows_of(shard: Shard, plan: Plan) -> int | None:
     """Return a shard's number of documents; None if its records are cut into documents when they are read."""
     if shard.selection is not None:
-        return sum(shard.selection.chosen)
+        chosen = sum(shard.selection.chosen)
+        return len(range(chosen)[shard.share.of(chosen)]) if shard.share else chosen
     return None if any(is_cut(plan.sources[part.source]) for part in shard.slices) else shard.records
 
 

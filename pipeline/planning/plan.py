@@ -47,15 +47,30 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """One of several equal parts of consecutive documents: number ``number`` of ``count``."""
+
+    number: int
+    count: int
+
+    def of(self, documents: int) -> slice:
+        """Return the places of the documents of this part, of so many documents."""
+        return slice(documents * self.number // self.count, documents * (self.number + 1) // self.count)
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """The unit of work: documents that are read, compressed, written and committed together.
 
     Attributes:
         number: number of the shard, which no other plan of the same store uses.
         slices: places of its records in the corpus.
-        records: number of records that give it documents; 0 if all of them are rejected.
+        records: number of records that give it documents; 0 if all of them are rejected. A record that several shards
+            share counts in the first of them.
         characters: number of characters of its texts.
         selection: documents of the slices that belong to the shard; None if all of them do.
+        share: part of these documents that belongs to the shard, if a record has more of them than a shard; None if all
+            of them do.
     """
 
     number: int
@@ -63,6 +78,7 @@ class Shard:
     records: int
     characters: int
     selection: Selection | None = None
+    share: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +202,28 @@ def _shard_to_list(shard: Shard) -> list[Any]:
     entries = [shard.number, slices, shard.records, shard.characters]
     if shard.selection is not None:
         entries += [shard.selection.documents, base64.b64encode(shard.selection.bits).decode()]
+    if shard.share is not None:
+        entries += [*([None, None] if shard.selection is None else []), shard.share.number, shard.share.count]
     return entries
 
 
-def _shard_from_list(number: int, slices: list[Any], records: int, characters: int, *selection: Any) -> Shard:
+def _shard_from_list(
+    number: int,
+    slices: list[Any],
+    records: int,
+    characters: int,
+    documents: int | None = None,
+    bits: str | None = None,
+    *share: int,
+) -> Shard:
     chosen = None
-    if selection:
-        documents, bits = selection
+    if documents is not None and bits is not None:
         chosen = Selection(documents, base64.b64decode(bits))
         if not 0 <= documents <= 8 * len(chosen.bits):
             raise ValueError(f"{documents} documents of {len(chosen.bits)} bytes of bits")
-    if not all(isinstance(count, int) and 0 <= count < 1 << 63 for count in (number, records, characters)):
+    if not all(isinstance(count, int) and 0 <= count < 1 << 63 for count in (number, records, characters, *share)):
         raise ValueError(f"shard {number}")
-    return Shard(number, tuple(Slice(*part) for part in slices), records, characters, chosen)
+    if share and share[0] >= share[1]:
+        raise ValueError(f"part {share[0]} of {share[1]}")
+    places = tuple(Slice(*part) for part in slices)
+    return Shard(number, places, records, characters, chosen, Share(*share) if share else None)

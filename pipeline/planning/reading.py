@@ -19,11 +19,22 @@ def read_shard(shard: Shard, sources: Sequence[Source], on_rejected: OnRejected 
     Args:
         shard: shard to read.
         sources: sources of its plan.
-        on_rejected: callback for each record of the slices that the plan rejected.
+        on_rejected: callback for each record of the slices that the plan rejected. Of the shards that share a record,
+            the first one reports them.
 
     Raises:
         CorpusError: the corpus cannot be read, or its slices hold more or fewer documents than were planned.
     """
+    share = shard.share
+    if share is None:
+        yield from _selected(shard, sources, on_rejected)
+    else:
+        documents = list(_selected(shard, sources, on_rejected if share.number == 0 else bool))
+        yield from documents[share.of(len(documents))]
+
+
+def _selected(shard: Shard, sources: Sequence[Source], on_rejected: OnRejected) -> Iterator[Document]:
+    """Yield the selected documents of a shard's slices."""
     documents = (
         document for part in shard.slices for document in sources[part.source].read(part.start, part.stop, on_rejected)
     )

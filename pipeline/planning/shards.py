@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...corpus import RejectedRecord
-from .plan import Selection, Shard, Slice
+from .plan import Selection, Shard, Share, Slice
 
 # A text counts as one document for each of these, so that shards of whole articles are no larger than of passages.
 DOCUMENT_CHARACTERS = 1000
@@ -19,7 +19,8 @@ _MAX_GAP = 32
 class ShardBuilder:
     """Collects the records to write, in the order of the corpus, and closes a shard when it is full.
 
-    Records without a document to write are skipped: a slice spans a few of them and ends before many.
+    Records without a document to write are skipped: a slice spans a few of them and ends before many. A record
+    that is cut into documents and would more than fill a shard has several shards, which share its documents.
 
     Args:
         first: number of the first shard.
@@ -46,9 +47,14 @@ class ShardBuilder:
         self._last = 0, 0
         self._begin_shard()
 
-    def begin_source(self, index: int) -> None:
-        """Begin source number ``index``: the following records are its records."""
-        self._source = index
+    def begin_source(self, index: int, *, cuts: bool) -> None:
+        """Begin source number ``index``: the following records are its records.
+
+        Args:
+            index: number of the source.
+            cuts: True if it cuts records into several documents.
+        """
+        self._source, self._cuts = index, cuts
         self._last = 0, 0
 
     def add(self, position: int, lengths: Sequence[int], chosen: Sequence[bool] = ()) -> None:
@@ -62,15 +68,12 @@ class ShardBuilder:
         """
         self.count += 1
         self._last = position, len(chosen)
-        self._include(position)
+        weight = sum(max(1, round(characters / DOCUMENT_CHARACTERS)) for characters in lengths)
+        self._add(position, weight, sum(lengths), is_shared=len(lengths) > 1 and weight > self._limit)
         self._flags += chosen
-        self._records += 1
-        for characters in lengths:
-            self._characters += characters
-            self._weight += max(1, round(characters / DOCUMENT_CHARACTERS))
 
     def add_all(self, positions: np.ndarray, characters: np.ndarray) -> None:
-        """Add records of one document each.
+        """Add records whose documents are all to be written.
 
         Args:
             positions: positions of the records, ``(n,)`` int64.
@@ -78,8 +81,19 @@ class ShardBuilder:
         """
         if not len(positions):
             return
-        weights = np.cumsum(np.maximum(1, np.rint(characters / DOCUMENT_CHARACTERS)).astype(np.int64))
-        sums = np.cumsum(characters)
+        weights = np.maximum(1, np.rint(characters / DOCUMENT_CHARACTERS)).astype(np.int64)
+        done = 0
+        for place in np.flatnonzero(weights > self._limit).tolist() if self._cuts else ():
+            self._add_run(positions[done:place], weights[done:place], characters[done:place])
+            self._add(int(positions[place]), int(weights[place]), int(characters[place]), is_shared=True)
+            done = place + 1
+        self._add_run(positions[done:], weights[done:], characters[done:])
+        self.count += len(positions)
+        self._last = int(positions[-1]), 0
+
+    def _add_run(self, positions: np.ndarray, weights: np.ndarray, characters: np.ndarray) -> None:
+        """Add records whose documents are all to be written, none of which is shared."""
+        weights, sums = np.cumsum(weights), np.cumsum(characters)
         begin = weight = length = 0
         while begin < len(positions):
             self._include(int(positions[begin]))
@@ -90,8 +104,17 @@ class ShardBuilder:
             self._weight += int(weights[end - 1]) - weight
             self._characters += int(sums[end - 1]) - length
             begin, weight, length = end, int(weights[end - 1]), int(sums[end - 1])
-        self.count += len(positions)
-        self._last = int(positions[-1]), 0
+
+    def _add(self, position: int, weight: int, characters: int, *, is_shared: bool) -> None:
+        """Add a record. One that is shared has its shards to itself."""
+        if is_shared and self._weight:
+            self._close_slice(position)
+            self._end_shard()
+        self._include(position)
+        self._is_shared = is_shared
+        self._records += 1
+        self._weight += weight
+        self._characters += characters
 
     def skip(self, position: int, documents: int) -> None:
         """Skip a record whose documents are not to be written."""
@@ -175,11 +198,16 @@ class ShardBuilder:
         self._slices: list[Slice] = []
         self._flags: list[bool] = []
         self._records = self._characters = self._weight = 0
+        self._is_shared = False
         self._forget_gap()
 
     def _end_shard(self) -> None:
         # A selection is kept even if it chooses all documents: the worker compares their number with what it reads.
         selection = Selection.of(self._flags) if self._selects else None
-        number = self._first + len(self._shards)
-        self._shards.append(Shard(number, tuple(self._slices), self._records, self._characters, selection))
+        count = -(-self._weight // self._limit) if self._is_shared else 1
+        for part in range(count):
+            characters = self._characters * (part + 1) // count - self._characters * part // count
+            share = Share(part, count) if self._is_shared else None
+            number, records = self._first + len(self._shards), 0 if part else self._records
+            self._shards.append(Shard(number, tuple(self._slices), records, characters, selection, share))
         self._begin_shard()

@@ -261,6 +261,24 @@ def test_of_an_article_only_the_passages_that_changed_are_written(world, small):
     assert rows(world.store) == world.fresh(config=config)
 
 
+def test_shards_share_the_documents_of_a_long_record(world, small):
+    config, one = (
+        small(corpus={"passage_words": 100}, run={"shard_documents": count, "commit_shards": 1}) for count in (3, 4096)
+    )
+    book = [f"word{n:04}" for n in range(1500)]
+    world.write({"a": "short", "book": " ".join(book), "c": "short"})
+    assert world.build(config=config).shards == 7
+    assert rows(world.store) == world.fresh(config=one)
+    assert verify(world.store).is_sound
+    for place in range(0, 1500, 100):
+        book[place] = "changed"
+    world.write({"a": "short", "book": " ".join(book[:1450]), "c": "other"})
+    report = world.build(config=config)
+    assert report.changes == Changes(new=0, changed=16, same=1, gone=0, pruned=0)
+    assert rows(world.store) == world.fresh(config=one)
+    assert verify(world.store).is_sound
+
+
 def test_pages_of_a_dump_without_prose_are_passed_over(world, small):
     def write(*texts):
         page = "<page><title>{0}</title><ns>0</ns><id>{0}</id><revision><id>1</id><text>{1}</text></revision></page>"

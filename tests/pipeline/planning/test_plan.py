@@ -1,8 +1,12 @@
 """A plan survives being stored."""
 
 import bz2
+import json
 
-from pisco_index.pipeline.planning.plan import Plan
+import pytest
+
+from pisco_index.errors import CorruptStoreError
+from pisco_index.pipeline.planning.plan import Plan, Selection, Shard, Share
 
 from .conftest import documents, ids_by_shard, plan, write
 
@@ -14,3 +18,17 @@ def test_a_plan_survives_json(tmp_path):
     again = Plan.from_json(found.to_json())
     assert again == found
     assert ids_by_shard(again) == ids_by_shard(found)
+
+
+@pytest.mark.parametrize("selection", [None, Selection.of([True, False, True])])
+@pytest.mark.parametrize("share", [None, Share(1, 3)])
+def test_a_shard_survives_json(selection, share):
+    found = Plan((), (), (Shard(4, (), 1, 20, selection, share),), {})
+    assert Plan.from_json(found.to_json()) == found
+
+
+def test_a_share_of_nothing_is_refused():
+    plan = json.loads(Plan((), (), (Shard(4, (), 1, 20, None, Share(1, 3)),), {}).to_json())
+    plan["shards"][0][-1] = 1
+    with pytest.raises(CorruptStoreError, match="part 1 of 1"):
+        Plan.from_json(json.dumps(plan).encode())

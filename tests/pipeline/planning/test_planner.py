@@ -11,6 +11,7 @@ from pisco_index.configs import CorpusConfig
 from pisco_index.corpus import open_corpus
 from pisco_index.errors import CorpusError
 from pisco_index.pipeline.planning.planner import plan_corpus
+from pisco_index.pipeline.planning.reading import open_sources, read_shard
 
 from .conftest import documents, ids_by_shard, plan, write
 
@@ -33,6 +34,29 @@ def test_a_shard_spans_small_files(tmp_path):
 def test_long_records_make_shards_of_fewer(tmp_path):
     found = plan(write(tmp_path / "a.jsonl", documents(6, text="x" * 2000)))
     assert [shard.records for shard in found.shards] == [2, 2, 2]
+
+
+def test_documents_of_a_record_that_is_larger_than_a_shard_are_shared(tmp_path):
+    long, config = " ".join(f"w{n:02}" for n in range(1500)), CorpusConfig(passage_words=125, on_error="skip")
+    records = [
+        *documents(1),
+        {"id": "a", "text": long},
+        {"text": "no id"},
+        *documents(1, start=1),
+        {"id": "b", "text": ""},
+    ]
+    path = write(tmp_path / "a.jsonl", records)
+    found = plan(path, config=config)
+    parts = [[f"a#{n}" for n in range(begin, begin + 6)] for begin in (0, 6)]
+    assert ids_by_shard(found) == [["d0#0"], *parts, ["d1#0", "b#0"]]
+    assert [shard.records for shard in found.shards] == [1, 1, 0, 2]
+    assert found.characters == sum(len(record["text"]) for record in records if "id" in record)
+    rejected = []
+    for shard in found.shards:
+        list(read_shard(shard, open_sources(found.sources), lambda each, number=shard.number: rejected.append(number)))
+    assert rejected == [3]
+    # A record of one document cannot be shared.
+    assert all(shard.share is None for shard in plan(path, config=CorpusConfig(on_error="skip")).shards)
 
 
 @settings(max_examples=30, deadline=None)
