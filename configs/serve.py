@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .base import Config, Flag
 from .names import DOCUMENTS
@@ -47,3 +47,11 @@ class ServeConfig(Config):
     max_tokens: int | None = Field(
         None, ge=1, description="Largest number of tokens that a request may ask for; default: the decoder's context."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "ServeConfig":
+        if self.engine == "vllm" and self.engine_url is None:
+            raise ValueError("the engine vllm is a server. Give its address (--engine-url).")
+        if self.engine == "local" and self.engine_url is not None:
+            raise ValueError("the engine local has no address. Choose the other one (--engine vllm).")
+        return self

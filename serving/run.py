@@ -165,8 +165,7 @@ def _index(uri: str, models: Models) -> Index:
 def _engine(index: Index, models: Models, config: ServeConfig) -> Engine:
     if config.engine == "local":
         return LocalEngine(index.decoder, config.token_budget)
-    if config.engine_url is None:
-        raise ConfigError("the engine vllm is a server. Give its address (--engine-url).")
+    assert config.engine_url is not None
     embedder = load_embedder(
         models.checkpoint, dtype=getattr(torch, models.dtype), repetition_penalty=models.repetition_penalty
     )

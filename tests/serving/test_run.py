@@ -79,6 +79,7 @@ def test_signals_open_stores_anew_and_end_the_server_in_peace(folder, tmp_path):
         (["wiki", "a/wiki"], "another store is named 'wiki' too"),
         (["wiki", "--host", "0.0.0.0"], "--open"),
         (["wiki", "--engine", "vllm"], "--engine-url"),
+        (["wiki", "--engine-url", "http://127.0.0.1:9"], "--engine vllm"),
         (["wiki", "--engine", "vllm", "--engine-url", "http://127.0.0.1:9"], "no vLLM server answers there"),
     ],
 )
