@@ -19,22 +19,30 @@ Point = tuple[float, float]
 
 def main() -> None:
     curves = json.loads((RESULTS / "real_model_curves.json").read_text("utf-8"))["curves"]
-    lines: dict[str, list[Point]] = {}
-    for name in ("none", "text"):
-        longest = max(curves, key=lambda curve: len(curve["points"]))
-        lines[name] = [(p["step"], p[f"autoencoding_{name}"]) for p in longest["points"]]
-    for curve in curves:
-        lines[f"rate {curve['rate']}"] = [(p["step"], p["autoencoding_memory"]) for p in curve["points"]]
-    write("real-model.svg", [panel("held-out loss, nats a token; x: steps", lines, 0)])
+    drawn = [
+        panel(f"{name}: held-out loss, nats a token; x: steps", lines_of(task, curves), place)
+        for place, (name, task) in enumerate({"restoring": "autoencoding", "continuing": "continuation"}.items())
+    ]
+    write("real-model.svg", drawn)
     rows = json.loads((RESULTS / "codecs_real_model.json").read_text("utf-8"))
     vectors = rows["measured"]["vectors"] / rows["measured"]["documents"]
     panels = [
-        scatter(
-            "real model: KL, nats", [(r["codec"], r["bytes_per_vector"] * vectors, r["kl"]) for r in rows["codecs"]], 0
+        scatter(title, [(r["codec"], r["bytes_per_vector"] * vectors, r[name]) for r in rows["codecs"]], place)
+        for place, (title, name) in enumerate(
+            {"real model: KL, nats": "kl", "real model: change of loss, nats a token": "delta_nll"}.items()
         )
     ]
-    panels.append(scatter("toy: exact match, %", toy(), 1))
+    panels.append(scatter("toy: exact match, %", toy(), 2))
     write("bits.svg", panels)
+
+
+def lines_of(task: str, curves: Sequence[dict[str, Any]]) -> dict[str, list[Point]]:
+    """Return the curves of a task: with nothing read and with the text, of the longest training, and with memory."""
+    longest = max(curves, key=lambda curve: curve["points"][-1]["step"])
+    lines = {name: [(p["step"], p[f"{task}_{name}"]) for p in longest["points"]] for name in ("none", "text")}
+    for curve in curves:
+        lines[f"rate {curve['rate']}"] = [(p["step"], p[f"{task}_memory"]) for p in curve["points"]]
+    return lines
 
 
 def toy() -> list[tuple[str, float, float]]:
@@ -69,7 +77,8 @@ def scatter(title: str, points: Sequence[tuple[str, float, float]], place: int) 
     x, y, drawn = axes(f"{title}; x: bytes a passage", [(a, b) for _, a, b in points], place, math.log)
     for name, a, b in points:
         drawn.append(f'<circle cx="{x(a):.0f}" cy="{y(b):.0f}" r="3" fill="{COLOURS[1]}"/>')
-        drawn.append(f'<text x="{x(a) + 5:.0f}" y="{y(b) - 4:.0f}">{name}</text>')
+        height = y(b) + (13 if name.startswith("fisher") else -4)
+        drawn.append(f'<text x="{x(a) + 5:.0f}" y="{height:.0f}">{name}</text>')
     return "\n".join(drawn)
 
 
