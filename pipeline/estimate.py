@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..configs import BuildConfig, RunConfig
-from ..corpus import is_cut, taken_for
+from ..corpus import Document, is_cut, taken_for
 from ..model.compressor import Compressor
 from ..model.device import choose_device
 from ..model.forward.packing import Passages
@@ -141,12 +141,12 @@ def _estimate(plan: Plan, job: Job, store: Store | None, planned_s: float) -> Es
     Raises:
         CorpusError: the sample cannot be read.
     """
-    if job.at_question or not plan.records:
+    sample = None if job.at_question else _read_sample(plan, job)
+    if sample is None or not sample.tokenized:
         return _estimate_texts(plan, job)
     # The probe runs on this machine, wherever the build will run.
     device = choose_device(job.config.run.device)
     workers = _workers(job.config.run, device)
-    sample = _read_sample(plan, job)
     probe = _probe(sample, job, store, device)
     scale = sample.scale
     passages = scale * sum(len(document.passages) for document in sample.tokenized)
@@ -264,13 +264,18 @@ def _workers(run: RunConfig, device: str) -> int:
 def _read_sample(plan: Plan, job: Job) -> _Sample:
     sources = open_sources(plan.sources)
     shards = [shard for shard in plan.shards if shard.records]
-    shards = shards[:: max(1, len(shards) // SAMPLE_SHARDS)]
+    step = max(1, len(shards) // SAMPLE_SHARDS)
+    found, sampled = list[Document](), 0
     began = time.perf_counter()
-    found = [document for shard in shards for document in read_shard(shard, sources)]
+    for number, shard in enumerate((*shards[::step], *(each for i, each in enumerate(shards) if i % step))):
+        # Pages without prose give no document. Others are read until there is one.
+        if found and number * step >= len(shards):
+            break
+        found += read_shard(shard, sources)
+        # One is added for each record, because a corpus may have no characters.
+        sampled += shard.characters + shard.records
     read_s = time.perf_counter() - began
-    # One is added for each record, because a corpus may have no characters.
-    sampled = sum(shard.characters + shard.records for shard in shards)
-    share = sampled / max(plan.characters + plan.records, 1)
+    share = sampled / max(sum(shard.characters + shard.records for shard in shards), 1)
     # A record is one document unless its source cuts records into documents.
     cut = any(map(is_cut, plan.sources))
     documents = round(len(found) / max(share, 1e-9)) if cut else plan.records

@@ -5,10 +5,11 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -45,7 +46,7 @@ def run_workers(work: Work, listening: socket.socket, count: int, started: Calla
         workers = [_Worker(work, listening) for _ in range(count)]
         try:
             while not all(worker.has_started() for worker in workers):
-                if signals and signal.SIGHUP not in signals:
+                if any(number != signal.SIGHUP for number in signals):
                     return
                 time.sleep(_LOOK)
             started()
@@ -110,12 +111,22 @@ class _Worker:
 
     def revive(self) -> None:
         if not self._process.is_alive():
-            _log.error("worker %s died with exit code %s", self._process.pid, self._process.exitcode)
+            said = self._last_words()
+            _log.error("worker %s died with exit code %s%s", self._process.pid, self._process.exitcode, said)
             forget_process(self._process.pid)
             self._told.close()
             # Not at once, in case that the reason lasts.
             time.sleep(_PAUSE)
             self._start()
+
+    def _last_words(self) -> str:
+        """Return the problem that the process told before it ended, after a colon; nothing if it told none."""
+        said = ""
+        with suppress(EOFError):
+            while self._told.poll():
+                problem = self._told.recv()
+                said = f": {problem}" if problem else ""
+        return said
 
     def signal(self, number: int) -> None:
         if self._process.is_alive() and self._process.pid is not None:
@@ -139,6 +150,7 @@ def _serve(work: Work, listening: socket.socket, telling: Connection) -> None:
         work(listening, lambda: telling.send(None))
     except PiscoIndexError as error:
         telling.send(str(error))
+        sys.exit(1)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from .table.swap import Proposal, swap, swap_at, without_rows
 
 _PLAN_KEY = "pisco-index:plan"
 _ALTERED_KEY = "pisco-index:altered"
+_BY_REPAIR = "repair"
 
 
 def plan_in_force(dataset: lance.LanceDataset) -> str | None:
@@ -32,6 +33,11 @@ def plan_in_force(dataset: lance.LanceDataset) -> str | None:
 def is_altered(dataset: lance.LanceDataset) -> bool:
     """Return True if a deletion or a repair has removed rows since the plan in force was made."""
     return _ALTERED_KEY in _metadata(dataset)
+
+
+def is_repaired(dataset: lance.LanceDataset) -> bool:
+    """Return True if a repair has removed rows since the plan in force was made. Some of its shards may be undone."""
+    return _metadata(dataset).get(_ALTERED_KEY) == _BY_REPAIR
 
 
 def require_plan(uri: str, dataset: lance.LanceDataset, plan: str | None) -> None:
@@ -63,6 +69,11 @@ def mark_altered(uri: str) -> None:
 def as_altered(dataset: lance.LanceDataset) -> Proposal:
     """Return a proposal that keeps all rows of a version and marks it as altered."""
     return Proposal(fragments_of(dataset), metadata={**_metadata(dataset), _ALTERED_KEY: "true"})
+
+
+def as_repaired(dataset: lance.LanceDataset) -> Proposal:
+    """Return a proposal that keeps all rows of a version and marks it as altered by a repair."""
+    return Proposal(fragments_of(dataset), metadata={**_metadata(dataset), _ALTERED_KEY: _BY_REPAIR})
 
 
 def begin_update(store: Store, plan: bytes, gone: np.ndarray, records: bytes | None = None) -> bool:

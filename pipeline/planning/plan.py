@@ -55,7 +55,8 @@ class Share:
 
     def of(self, documents: int) -> slice:
         """Return the places of the documents of this part, of so many documents."""
-        return slice(documents * self.number // self.count, documents * (self.number + 1) // self.count)
+        # Rounded up, so that the first part has a document if any has.
+        return slice(-(-documents * self.number // self.count), -(-documents * (self.number + 1) // self.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,7 @@ class Shard:
     Attributes:
         number: number of the shard, which no other plan of the same store uses.
         slices: places of its records in the corpus.
-        records: number of records that give it documents; 0 if all of them are rejected. A record that several shards
-            share counts in the first of them.
+        records: number of records that give it documents; 0 if all of them are rejected.
         characters: number of characters of its texts.
         selection: documents of the slices that belong to the shard; None if all of them do.
         share: part of these documents that belongs to the shard, if a record has more of them than a shard; None if all
@@ -146,8 +146,9 @@ class Plan:
 
     @property
     def records(self) -> int:
-        """Number of records in all shards."""
-        return sum(shard.records for shard in self.shards)
+        """Number of records in all shards. One that several shards share counts once."""
+        shared = {shard.slices: shard.records for shard in self.shards if shard.share}
+        return sum(shard.records for shard in self.shards if not shard.share) + sum(shared.values())
 
     @property
     def characters(self) -> int:
@@ -223,7 +224,9 @@ def _shard_from_list(
             raise ValueError(f"{documents} documents of {len(chosen.bits)} bytes of bits")
     if not all(isinstance(count, int) and 0 <= count < 1 << 63 for count in (number, records, characters, *share)):
         raise ValueError(f"shard {number}")
-    if share and share[0] >= share[1]:
-        raise ValueError(f"part {share[0]} of {share[1]}")
+    if share and (len(share) != 2 or share[0] >= share[1]):
+        raise ValueError(f"part {' of '.join(map(str, share))}")
     places = tuple(Slice(*part) for part in slices)
+    if not all(isinstance(each, int) for part in places for each in (part.source, part.start, part.stop or 0)):
+        raise ValueError(f"shard {number}")
     return Shard(number, places, records, characters, chosen, Share(*share) if share else None)

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from ...corpus import Corpus, RejectedRecord, Versioned, is_cut
+from ...corpus import Corpus, RejectedRecord, Versioned
 from ...corpus.parts.cutting import Part
 from ...errors import CorpusError
 from ...store import UNKNOWN, KnownRecords
@@ -110,7 +110,7 @@ class _Planning:
         readers = self._pool.readers(sources, choice.survey(ids.suspects), self._parts)
         reading = OrderedReading(sources, readers)
         for index, source in enumerate(sources):
-            shards.begin_source(index, cuts=is_cut(source.spec))
+            shards.begin_source(index, source.spec["passage_words"])
             for batch in reading.batches(index):
                 if isinstance(source, Versioned):
                     source.see(_ids_in(batch))

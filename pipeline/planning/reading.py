@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...corpus import Document, OnRejected, Source, open_source
+from ...corpus import Document, OnRejected, RejectedRecord, Source, open_source
 from ...errors import CorpusError
 from .plan import Shard
 
@@ -13,7 +13,30 @@ def open_sources(specs: Iterable[Mapping[str, Any]]) -> tuple[Source, ...]:
     return tuple(open_source(spec) for spec in specs)
 
 
-def read_shard(shard: Shard, sources: Sequence[Source], on_rejected: OnRejected = bool) -> Iterator[Document]:
+class Shared:
+    """The documents of the last record that shards shared. A process that reads its shards reads the record once."""
+
+    def __init__(self) -> None:
+        # Assigned at once, because threads may read with the same one.
+        self._kept: tuple[Shard | None, list[Document], list[RejectedRecord]] = None, [], []
+
+    def read(self, shard: Shard, sources: Sequence[Source]) -> tuple[list[Document], list[RejectedRecord]]:
+        """Return all documents of a shared record, and the rejected records in its slices."""
+        kept, documents, rejected = self._kept
+        if kept is None or (kept.slices, kept.selection) != (shard.slices, shard.selection):
+            rejected = []
+            documents = list(_selected(shard, sources, rejected.append))
+            self._kept = shard, documents, rejected
+        return documents, rejected
+
+    def forget(self) -> None:
+        """Free the documents."""
+        self._kept = None, [], []
+
+
+def read_shard(
+    shard: Shard, sources: Sequence[Source], on_rejected: OnRejected = bool, shared: Shared | None = None
+) -> Iterator[Document]:
     """Yield the documents of a shard, in order.
 
     Args:
@@ -21,16 +44,20 @@ def read_shard(shard: Shard, sources: Sequence[Source], on_rejected: OnRejected 
         sources: sources of its plan.
         on_rejected: callback for each record of the slices that the plan rejected. Of the shards that share a record,
             the first one reports them.
+        shared: what the process keeps of shared records; default: nothing.
 
     Raises:
         CorpusError: the corpus cannot be read, or its slices hold more or fewer documents than were planned.
     """
-    share = shard.share
-    if share is None:
+    shared = shared or Shared()
+    if shard.share is None:
+        shared.forget()
         yield from _selected(shard, sources, on_rejected)
-    else:
-        documents = list(_selected(shard, sources, on_rejected if share.number == 0 else bool))
-        yield from documents[share.of(len(documents))]
+        return
+    documents, rejected = shared.read(shard, sources)
+    for record in rejected if shard.share.number == 0 else ():
+        on_rejected(record)
+    yield from documents[shard.share.of(len(documents))]
 
 
 def _selected(shard: Shard, sources: Sequence[Source], on_rejected: OnRejected) -> Iterator[Document]:

@@ -10,6 +10,9 @@ from .plan import Selection, Shard, Share, Slice
 
 # A text counts as one document for each of these, so that shards of whole articles are no larger than of passages.
 DOCUMENT_CHARACTERS = 1000
+# More characters than a word of most texts has, with the space behind it: a record is not shared among more shards than
+# it has documents.
+_WORD_CHARACTERS = 10
 
 # Longest gap of skipped records that a slice spans; a longer one ends the slice. A slice costs 30 bytes of the plan, a
 # record in a gap costs some microseconds of reading.
@@ -47,14 +50,14 @@ class ShardBuilder:
         self._last = 0, 0
         self._begin_shard()
 
-    def begin_source(self, index: int, *, cuts: bool) -> None:
+    def begin_source(self, index: int, passage_words: int | None = None) -> None:
         """Begin source number ``index``: the following records are its records.
 
         Args:
             index: number of the source.
-            cuts: True if it cuts records into several documents.
+            passage_words: number of words of a document, if the source cuts records into documents.
         """
-        self._source, self._cuts = index, cuts
+        self._source, self._passage_words = index, passage_words
         self._last = 0, 0
 
     def add(self, position: int, lengths: Sequence[int], chosen: Sequence[bool] = ()) -> None:
@@ -69,7 +72,7 @@ class ShardBuilder:
         self.count += 1
         self._last = position, len(chosen)
         weight = sum(max(1, round(characters / DOCUMENT_CHARACTERS)) for characters in lengths)
-        self._add(position, weight, sum(lengths), is_shared=len(lengths) > 1 and weight > self._limit)
+        self._add(position, weight, sum(lengths), self._shares(weight, len(lengths)))
         self._flags += chosen
 
     def add_all(self, positions: np.ndarray, characters: np.ndarray) -> None:
@@ -83,10 +86,14 @@ class ShardBuilder:
             return
         weights = np.maximum(1, np.rint(characters / DOCUMENT_CHARACTERS)).astype(np.int64)
         done = 0
-        for place in np.flatnonzero(weights > self._limit).tolist() if self._cuts else ():
-            self._add_run(positions[done:place], weights[done:place], characters[done:place])
-            self._add(int(positions[place]), int(weights[place]), int(characters[place]), is_shared=True)
-            done = place + 1
+        if words := self._passage_words:
+            for place in np.flatnonzero(weights > self._limit).tolist():
+                length = int(characters[place])
+                shares = self._shares(int(weights[place]), length // (_WORD_CHARACTERS * words))
+                if shares > 1:
+                    self._add_run(positions[done:place], weights[done:place], characters[done:place])
+                    self._add(int(positions[place]), int(weights[place]), length, shares)
+                    done = place + 1
         self._add_run(positions[done:], weights[done:], characters[done:])
         self.count += len(positions)
         self._last = int(positions[-1]), 0
@@ -105,13 +112,17 @@ class ShardBuilder:
             self._characters += int(sums[end - 1]) - length
             begin, weight, length = end, int(weights[end - 1]), int(sums[end - 1])
 
-    def _add(self, position: int, weight: int, characters: int, *, is_shared: bool) -> None:
+    def _shares(self, weight: int, documents: int) -> int:
+        """Return the number of shards that a record needs: it is at most the number of its documents."""
+        return min(-(-weight // self._limit), documents)
+
+    def _add(self, position: int, weight: int, characters: int, shares: int) -> None:
         """Add a record. One that is shared has its shards to itself."""
-        if is_shared and self._weight:
+        if shares > 1 and self._weight:
             self._close_slice(position)
             self._end_shard()
         self._include(position)
-        self._is_shared = is_shared
+        self._shards_of_record = shares
         self._records += 1
         self._weight += weight
         self._characters += characters
@@ -198,16 +209,16 @@ class ShardBuilder:
         self._slices: list[Slice] = []
         self._flags: list[bool] = []
         self._records = self._characters = self._weight = 0
-        self._is_shared = False
+        self._shards_of_record = 1
         self._forget_gap()
 
     def _end_shard(self) -> None:
         # A selection is kept even if it chooses all documents: the worker compares their number with what it reads.
         selection = Selection.of(self._flags) if self._selects else None
-        count = -(-self._weight // self._limit) if self._is_shared else 1
+        count = max(self._shards_of_record, 1)
         for part in range(count):
             characters = self._characters * (part + 1) // count - self._characters * part // count
-            share = Share(part, count) if self._is_shared else None
-            number, records = self._first + len(self._shards), 0 if part else self._records
-            self._shards.append(Shard(number, tuple(self._slices), records, characters, selection, share))
+            share = Share(part, count) if count > 1 else None
+            number = self._first + len(self._shards)
+            self._shards.append(Shard(number, tuple(self._slices), self._records, characters, selection, share))
         self._begin_shard()

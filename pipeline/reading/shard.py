@@ -13,7 +13,7 @@ from ...corpus import Document, OnRejected, RejectedRecord, is_cut
 from ...errors import CorpusError
 from ...model.passages import DocumentTokenizer, TokenizedDocument, tokenize_documents
 from ..planning.plan import Shard
-from ..planning.reading import open_sources, read_shard
+from ..planning.reading import Shared, open_sources, read_shard
 
 # Documents read or tokenized between two steps.
 STEP_DOCUMENTS = 256
@@ -110,6 +110,7 @@ class ShardReader:
     def __init__(self, reading: Reading, on_step: Callable[[], None]):
         self._reading = reading
         self._sources = open_sources(reading.sources)
+        self._shared = Shared()
         self._on_step = on_step
 
     def read(self, shard: Shard, left_out: Container[int] = ()) -> ReadShard:
@@ -142,7 +143,7 @@ class ShardReader:
             CorpusError: the corpus cannot be read as it was planned.
         """
         documents = []
-        for document in read_shard(shard, self._sources, on_rejected):
+        for document in read_shard(shard, self._sources, on_rejected, self._shared):
             documents.append(document)
             if len(documents) % STEP_DOCUMENTS == 0:
                 self._on_step()

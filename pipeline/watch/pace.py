@@ -232,6 +232,8 @@ class Pace:
         """Return the seconds left of an assigned shard; its own speed is weighted by its progress."""
         assert assigned.shard is not None
         size, work = self._todo[assigned.shard], self._work(assigned)
+        if not size:
+            return 0.0
         done = work.characters + work.loose_tokens * (self._density or 0.0)
         spent = self._last - assigned.since
         own = (done - size * assigned.part_before) / spent if spent else speed

@@ -11,7 +11,7 @@ import xxhash
 
 from ...errors import StoreError
 from ..assets import RECORDS_PREFIX
-from ..plans import is_altered, plan_in_force
+from ..plans import is_altered, is_repaired, plan_in_force
 from ..store import Store
 from ..table.addresses import REJECTED
 from ..table.datasets import open_table
@@ -73,13 +73,14 @@ def known_records(store: Store) -> KnownRecords | None:
     may be missing.
 
     Returns:
-        None if the store has none, as those of earlier versions.
+        None if the store was repaired, or has none, as those of earlier versions.
 
     Raises:
         StoreError: the store cannot be read.
     """
     name = records_asset(plan_in_force(store.table))
-    if name not in store.asset_names():
+    # A repair counts shards as done that may never have been written.
+    if is_repaired(store.table) or name not in store.asset_names():
         return None
     try:
         known = KnownRecords.from_bytes(store.asset(name))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import StoreError
 from ..ledger import record_empty
-from ..plans import as_altered
+from ..plans import as_repaired
 from ..store import Store
 from ..table.addresses import MEMORY, REJECTED
 from ..table.checksums import forget_checksums, record_checksums
@@ -67,8 +67,8 @@ def drop_damage(findings: Findings, planned: Collection[int]) -> Dropped:
     _delete_stale(uri, damage.stale)
     _drop_rejected(uri, damage.lost_rejected)
     version = findings.version
-    if (damage.lost or damage.rows or damage.is_incomplete) and not findings.is_altered:
-        version = _step(uri, version, as_altered)
+    if damage.lost or damage.rows or damage.is_incomplete:
+        version = _step(uri, version, as_repaired)
     if damage.lost or damage.rows:
         record_empty(uri, _emptied(damage, planned))
         _step(uri, version, lambda dataset: _without_damage(dataset, damage))

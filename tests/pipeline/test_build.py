@@ -474,6 +474,31 @@ def test_a_dry_run_of_a_resumed_build_counts_what_is_left(checkpoint, make_corpu
     assert dry_run([corpus], checkpoint, store, small()).documents == 8
 
 
+def test_a_dry_run_counts_a_record_that_shards_share(checkpoint, small, tmp_path, monkeypatch):
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
+    corpus.write_text(json.dumps({"id": "book", "text": " ".join(f"word{n:05}" for n in range(3000))}) + "\n")
+    config = small(corpus={"passage_words": 100}, run={"shard_documents": 8, "commit_shards": 1})
+    whole = dry_run([corpus], checkpoint, store, config)
+    assert (whole.records, whole.shards, whole.documents) == (1, 4, 30)
+    with monkeypatch.context() as patched:
+        fail_on(patched, {1, 2, 3})
+        with pytest.raises(BuildIncompleteError):
+            build([corpus], checkpoint, store, config)
+    rest = dry_run([corpus], checkpoint, store, config)
+    assert (rest.records, rest.shards) == (1, 3)
+    assert rest.documents == pytest.approx(30 - Store.open(store).count, abs=2)
+
+
+def test_a_dry_run_of_pages_without_prose_has_nothing_to_time(checkpoint, small, tmp_path):
+    page = (
+        "<page><title>{0}</title><ns>0</ns><id>{0}</id><revision><id>1</id><text>{{{{a|b}}}}</text></revision></page>"
+    )
+    dump = tmp_path / "dump.xml"
+    dump.write_text(f"<mediawiki>{''.join(page.format(n) for n in range(1, 5))}</mediawiki>")
+    estimate = dry_run([dump], checkpoint, tmp_path / "store", small())
+    assert (estimate.records, estimate.passages, estimate.seconds) == (4, 0, 0)
+
+
 def test_a_template_says_what_is_compressed(checkpoint, make_corpus, small, tmp_path):
     corpus = make_corpus(3)
     build([corpus], checkpoint, tmp_path / "both", small())

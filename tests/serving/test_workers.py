@@ -31,6 +31,15 @@ def failing(_listening, _started):
     raise ConfigError("there is no store")
 
 
+def failing_later(file, _listening, started):
+    """Listen once, and die; fail from then on."""
+    if file.exists():
+        raise ConfigError("there is no store any more")
+    file.touch()
+    started()
+    os._exit(9)
+
+
 def dying(_listening, _started):
     os._exit(9)
 
@@ -70,6 +79,21 @@ def test_signals_reach_all_and_the_dead_are_replaced(listening, tmp_path, monkey
     player.join()
     assert begun == [True]
     assert contents() == ["ended", "ended"]
+
+
+def test_a_worker_that_cannot_begin_again_says_why(listening, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(workers, "_PAUSE", 0)
+
+    def play():
+        wait_for(lambda: "any more" in caplog.text)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    player = threading.Thread(target=play)
+    player.start()
+    workers.run_workers(partial(failing_later, tmp_path / "begun"), listening, 1, bool)
+    player.join()
+    assert "died with exit code 9\n" in caplog.text
+    assert "died with exit code 1: there is no store any more" in caplog.text
 
 
 @pytest.mark.parametrize(("work", "message"), [(failing, "there is no store"), (dying, "died with exit code 9")])

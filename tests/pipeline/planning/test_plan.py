@@ -27,8 +27,9 @@ def test_a_shard_survives_json(selection, share):
     assert Plan.from_json(found.to_json()) == found
 
 
-def test_a_share_of_nothing_is_refused():
-    plan = json.loads(Plan((), (), (Shard(4, (), 1, 20, None, Share(1, 3)),), {}).to_json())
-    plan["shards"][0][-1] = 1
-    with pytest.raises(CorruptStoreError, match="part 1 of 1"):
+@pytest.mark.parametrize("entries", [[None, None, 1, 1], [None, None, 1], [None, None, 1, 2, 3]])
+def test_a_damaged_share_is_refused(entries):
+    plan = json.loads(Plan((), (), (Shard(4, (), 1, 20),), {}).to_json())
+    plan["shards"][0] += entries
+    with pytest.raises(CorruptStoreError, match="part 1"):
         Plan.from_json(json.dumps(plan).encode())

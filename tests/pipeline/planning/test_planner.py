@@ -11,7 +11,7 @@ from pisco_index.configs import CorpusConfig
 from pisco_index.corpus import open_corpus
 from pisco_index.errors import CorpusError
 from pisco_index.pipeline.planning.planner import plan_corpus
-from pisco_index.pipeline.planning.reading import open_sources, read_shard
+from pisco_index.pipeline.planning.reading import Shared, open_sources, read_shard
 
 from .conftest import documents, ids_by_shard, plan, write
 
@@ -49,14 +49,23 @@ def test_documents_of_a_record_that_is_larger_than_a_shard_are_shared(tmp_path):
     found = plan(path, config=config)
     parts = [[f"a#{n}" for n in range(begin, begin + 6)] for begin in (0, 6)]
     assert ids_by_shard(found) == [["d0#0"], *parts, ["d1#0", "b#0"]]
-    assert [shard.records for shard in found.shards] == [1, 1, 0, 2]
+    assert ([shard.records for shard in found.shards], found.records) == ([1, 1, 1, 2], 4)
     assert found.characters == sum(len(record["text"]) for record in records if "id" in record)
     rejected = []
     for shard in found.shards:
         list(read_shard(shard, open_sources(found.sources), lambda each, number=shard.number: rejected.append(number)))
     assert rejected == [3]
-    # A record of one document cannot be shared.
-    assert all(shard.share is None for shard in plan(path, config=CorpusConfig(on_error="skip")).shards)
+    # A process reads the record once.
+    shared, sources, kept = Shared(), open_sources(found.sources), []
+    for shard in found.shards[1:3]:
+        kept += read_shard(shard, sources, shared=shared)
+        sources = () if shard.share else sources
+    assert [each.doc_id for each in kept] == [*parts[0], *parts[1]]
+    # Few documents are not shared among more shards, and one cannot be.
+    for words in (600, None):
+        assert all(
+            each.share is None for each in plan(path, config=CorpusConfig(passage_words=words, on_error="skip")).shards
+        )
 
 
 @settings(max_examples=30, deadline=None)

@@ -5,13 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pisco_index import build, compact, delete, recode, verify
+from pisco_index import build, compact, delete, recode, repair, verify
 from pisco_index.corpus import open_corpus
 from pisco_index.corpus.formats import cleaning, mediawiki
+from pisco_index.errors import BuildIncompleteError
 from pisco_index.pipeline.planning.comparison import Comparison
 from pisco_index.pipeline.planning.planner import plan_corpus
 from pisco_index.store import Contents, KnownRecords, Store, kept_out, known_records
 from pisco_index.store.lookup.known_records import UNKNOWN
+
+from ..conftest import fail_on
 
 pytestmark = pytest.mark.usefixtures("plain_compressor")
 
@@ -110,6 +113,31 @@ def test_deleted_documents_are_made_again(wiki, monkeypatch):
     wiki.build()
     found, changes = wiki.cleaned(monkeypatch)
     assert (found, changes.new) == ([], 0)
+
+
+def test_a_repair_of_an_unfinished_update_leaves_no_change_out(wiki, monkeypatch):
+    pages = texts()
+    wiki.write(pages)
+    wiki.config = wiki.config.model_copy(update={"run": wiki.config.run.model_copy(update={"shard_documents": 4})})
+    shards = wiki.build().shards
+    for n in range(15, 25):
+        pages[n] = f"New text of page {n}."
+    wiki.write(pages)
+    with monkeypatch.context() as patch:
+        fail_on(patch, range(shards + 1, 1000))
+        with pytest.raises(BuildIncompleteError):
+            wiki.build()
+    fragment = Store.open(wiki.store).table.get_fragments()[0]
+    file = wiki.store / "memory.lance" / "data" / fragment.metadata.files[0].path
+    file.write_bytes(bytes(file.stat().st_size))
+    assert len(repair(wiki.store).files) == 1
+    wiki.build()
+    stored = Store.open(wiki.store).table.to_table(columns=["doc_id", "text_hash"]).to_pylist()
+    fresh = Wiki(wiki.checkpoint, wiki.config, wiki.store.parent)
+    fresh.store = wiki.store.with_name("fresh")
+    fresh.build()
+    expected = {row["doc_id"]: row["text_hash"] for row in Store.open(fresh.store).table.to_table().to_pylist()}
+    assert {row["doc_id"]: row["text_hash"] for row in stored}.items() >= expected.items()
 
 
 def test_a_new_title_or_cleaner_cleans_again(wiki, monkeypatch):

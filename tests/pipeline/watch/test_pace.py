@@ -205,6 +205,16 @@ def test_without_a_speed_no_time_is_named():
     assert pace.remaining_s is None
 
 
+def test_a_shard_without_text_takes_no_time():
+    now = 0.0
+    pace = Pace({0: 1000, 1: 0, 2: 1000}, clock=lambda: now)
+    for now in range(11):
+        pace.update([WorkerState("a", "compressing", 0, now, 10 * now, now / 10)])
+    pace.finish(0, 10, 100)
+    pace.update([WorkerState("a", "reading", 1, 10, 100)])
+    assert pace.remaining_s == pytest.approx(10, rel=0.1)
+
+
 def test_without_looks_at_the_workers_finished_shards_are_what_counts():
     now = 0.0
     pace = Pace(dict.fromkeys(range(10), 100), clock=lambda: now)
