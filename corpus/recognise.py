@@ -3,7 +3,6 @@
 import codecs
 import re
 from dataclasses import dataclass
-from itertools import islice
 
 from ..configs.corpus import CorpusConfig, OnError
 from ..errors import CorpusError
@@ -112,16 +111,18 @@ def recognise(file: DataFile, config: CorpusConfig = CorpusConfig()) -> Recognis
         head = _head(text, config.on_error)
     whole = len(head) < HEAD_BYTES
     head = without_mark(head)
-    content = head.lstrip()
-    if not content and whole:
+    lines = _first_lines(head, whole)
+    if not lines and whole:
         return Recognised(file, "empty")
+    if not lines:
+        raise CorpusError(f"{name}: the first {len(head):,} bytes are blank lines. Remove them.")
     guess = _text_format(head)
     chosen = config.format if config.format in TEXT_FORMATS else guess
     if chosen == "html":
         raise CorpusError(f"{name}: the file is HTML, perhaps the error page of a download. Download it again.")
     if chosen in ("tsv", "text"):
         _refuse_carriage_returns(head, name, whole)
-    return Recognised(file, chosen, text, _first_lines(head, whole), guess)
+    return Recognised(file, chosen, text, lines, guess)
 
 
 def _head(text: TextFile, on_error: OnError) -> bytes:
@@ -143,11 +144,12 @@ def _is_text(head: bytes) -> bool:
 
 
 def _first_lines(head: bytes, whole: bool) -> tuple[str, ...]:
-    found = head.split(b"\n")
-    if not whole and len(found) > 1:
-        found.pop()
-    kept = (line for line in map(without_mark, found) if line.strip())
-    return tuple(line.removesuffix(b"\r").decode(errors="replace") for line in islice(kept, _FIRST_LINES))
+    *before, last = map(without_mark, head.split(b"\n"))
+    kept = [line for line in before if line.strip()]
+    # The last line may go on behind the head.
+    if last.strip() and (whole or not kept):
+        kept.append(last)
+    return tuple(line.removesuffix(b"\r").decode(errors="replace") for line in kept[:_FIRST_LINES])
 
 
 def _text_format(head: bytes) -> str:

@@ -113,6 +113,7 @@ def test_what_is_left_out_is_named_with_the_reason(write):
         write(f"c/{name}", "no data")
     write("c/dataset_infos.json", '{"default": {"features": {}}}')
     write("c/empty.jsonl", "\n")
+    write("c/marks.tsv", "\n\ufeff")
     folder = write("c/a.jsonl", RECORD).parent
     by_name = "no data by its name"
     assert left_out(folder) == {
@@ -120,7 +121,16 @@ def test_what_is_left_out_is_named_with_the_reason(write):
         "c/_tmp": "a folder whose name begins with _",
         "c/dataset_infos.json": "a description of a data set",
         "c/empty.jsonl": "empty",
+        "c/marks.tsv": "empty",
     }
+
+
+def test_a_file_may_begin_with_a_blank_line_but_not_with_64_kib_of_them(write, documents, refusal):
+    text = "word " * 20_000
+    for name, content in (("a.tsv", f"a\t{text}\nb\ttext\n"), ("a.jsonl", json.dumps({"id": "a", "text": text}))):
+        found = documents(write(name, f"\n{content}\n"), columns=["id", "text"] if name == "a.tsv" else None)
+        assert (found[0].doc_id, found[0].text.strip()) == ("a", text.strip())
+    assert "the first 65,536 bytes are blank lines" in refusal(write("b.tsv", "\n" * 70_000 + "id\ttext\na\tb\n"))
 
 
 def test_what_this_program_wrote_is_left_out(write, tmp_path, refusal):

@@ -181,6 +181,8 @@ def _newest_revision(xml: bytes) -> tuple[bytes, int]:
     if xml.find(_REVISION_END) == xml.rfind(_REVISION_END):
         return xml, 0
     revisions = [revision.span() for revision in _REVISION.finditer(xml)]
+    if len(revisions) < 2:  # a tag is damaged
+        return xml, 0
     # The last of several equal versions counts.
     begin, end = max(reversed(revisions), key=lambda span: version(xml[slice(*span)]))
     return xml[: revisions[0][0]] + xml[begin:end] + xml[revisions[-1][1] :], len(revisions) - 1

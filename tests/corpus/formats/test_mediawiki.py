@@ -256,6 +256,15 @@ def test_the_last_page_without_its_end_is_rejected_by_its_number(write, sources)
     ]
 
 
+def test_a_page_whose_revisions_have_no_beginning_is_rejected(write, sources):
+    pages = [history_page(n, revision(n, "2020", "text")) for n in (1, 2, 3)]
+    pages[1] = pages[1].replace("<revision>", "</revision>")
+    (source,) = sources(write("c.xml", export(*pages)), on_error="skip")
+    rejected = []
+    assert [document.doc_id for document in source.read(0, None, rejected.append)] == ["1#0", "3#0"]
+    assert [each.source.split(" (")[0].split(", ")[1] for each in rejected] == ["page 2"]
+
+
 def test_too_many_scattered_pages_are_refused(write, sources, monkeypatch):
     monkeypatch.setattr(mediawiki, "_MAX_SCATTERED", 1)
     (source,) = sources(write("c.xml", export(*(history_page(n % 2, revision(n, "")) for n in range(4)))))
