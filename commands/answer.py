@@ -185,11 +185,14 @@ def evaluate(
             param_hint="--checkpoint",
         )
     from ..evaluation.evaluate import evaluate as evaluate_store
+    from ..evaluation.results import require_replaceable
     from ..model.families import open_checkpoint
     from ..reader.answering.answers_file import part_path
 
     if answers is not None and not (parent := local_path(answers).parent).is_dir():
         raise typer.BadParameter(f"there is no folder {parent}", param_hint="--answers")
+    if answers is not None:
+        require_replaceable(answers)
     opened = open_checkpoint(
         checkpoint, decoder_base=decoder_base, compressor_base=compressor_base, query_extra=query_extra
     )

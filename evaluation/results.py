@@ -103,10 +103,38 @@ class Evaluation:
             InputError: if the file cannot be written.
         """
         lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in self.answers)
+        file = local_path(path)
+        unfinished = file.with_name(f"{file.name}.unfinished")
         try:
-            local_path(path).write_text("".join(lines), "utf-8")
+            unfinished.write_text("".join(lines), "utf-8")
+            unfinished.replace(file)
         except OSError as error:
             raise InputError(f"{path}: the file cannot be written: {error.strerror or error}.") from error
+
+
+def require_replaceable(path: str | Path) -> None:
+    """Check that a file may be written with an evaluation's answers: there is none, or it holds such answers.
+
+    Raises:
+        InputError: the file holds something else, or cannot be read.
+    """
+    file = local_path(path)
+    try:
+        if not file.exists():
+            return
+        with file.open("rb") as opened:
+            first = opened.readline(1 << 20)
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
+    try:
+        known = json.loads(first or b"{}")
+    except ValueError:
+        known = None
+    if first and not (isinstance(known, dict) and known.keys() >= {"id", "condition", "references"}):
+        raise InputError(
+            f"{path}: the file exists and holds no answers of an evaluation, so it is not overwritten. Name another "
+            "one. To score answers, give their file in place of the store."
+        )
 
 
 def summarise(answers: Sequence[EvaluatedAnswer], sizes: Collection[int]) -> EvaluationRow:

@@ -147,7 +147,7 @@ def pisco_index(*arguments: object) -> str:
 
 def read_lines(path: Path) -> list[dict]:
     """Return the records of a JSON lines file."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def say(text: str) -> None:

@@ -50,8 +50,11 @@ def main(folder: Path, texts: Sequence[Path], wheel: Path | None, settings: Sett
     if not (run / "untrained" / "config.json").is_file():
         untrained(run / "untrained", base, settings)
     train, held_out = pieces(texts)
-    write_lines(run / "train.jsonl", train)
-    write_lines(run / "held-out.jsonl", held_out)
+    for name, texts_of in (("train", train), ("held-out", held_out)):
+        file = run / f"{name}.jsonl"
+        if file.exists() and read_lines(file) != texts_of:
+            raise SystemExit(f"{run} was begun with another text. Name another folder.")
+        write_lines(file, texts_of)
     checkpoint = PiscoCheckpoint(run / "untrained")
     compression = CompressionConfig(max_length=settings.window, template="{text}")
     collator = Pretraining(checkpoint, compression, ratio=settings.autoencoding, windows=(settings.window,))
@@ -81,8 +84,10 @@ def main(folder: Path, texts: Sequence[Path], wheel: Path | None, settings: Sett
 
 
 def write_lines(file: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write records as JSON lines."""
-    file.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    """Write records as JSON lines, all or none."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    unfinished.replace(file)
 
 
 def restored(mixed: Pretraining, records: Sequence[dict[str, Any]], settings: Settings) -> dict[str, list[Sample]]:
@@ -148,7 +153,7 @@ def answered(
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """Return the records of a file of JSON lines."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
 
 
 def unpacked(folder: Path, wheel: Path | None, layers: int) -> tuple[Path, Path]:

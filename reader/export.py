@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..configs.names import ExportDtype, ExportFormat, Stage
 from ..errors import ConfigError, InputError, MissingDocumentsError, some
 from ..model.memory import Memory
 from ..places import local_path
+from ..store import pieces
 from .export_formats import FORMATS, Part
 from .export_manifest import Manifest
 from .reader import Reader
@@ -236,12 +238,21 @@ class _Export:
     def _batches(self, start: int, stop: int) -> Iterator[Memory]:
         reader, ids = self._reader, self._ids
         width = max(self.manifest.dim, reader.meta.dim)
-        # As many documents as fill the limit if each has 8 vectors, decoded to fp32.
-        step = max(1, min(_BATCH_BYTES // (4 * width * 8), 1024))
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
+        # Vectors are decoded to fp32.
+        for piece in pieces(self._n_mem(start, stop), _BATCH_BYTES // (4 * width), 1024):
+            first, last = start + piece.start, start + piece.stop
             memory = reader.read(first, last) if ids is None else reader.fetch(ids[first:last])
             yield memory if self.manifest.stage == memory.stage else reader.connector.connect(memory)
+
+    def _n_mem(self, start: int, stop: int) -> np.ndarray:
+        """Return the number of memory tokens of each document of a range."""
+        if self._ids is None:
+            return self._counts[start:stop]
+        return np.array([0 if size is None else size.memory for size in self._reader.sizes(self._ids[start:stop])])
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        return self._reader.store.number_column("n_mem")
 
     def _update(self, manifest: Manifest) -> None:
         manifest.write(self._folder)

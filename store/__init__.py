@@ -39,6 +39,7 @@ from .search.query import Hit, Searcher
 from .store import Rows, Store
 from .table.addresses import local_folder, resolve_uri
 from .table.fragment import WrittenShard, memory_rows, rejected_rows, write_fragment
+from .table.rows import pieces
 from .upkeep.check_assets import check_assets, empty_shards_of
 from .upkeep.check_batch import no_memory
 from .upkeep.check_index import check_index
@@ -128,6 +129,7 @@ __all__ = [
     "lock_holder",
     "memory_rows",
     "no_memory",
+    "pieces",
     "plan_in_force",
     "predict",
     "read_header",

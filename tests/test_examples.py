@@ -77,16 +77,20 @@ def test_real_model(folder, tmp_path, monkeypatch):
     assert [each["step"] for each in points()] == [0]
     with pytest.raises(SystemExit, match=r"begun with window 8\. Name another"):
         real_model.main(tmp_path, [corpus], None, dataclasses.replace(settings, window=9), "cpu")
+    other = tmp_path / "other.jsonl"
+    other.write_text(corpus.read_text().replace("river", "stream"))
+    with pytest.raises(SystemExit, match="begun with another text"):
+        real_model.main(tmp_path, [other], None, settings, "cpu")
     # An untrained teacher ends no answer.
     for name, doc_id in (("train", "1"), ("held-out", "0")):
         line = {
             "id": doc_id,
-            "documents": [{"text": "The city."}],
+            "documents": [{"text": "The\u2028city."}],
             "question": real_model.QUESTION,
             "answer": "Big.",
         }
         answers.mkdir(exist_ok=True)
-        (answers / f"answers-{name}.jsonl").write_text(json.dumps(line) + "\n")
+        (answers / f"answers-{name}.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", "utf-8")
     real_model.main(tmp_path, [corpus], None, settings, "cpu")
     first, *_, last = points()
     assert last["step"] == 3

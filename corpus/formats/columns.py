@@ -90,11 +90,12 @@ def check_column(schema: pa.Schema, name: str, role: Role, place: str) -> None:
 def strings_of(column: pa.Array, role: Role) -> pa.Array:
     """Return a valid column as ``large_string``.
 
-    Integers, decimals and dates are their usual text, UUIDs of 16 bytes too; lists are joined; NaN is null.
+    Integers, decimals and dates are their usual text, UUIDs and ids of 16 bytes too; lists are joined; NaN is null.
 
     Raises:
         pyarrow.ArrowInvalid: if a value is no text: invalid UTF-8, an id with a fraction, infinity, a null in a list.
     """
+    is_uuid = isinstance(column.type, pa.UuidType)
     column = _plain(column)
     kind = column.type
     if _types.is_decimal(kind):
@@ -108,7 +109,8 @@ def strings_of(column: pa.Array, role: Role) -> pa.Array:
         is_missing = pa.array([value is None or math.isnan(value) for value in values], pa.bool_())
         return pc.call_function("if_else", [is_missing, pa.scalar(None, pa.large_string()), column])
     elif _types.is_fixed_size_binary(kind) and kind.byte_width == _UUID_BYTES:
-        return pa.array([_text_of_16(value) for value in column.to_pylist()], pa.large_string())
+        if role == "id" or is_uuid:
+            return pa.array([_id_of_16(value) for value in column.to_pylist()], pa.large_string())
     elif any(each(kind) for each in _LISTS):
         return pa.array([_joined(value) for value in column.to_pylist()], pa.large_string())
     return column.cast(pa.large_string())
@@ -162,7 +164,7 @@ def _plain(column: pa.Array) -> pa.Array:
     return column
 
 
-def _text_of_16(value: bytes | None) -> str | None:
+def _id_of_16(value: bytes | None) -> str | None:
     """Return 16 bytes as text if they are printable, otherwise as the text of a UUID, whose bytes never are."""
     if value is None:
         return None

@@ -27,7 +27,8 @@ def merge_decoder_state(model: Any, state: dict[str, torch.Tensor], origin: str)
         origin: path of the file, for messages.
 
     Raises:
-        CheckpointError: a tensor has no place in the model, lacks its partner, or has a wrong shape.
+        CheckpointError: a tensor has no place in the model, lacks its partner, or has a wrong shape; or a linear layer
+            has no pair.
     """
     remaining = dict(state)
     model.config.tie_word_embeddings = False
@@ -40,7 +41,9 @@ def merge_decoder_state(model: Any, state: dict[str, torch.Tensor], origin: str)
 
 
 def _merge_pairs(model: Any, remaining: dict[str, torch.Tensor], origin: str) -> None:
-    """Merge the LoRA pairs among the remaining tensors, and remove them."""
+    """Merge the LoRA pairs among the remaining tensors, one for each linear layer, and remove them."""
+    head = model.get_output_embeddings()
+    lacking = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
     for name in [name for name in remaining if ".lora_A." in name]:
         linear_name, _, adapter = name.partition(".lora_A.")
         down, up = remaining.pop(name), remaining.pop(f"{linear_name}.lora_B.{adapter}", None)
@@ -57,6 +60,11 @@ def _merge_pairs(model: Any, remaining: dict[str, torch.Tensor], origin: str) ->
             )
         merged = linear.weight.float() + LORA_SCALE * (up.float() @ down.float())
         linear.weight = nn.Parameter(merged.to(linear.weight.dtype), requires_grad=False)
+        lacking.discard(linear_name)
+    if lacking and not remaining:
+        raise CheckpointError(
+            f"{origin}: {len(lacking)} linear layers have no LoRA pair, the first: {min(lacking)}. Is the file whole?"
+        )
 
 
 def _replace_rows(module: Any, module_name: str, remaining: dict[str, torch.Tensor], origin: str) -> None:

@@ -5,7 +5,7 @@ import csv
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -30,6 +30,8 @@ _LIST_FIELDS = ("questions", "data", "Data")
 _DELIMITERS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 # Names of columns have no digits: q1 is an id.
 _COLUMN_NAME = re.compile(r"[^\W\d](?:[^\W\d]|[ .-]){0,29}")
+# The beginning of a cell that should be a list of strings, perhaps between quotation marks.
+_LIST_OF_STRINGS = re.compile(r"""\"?\[\s*["']""")
 _RUN_LINE = re.compile(r"\S+\s+Q0\s+\S+\s+\d+\s+\S+(\s+\S+)?\s*")
 
 
@@ -156,7 +158,7 @@ def _table(path: str | Path, lines: TextLines) -> Records:
             where = f"{path}, line"
             cells_of = _tabbed if tab else _cells
             rows = ((n, cells_of(f"{where} {n}", line, delimiter)) for n, line in numbered)
-            return Records(f"text with {kind} and a header", _rows(path, rows, columns))
+            return Records(f"text with {kind} and a header", _rows(path, rows, columns, _named_cell))
         if {*ID_FIELDS} & {*names}:
             raise QuestionsError(
                 f"{path}, line {number}: the header {names} names no column of questions. Name it "
@@ -167,9 +169,10 @@ def _table(path: str | Path, lines: TextLines) -> Records:
     if _as_list(line.split("\t")[-1], f"{path}, line {number}") is not None:
         # DPR writes its files as Python's csv module does: a cell with a quotation mark in it is quoted.
         rows = ((n, _cells(f"{path}, line {n}", line, "\t")) for n, line in rest)
-        return Records("text with tabs", _rows(path, rows, ["id", "question", "answers"][-line.count("\t") - 1 :]))
+        names = ["id", "question", "answers"][-line.count("\t") - 1 :]
+        return Records("text with tabs", _rows(path, rows, names, _cell))
     rows = ((n, _tabbed(f"{path}, line {n}", line, "\t")) for n, line in rest)
-    return Records("text with tabs", _rows(path, rows, ["id", "question"]))
+    return Records("text with tabs", _rows(path, rows, ["id", "question"], _cell))
 
 
 def _header(line: str, delimiter: str) -> list[str]:
@@ -202,7 +205,12 @@ def _cells(where: str, line: str, delimiter: str) -> list[str]:
         ) from None
 
 
-def _rows(path: str | Path, rows: Iterable[tuple[int, list[str]]], columns: list[str]) -> Iterator[Record]:
+def _rows(
+    path: str | Path,
+    rows: Iterable[tuple[int, list[str]]],
+    columns: list[str],
+    value_of: Callable[[str, str], list[Any] | str],
+) -> Iterator[Record]:
     for number, cells in rows:
         where = f"{path}, line {number}"
         if len(cells) != len(columns):
@@ -213,8 +221,19 @@ def _rows(path: str | Path, rows: Iterable[tuple[int, list[str]]], columns: list
             )
         values: dict[str, Any] = dict(zip(columns, cells, strict=True))
         for name in _LISTS & values.keys():
-            values[name] = cell if (cell := _as_list(values[name], where)) is not None else values[name]
+            values[name] = value_of(values[name], where)
         yield Record(number, where, values)
+
+
+def _cell(cell: str, where: str) -> list[Any] | str:
+    return cell if (listed := _as_list(cell, where)) is None else listed
+
+
+def _named_cell(cell: str, where: str) -> list[Any] | str:
+    """Return a cell of a column with a name: a list of strings, or text, which may be in brackets too, as [0, 1] is."""
+    if not _LIST_OF_STRINGS.match(cell.strip()):
+        return [] if cell.strip() == "[]" else cell
+    return _cell(cell, where)
 
 
 def json_list(text: str) -> list[Any] | None:
@@ -246,6 +265,6 @@ def _as_list(cell: str, where: str) -> list[Any] | None:
         if isinstance(found, list) and len(found) == strings and "".join(found).encode() is not None:
             return found
     raise QuestionsError(
-        f"{where}: {cell[:80]!r} is in brackets, but is no list. Write a list of strings as JSON does, or a header "
-        "with the names of the columns."
+        f"{where}: {cell[:80]!r} is in brackets, but is no list. Write a list of strings as JSON does. Text in "
+        "brackets needs a header with the names of the columns."
     )

@@ -216,6 +216,22 @@ class RowTaker:
                 raise CorruptStoreError(f"{address} {problem}. See: pisco-index verify {self._uri}")
 
 
+def pieces(n_mem: np.ndarray, vectors: int, documents: int) -> Iterator[slice]:
+    """Cut consecutive documents into pieces whose memory fits into RAM.
+
+    Args:
+        n_mem: number of memory tokens of each document, ``(k,)``.
+        vectors: largest number of vectors of a piece, unless it is a single document.
+        documents: largest number of documents of a piece.
+    """
+    ends, start, before = np.cumsum(n_mem, dtype=np.int64), 0, 0
+    while start < len(n_mem):
+        stop = int(np.searchsorted(ends, before + vectors, "right"))
+        stop = min(max(stop, start + 1), start + documents, len(n_mem))
+        yield slice(start, stop)
+        start, before = stop, int(ends[stop - 1])
+
+
 def fragment_name(fragment: lance.LanceFragment) -> str:
     """Return the path of a fragment's data file in its table's folder, as a name of the fragment in messages."""
     return f"data/{fragment.metadata.files[0].path}" if fragment.metadata.files else f"fragment {fragment.fragment_id}"

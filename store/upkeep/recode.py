@@ -29,13 +29,13 @@ from ..store import Store
 from ..table.addresses import REJECTED, resolve_uri
 from ..table.deletions import open_checked
 from ..table.fragment import WrittenShard, write_fragment
-from ..table.rows import read_rows
+from ..table.rows import pieces, read_rows
 from .compact import remove_orphans
 
 # Number of shards in a commit: each commit adds a manifest, and a crash loses the shards that are not committed yet.
 _COMMIT_SHARDS = 16
-# Number of documents decoded and encoded at a time, to bound the memory that a shard takes.
-_ROWS_AT_ONCE = 1024
+# Documents that are decoded and encoded at a time, and bytes of their memory in float32, unless one has more.
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 64 << 20
 # Number of vectors that a prediction is computed from if the codec needs no sample.
 _PREDICTION_VECTORS = 1024
 # Assets that differ for every store, and are therefore not copied.
@@ -184,7 +184,7 @@ def _resume(source: Store, target: Codec, out: str, origin: Mapping[str, object]
 def _rewrite(source: Store, recoded: Store, shards: list[int], target: Codec) -> Iterator[WrittenShard]:
     """Write the shards of the source into the new store, one by one, without committing them."""
     calibration = recoded.own_calibration()
-    shard_of_row = source.number_column("shard")
+    shard_of_row, n_mem = source.number_column("shard"), source.number_column("n_mem")
     refusals = read_rows(open_checked(source.uri, REJECTED), REJECTED_SCHEMA.names)
     rejected = pa.Table.from_batches([batch for _, batch in refusals], REJECTED_SCHEMA)
     # Rows of a shard need not lie together: a compaction or an update may have moved them.
@@ -193,15 +193,15 @@ def _rewrite(source: Store, recoded: Store, shards: list[int], target: Codec) ->
     ends = np.searchsorted(shard_of_row[by_shard], shards, "right")
     empty = source.table.schema.empty_table()
     for shard, begin, end in zip(shards, begins, ends, strict=True):
-        parts = [_recoded(part, source, target, calibration) for part in _take(source, by_shard[begin:end])]
+        parts = [_recoded(part, source, target, calibration) for part in _take(source, by_shard[begin:end], n_mem)]
         refused = rejected.filter(pc.call_function("equal", [rejected.column("shard"), pa.scalar(shard, pa.uint32())]))
         rows = pa.concat_tables([empty, *parts]).drop_columns("shard")
         yield write_fragment(recoded.uri, shard, rows, refused.drop_columns("shard"))
 
 
-def _take(store: Store, rows: np.ndarray) -> Iterator[pa.Table]:
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        yield store.take(rows[start : start + _ROWS_AT_ONCE], store.table.schema.names)
+def _take(store: Store, rows: np.ndarray, n_mem: np.ndarray) -> Iterator[pa.Table]:
+    for piece in pieces(n_mem[rows], _BYTES_AT_ONCE // (4 * store.meta.dim), _ROWS_AT_ONCE):
+        yield store.take(rows[piece], store.table.schema.names)
 
 
 def _recoded(rows: pa.Table, source: Store, target: Codec, calibration: Calibration | None) -> pa.Table:

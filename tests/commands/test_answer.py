@@ -26,6 +26,8 @@ def test_eval(folder, run, tmp_path):
     assert note.startswith("4 questions, 4 documents; 2 of the run's queries are not among them; KL to ")
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 4 * len(rows)
     assert not (tmp_path / "answers.jsonl.part").exists()
+    again = run(*arguments, *short, "--run", tmp_path / "run", "--answers", tmp_path / "answers.jsonl")
+    assert again.exit_code == 0, again.output
     limited = run(*arguments, *short, "-n", 1, "--codec", "fp32", "--stage", "hidden", "--no-text", "--json")
     values = json.loads(limited.stdout)
     assert [row["condition"] for row in values["rows"]] == ["none", "stored", "recoded"]
@@ -88,6 +90,7 @@ def test_answer_and_eval_of_its_file(folder, run, tmp_path):
         (("answer", "{}/store", "-q", "{}/nothing", "-o", "{}/a"), "No such file"),
         (("answer", "{}/store", "-q", "{}/corpus.jsonl", "-o", "{}/no/a"), "there is no folder"),
         (("eval", "{}/store", "-q", "{}/corpus.jsonl", "--answers", "{}/no/a"), "there is no folder"),
+        (("eval", "{}/store", "-q", "{}/corpus.jsonl", "--answers", "{}/corpus.jsonl"), "so it is not overwritten"),
         (("eval", "{}/store", "-q", "{}/corpus.jsonl", "-n", "0"), "--documents"),
     ],
 )

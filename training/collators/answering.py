@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from ...configs import CompressionConfig
 from ...errors import TrainingError
 from ...model.families import Checkpoint
+from ...model.generation import read_generation_defaults
 from ...model.passages import TokenizedDocument, clean_text
 from ...model.prompt import prompt_text
 from ...model.trainable import IGNORED
@@ -41,6 +42,10 @@ class QuestionAnswering(Collator):
         self.text_ratio = text_ratio
         self.as_text = False
         self.dropped = 0
+        self._stop_token_ids = read_generation_defaults(
+            checkpoint.decoder_folder, checkpoint.decoder_tokenizer
+        ).stop_token_ids
+        self._has_warned = False
 
     def __call__(self, records: Sequence[Record]) -> dict[str, torch.Tensor]:
         """Return a batch whose prompts all read memory or all read text, since those with text are much longer."""
@@ -57,11 +62,11 @@ class QuestionAnswering(Collator):
         else:
             documents = self.tokenize(record["documents"], question)
             shown = [document.n_mem for document in documents]
-        ids, labels = label_answers(self.decoder_tokenizer, shown, turns)
+        ids, labels = self._label(shown, turns)
         while self.max_tokens is not None and len(ids) > self.max_tokens and len(shown) > 1:
             self._count_dropped(record)
             shown = shown[:-1]
-            ids, labels = label_answers(self.decoder_tokenizer, shown, turns)
+            ids, labels = self._label(shown, turns)
         passages = chain.from_iterable(document.passages for document in documents[: len(shown)])
         return Sample(list(passages), ids, labels)
 
@@ -70,6 +75,17 @@ class QuestionAnswering(Collator):
         texts = [input_text(document, self.compression) for document in documents]
         repeated = [self.compression.repeated_heading(document.get("title")) for document in documents]
         return list(self.passage_tokenizer.tokenize(texts, repeated))
+
+    def _label(self, shown: Sequence[int | str], turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+        ids, labels, ends = label_answers(self.decoder_tokenizer, shown, turns, self._stop_token_ids)
+        if not ends and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "the decoder's chat template ends answers with none of the tokens at which the decoder stops (%s). "
+                "Stopping is not learned.",
+                ", ".join(map(str, self._stop_token_ids)) or "it has none",
+            )
+        return ids, labels
 
     def _count_dropped(self, record: Record) -> None:
         if not self.dropped:
@@ -144,17 +160,22 @@ class QueryDependent(QuestionAnswering):
 
 
 def label_answers(
-    tokenizer: Any, documents: Sequence[int | str], turns: Sequence[tuple[str, str]]
-) -> tuple[list[int], list[int]]:
-    """Return the token ids of a conversation about documents, and its labels.
+    tokenizer: Any,
+    documents: Sequence[int | str],
+    turns: Sequence[tuple[str, str]],
+    stop_token_ids: Sequence[int],
+) -> tuple[list[int], list[int], bool]:
+    """Return the token ids of a conversation about documents, its labels, and whether each answer has a stop token.
 
-    The labels are on each answer and on the one token that ends its turn. PISCO also puts labels on the text that the
-    chat template writes around an answer, such as line breaks. That text is never generated, so it is not learned here.
+    The labels are on each answer and on what follows it, up to the first stop token; on one token if there is none
+    before the next answer. PISCO also puts labels on the text that the chat template writes around an answer, such as
+    line breaks. What lies behind the stop token is never generated, so it is not learned here.
 
     Args:
         tokenizer: the decoder's tokenizer.
         documents: number of memory tokens of each document, or its text.
         turns: questions with their answers.
+        stop_token_ids: ids of the tokens at which the decoder stops.
 
     Raises:
         TrainingError: the chat template changes an answer.
@@ -163,16 +184,19 @@ def label_answers(
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     labels = [IGNORED] * len(ids)
-    token = 0
-    for start, end in spans:
+    token, all_end = 0, True
+    for (start, end), (following, _) in pairwise([*spans, (len(text), 0)]):
         while offsets[token][1] <= start:
             token += 1
         while token < len(ids) and offsets[token][0] < end:
             labels[token] = ids[token]
             token += 1
-        if token < len(ids):
-            labels[token] = ids[token]
-    return ids, labels
+        behind = (place for place in range(token, len(ids)) if offsets[place][1] <= following)
+        stop = next((place for place in behind if ids[place] in stop_token_ids), None)
+        all_end = all_end and stop is not None
+        last = stop + 1 if stop is not None else min(token + 1, len(ids))
+        labels[token:last] = ids[token:last]
+    return ids, labels, all_end
 
 
 def _conversation_text(

@@ -100,6 +100,12 @@ def test_shards_of_other_types_are_one_corpus(write, documents):
     ]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_of_16_bytes_is_no_uuid(write, documents, kind):
+    texts = pa.array(["Zürich abcdefgh".encode()], pa.binary(16))
+    assert [each.text for each in documents(write("c", written(table_of(text=texts), kind)))] == ["Zürich abcdefgh"]
+
+
 LISTS = [
     pa.list_(pa.string()),
     pa.large_list(pa.large_string()),

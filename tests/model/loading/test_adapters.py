@@ -73,6 +73,10 @@ MISFITS = {
         r"model.embed_tokens.* is \(1030, 95\), .* Is it the base",
     ),
     "A without B": ({f"{UP}.lora_B.default.weight": None}, "mlp.up_proj.lora_A.default.weight has no partner"),
+    "a layer without a pair": (
+        {f"{UP}.lora_{ab}.default.weight": None for ab in "AB"},
+        r"1 linear layers have no LoRA pair, the first: model.layers.0.mlp.up_proj",
+    ),
     "B without A": ({f"{UP}.lora_A.default.weight": None}, "no place.*mlp.up_proj.lora_B"),
     "a pair of another rank": (
         {f"{UP}.lora_A.default.weight": torch.zeros(5, 96)},

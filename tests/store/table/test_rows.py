@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pisco_index.errors import CorruptStoreError, StoreError
 from pisco_index.store import Store, commit, write_fragment
-from pisco_index.store.table.rows import RowTaker
+from pisco_index.store.table.rows import RowTaker, pieces
 
 
 @pytest.fixture
@@ -75,3 +75,13 @@ def test_rows_in_another_order_are_noticed(taker, monkeypatch):
     assert taker.take([1, 5], ["doc_id"]).num_rows == 2
     with pytest.raises(CorruptStoreError, match="other rows"):
         taker.take([5, 1], ["doc_id"])
+
+
+@given(st.lists(st.integers(0, 30)), st.integers(1, 40), st.integers(1, 5))
+def test_pieces_have_few_documents_and_vectors(n_mem, vectors, documents):
+    found = list(pieces(np.array(n_mem, np.int64), vectors, documents))
+    assert [place for each in found for place in range(each.start, each.stop)] == list(range(len(n_mem)))
+    for each in found:
+        part = n_mem[each]
+        assert 1 <= len(part) <= documents
+        assert len(part) == 1 or sum(part) <= vectors

@@ -125,6 +125,22 @@ def test_a_template_that_changes_answers_is_refused(tiny, monkeypatch):
         QuestionAnswering(tiny, PLAIN)([ASKED])
 
 
+def test_what_a_template_writes_before_the_stop_token_is_learned(tiny, learned_text, monkeypatch, caplog):
+    template = tiny.decoder_tokenizer.chat_template
+    monkeypatch.setattr(tiny.decoder_tokenizer, "chat_template", template.replace("<|im_end|>", " \\n<|im_end|>"))
+    batch = QuestionAnswering(tiny, PLAIN)([ASKED | {"turns": TURNS}])
+    learned = " ".join(learned_text(batch["labels"][0]).split())
+    assert learned == "in the north <|im_end|>a <|im_end|>in the north <|im_end|>"
+    assert not caplog.records
+    monkeypatch.setattr(tiny.decoder_tokenizer, "chat_template", template.replace("<|im_end|>", ""))
+    collator = QuestionAnswering(tiny, PLAIN)
+    for _ in range(2):
+        learned = " ".join(learned_text(collator([ASKED | {"turns": TURNS}])["labels"][0]).split())
+        assert learned == "in the north a in the north"
+    (record,) = caplog.records
+    assert "ends answers with none of the tokens at which the decoder stops" in record.getMessage()
+
+
 # Memory that depends on the question
 
 
