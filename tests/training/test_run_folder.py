@@ -23,7 +23,7 @@ def test_other_settings_are_an_error_that_names_the_first(pretraining, tmp_path)
     assert len(folder_of(pretraining(tmp_path, **changeable)).prepare()) == 40
 
 
-@pytest.mark.parametrize("changed", ["decoder_state", "decoder_base", "data_content"])
+@pytest.mark.parametrize("changed", ["decoder_state", "decoder_base", "decoder_base_digest", "data_content"])
 def test_another_decoder_or_changed_data_is_an_error(pretraining, tiny, tinypedia, tmp_path, changed):
     start = open_checkpoint(shutil.copytree(tiny.path, tmp_path / "start"))
     data = shutil.copytree(tinypedia, tmp_path / "data")
@@ -35,6 +35,10 @@ def test_another_decoder_or_changed_data_is_an_error(pretraining, tiny, tinypedi
     elif changed == "decoder_base":
         config = start.path / "base_decoder" / "config.json"
         config.write_text(config.read_text().replace("4096", "2048"))
+    elif changed == "decoder_base_digest":
+        # Weights of the same shapes have files of the same sizes.
+        weights = start.path / "base_decoder" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     else:
         corpus = data / "corpus.jsonl"
         corpus.write_text(corpus.read_text().replace("the", "teh"))
