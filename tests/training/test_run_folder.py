@@ -1,5 +1,6 @@
 """The folder of a training: it resumes only the same training, and removes no file that is not its own."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,39 @@ def test_other_settings_are_an_error_that_names_the_first(pretraining, tmp_path)
         folder_of(pretraining(tmp_path, autoencoding=0.25)).prepare()
     changeable = {"compile": True, "trainer": {"max_steps": 3}}
     assert len(folder_of(pretraining(tmp_path, **changeable)).prepare()) == 40
+
+
+@pytest.mark.parametrize(
+    ("trainer", "named"),
+    [
+        ({"learning_rate": 1e-3}, r"trainer\.learning_rate was 0\.002 and is 0\.001"),
+        ({"weight_decay": 0.1}, r"trainer\.weight_decay was None and is 0\.1"),
+        ({"lr_scheduler_type": "cosine"}, r"trainer\.lr_scheduler_type was 'linear' and is 'cosine'"),
+    ],
+)
+def test_other_settings_of_the_optimizer_are_an_error(pretraining, tmp_path, trainer, named):
+    folder_of(pretraining(tmp_path)).prepare()
+    with pytest.raises(TrainingError, match=f"other settings, the first: {named}"):
+        folder_of(pretraining(tmp_path, trainer=trainer)).prepare()
+
+
+def test_settings_that_change_no_step_may_change_and_secrets_are_not_recorded(pretraining, tmp_path):
+    folder = folder_of(pretraining(tmp_path, trainer={"hub_token": "secret", "save_steps": 4}))
+    folder.prepare()
+    recorded = folder.states / "settings.json"
+    assert "secret" not in recorded.read_text()
+    changed = {"num_train_epochs": 2, "save_steps": 3, "logging_steps": 1, "report_to": "none", "use_cpu": False}
+    assert folder_of(pretraining(tmp_path, trainer=changed)).prepare()
+
+
+def test_a_training_that_recorded_no_optimizer_settings_goes_on(pretraining, tmp_path):
+    folder = folder_of(pretraining(tmp_path))
+    folder.prepare()
+    recorded = folder.states / "settings.json"
+    begun = json.loads(recorded.read_text())
+    del begun["trainer"], begun["decoder_base_digest"]
+    recorded.write_text(json.dumps(begun))
+    assert folder_of(pretraining(tmp_path, trainer={"learning_rate": 1e-3})).prepare()
 
 
 @pytest.mark.parametrize("changed", ["decoder_state", "decoder_base", "decoder_base_digest", "data_content"])
