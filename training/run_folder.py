@@ -15,7 +15,7 @@ from ..model.identity import identity_as_stored
 from ..model.loading.bases import local_folder
 from ..model.trainable import TrainableModel
 from ..places import input_paths, local_path
-from ..reader.answering.decoder_base import digest_decoder_base
+from ..reader.answering.model_digest import digest_model_folder
 from .data import Records, read_conversations, read_texts, write_records
 
 # Written by the Trainer as the last file of a saved state.
@@ -126,7 +126,7 @@ class RunFolder:
             "checkpoint": self.checkpoint.identity,
             "decoder_state": _digest([self.checkpoint.path / "decoder_state.pt"]),
             "decoder_base": {"config": _digest([base / "config.json"]), "weights": weights},
-            "decoder_base_digest": digest_decoder_base(base),
+            "decoder_base_digest": digest_model_folder(base),
         }
         paths = [path for place in self.config.data for path in input_paths(place, TrainingError)[1]]
         # Data that has been read may be deleted. It is then not compared.

@@ -21,7 +21,7 @@ from pisco_index.errors import (
     StoreError,
 )
 from pisco_index.reader.answering import AnswerSettings, answer_file, read_answers
-from pisco_index.reader.answering.answers_file import settings_path
+from pisco_index.reader.answering.continued import settings_path
 from pisco_index.reader.memory_source import open_source
 from pisco_index.reader.questions import read_questions
 

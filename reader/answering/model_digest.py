@@ -1,4 +1,4 @@
-"""The digest of a base decoder, by which a continued run notices that the base was replaced."""
+"""The digest of a model's folder, by which a continued run notices that the model was replaced."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from ...model.loading.files import digest_weights
 _SUFFIXES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"})
 
 
-def digest_decoder_base(folder: Path) -> str:
-    """Return a digest of a base decoder's weights, settings and tokenizer, as 32 hexadecimal digits.
+def digest_model_folder(folder: Path) -> str:
+    """Return a digest of a model's weights, settings and tokenizer, as 32 hexadecimal digits.
 
     Samples stand for large files (see ``digest_weights``), so that each start reads at most 16 MiB of each.
 
     Args:
-        folder: folder of the base decoder (see ``Checkpoint.decoder_folder``).
+        folder: folder of the model, such as a base decoder (see ``Checkpoint.decoder_folder``).
     """
     return digest_weights(sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file()))
