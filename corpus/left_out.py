@@ -86,6 +86,8 @@ def file_without_data(path: Path, siblings: Collection[str]) -> str | None:
     settings = f"{answers}.settings.json"
     if settings in siblings and _has_keys(path.with_name(settings), "pisco_index", "store", "questions"):
         return "answers of pisco-index"
+    if settings in siblings and _has_keys(path.with_name(settings), "pisco_index", "corpus", "corpus_settings"):
+        return "a teacher's answers of pisco-index"
     return None
 
 

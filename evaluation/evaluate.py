@@ -19,6 +19,7 @@ from ..model.families import Checkpoint, open_checkpoint
 from ..model.loading.files import digest_weights
 from ..model.memory import Memory
 from ..places import local_path
+from ..reader.answering.model_digest import digest_model_folder
 from ..reader.questions import Question, read_questions
 from .conditions import Condition, EvaluatedStore, ShownDocuments, conditions
 from .kept import Answers, KeptBatches
@@ -99,6 +100,7 @@ def evaluate(
         "reference": [compared.meta.created_at.isoformat(), compared.version],
         "checkpoint": digest_weights(sorted(path for path in opened.path.rglob("*") if path.is_file())),
         "decoder_base": opened.decoder_base,
+        "decoder_base_digest": digest_model_folder(opened.decoder_folder),
         "query_extra": getattr(opened, "query_extra", None),
         "dtype": dtype,
         "device": torch.device(device).type,

@@ -1,12 +1,17 @@
 """Distillation: a teacher reads documents as text and answers questions about them, as data for fine-tuning.
 
-The file that it writes holds JSON lines of ``{"id", "documents": [{"title", "text"}], "question", "answer"}``. The
-longest prompts are answered first, so that a batch that does not fit into memory fails at once.
+The file that it writes holds JSON lines of ``{"id", "documents": [{"title", "text"}], "question", "answer",
+"doc_ids"}``. ``FILE.settings.json`` beside it holds what determines the answers of all questions; a distillation with
+other settings does not continue the file. The longest prompts are answered first, so that a batch that does not fit
+into memory fails at once.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,12 +21,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ..configs import CompressionConfig, CorpusConfig
-from ..corpus import Document, find_documents
+from ..corpus import Document, find_documents, open_corpus
 from ..errors import CheckpointError, PromptError, TrainingError, some
 from ..model.device import choose_device
+from ..model.loading.bases import local_folder
+from ..model.loading.files import digest_weights
 from ..model.loading.models import load_model, load_tokenizer
 from ..model.prompt import prompt_text
 from ..places import input_paths, local_path
+from ..reader.answering.continued import WriterLock, read_settings, require_equal, settings_path, write_settings
+from ..reader.answering.model_digest import digest_model_folder
 from ..reader.questions import Question, read_questions
 from .data import chunks
 
@@ -60,6 +69,8 @@ def distill(
 ) -> Distillation:
     """Write a teacher's answers to questions about documents. The same call again resumes.
 
+    A file without settings beside it is one of an earlier version. It is continued, with the settings of this call.
+
     Args:
         questions: file of questions, see ``read_questions``; they need no answers.
         corpus: files and folders with the documents.
@@ -79,30 +90,66 @@ def distill(
         CorpusError: the corpus cannot be read.
         TrainingError: documents are not in the corpus (the message names them), or ``out`` holds something else or is
             one of the files to read.
+        InputError: ``out`` was begun with other settings (the message names them), another run is writing it, or its
+            settings cannot be read or written.
         CheckpointError: the teacher cannot be loaded or has no chat template.
         PromptError: a question with its documents does not fit the teacher (the message names the question).
     """
     out = local_path(out, TrainingError)
     _require_other_file(out, [questions, *corpus, *([] if run is None else [run])])
     asked = read_questions(questions, run=run, documents=documents, answered=False).asked
-    done = _answered(out, {question.id: question for question in asked})
-    remaining = [question for question in asked if question.id not in done]
-    if not remaining:
-        return Distillation(0, len(done), 0, 0)
-    found = _find(remaining, corpus, corpus_config)
-    model = _Teacher(
-        local_path(teacher, CheckpointError), found, dtype=dtype, device=device, max_new_tokens=max_new_tokens
-    )
-    lengths = model.prompt_lengths(remaining)
-    order = sorted(range(len(remaining)), key=lengths.__getitem__, reverse=True)
-    counts: Counter[str] = Counter()
+    settings = _settings(corpus, corpus_config, out, teacher) | {"dtype": dtype}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("ab") as file:
-        for picks in chunks(order, batch_size):
-            counts += _write_answers(file, model, [remaining[i] for i in picks])
-            if progress is not None:
-                progress(len(done) + counts.total(), len(asked))
+    with WriterLock(out):
+        done, complete = _answered(out, {question.id: question for question in asked})
+        _require_same_settings(out, complete, settings)
+        if out.exists() and complete < out.stat().st_size:
+            os.truncate(out, complete)
+        remaining = [question for question in asked if question.id not in done]
+        if not remaining:
+            return Distillation(0, len(done), 0, 0)
+        found = _find(remaining, corpus, corpus_config)
+        model = _Teacher(
+            local_path(teacher, CheckpointError), found, dtype=dtype, device=device, max_new_tokens=max_new_tokens
+        )
+        lengths = model.prompt_lengths(remaining)
+        order = sorted(range(len(remaining)), key=lengths.__getitem__, reverse=True)
+        counts: Counter[str] = Counter()
+        if not complete or not settings_path(out).exists():
+            write_settings(out, settings)
+        with out.open("ab") as file:
+            for picks in chunks(order, batch_size):
+                counts += _write_answers(file, model, [remaining[i] for i in picks])
+                if progress is not None:
+                    progress(len(done) + counts.total(), len(asked))
     return Distillation(counts["written"], len(done), counts["empty"], counts["unfinished"])
+
+
+def _settings(corpus: Sequence[str | Path], config: CorpusConfig, out: Path, teacher: str | Path) -> dict[str, Any]:
+    """Return the inputs that determine the answers, as JSON values: digests of them, and the settings of the corpus.
+
+    The device and the size of a batch are left out: they change no more than the rounding. So is the length of answers,
+    since all that were written have ended. Questions and their documents are compared line by line.
+    """
+    files = [Path(source.path) for source in open_corpus(corpus, config).sources]
+    settings = {
+        "pisco_index": metadata.version("pisco-index"),
+        # The answers may be written into a folder of the corpus.
+        "corpus": digest_weights([path for path in files if not (out.exists() and out.samefile(path))]),
+        "corpus_settings": config.model_dump(mode="json"),
+    }
+    # A finished file needs no teacher. If answers remain, loading a missing teacher is an error.
+    with suppress(CheckpointError):
+        settings["teacher"] = digest_model_folder(local_folder(local_path(teacher, CheckpointError)))
+    return settings
+
+
+def _require_same_settings(out: Path, complete: int, settings: Mapping[str, Any]) -> None:
+    """Check that a file whose complete lines have a number of bytes was begun with the same settings."""
+    if complete and settings_path(out).exists():
+        begun = read_settings(out, "Name another file.")
+        names = [name for name in settings if name in begun]
+        require_equal(out, begun, settings, names, "or name another file.")
 
 
 def _write_answers(file: BinaryIO, teacher: "_Teacher", questions: Sequence[Question]) -> Counter[str]:
@@ -113,7 +160,8 @@ def _write_answers(file: BinaryIO, teacher: "_Teacher", questions: Sequence[Ques
             counts["unfinished" if answer is None else "empty"] += 1
             continue
         read = [_record(teacher.found[doc_id]) for doc_id in question.doc_ids]
-        line = {"id": question.id, "documents": read, "question": question.text, "answer": answer}
+        line: dict[str, Any] = {"id": question.id, "documents": read, "question": question.text, "answer": answer}
+        line["doc_ids"] = question.doc_ids
         file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         counts["written"] += 1
     file.flush()
@@ -121,18 +169,19 @@ def _write_answers(file: BinaryIO, teacher: "_Teacher", questions: Sequence[Ques
 
 
 def _require_other_file(out: Path, inputs: Sequence[str | Path]) -> None:
-    for path in (path for place in inputs for path in input_paths(place)[1]):
-        if out.exists() and path.exists() and out.samefile(path):
-            raise TrainingError(f"{out}: is one of the files to read, so it cannot be written. Name another file.")
+    written = [each for each in (out, settings_path(out)) if each.exists()]
+    for path in (path for place in inputs for path in input_paths(place)[1] if path.exists()):
+        for each in written:
+            if each.samefile(path):
+                raise TrainingError(f"{each}: is one of the files to read, so it cannot be written. Name another file.")
 
 
-def _answered(out: Path, asked: Mapping[str, Question]) -> set[str]:
-    """Return the ids of the questions that a file answers already, and cut off a last line that was not finished."""
+def _answered(out: Path, asked: Mapping[str, Question]) -> tuple[set[str], int]:
+    """Return the ids of the questions that a file answers already, and the size of its finished lines in bytes."""
     if not out.exists():
-        return set()
+        return set(), 0
     done: set[str] = set()
     complete = 0
-    torn = b""
     with out.open("rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{out}, line {number}"
@@ -140,15 +189,11 @@ def _answered(out: Path, asked: Mapping[str, Question]) -> set[str]:
                 complete += len(line)
                 done.add(_answered_id(line, where, asked))
                 continue
-            torn = line
             # Cut off only a line that a distillation of these questions could have begun.
             begun = (orjson.dumps({"id": question_id, "documents": []})[: -len("]}")] for question_id in asked)
-            if not any(torn.startswith(each) or each.startswith(torn) for each in begun):
+            if not any(line.startswith(each) or each.startswith(line) for each in begun):
                 raise _foreign(where)
-    if torn:
-        with out.open("r+b") as file:
-            file.truncate(complete)
-    return done
+    return done, complete
 
 
 def _answered_id(line: bytes, where: str, asked: Mapping[str, Question]) -> str:
@@ -165,6 +210,12 @@ def _answered_id(line: bytes, where: str, asked: Mapping[str, Question]) -> str:
         raise TrainingError(
             f"{where}: answers {question!r} as {question_id!r}, which the questions do not ask. Give the questions "
             "that the file was begun with, or name another file to write."
+        )
+    # Earlier versions wrote no ids.
+    if (doc_ids := record.get("doc_ids")) is not None and doc_ids != [*known.doc_ids]:
+        raise TrainingError(
+            f"{where}: answers {question_id!r} from {some(doc_ids)}, but its documents are now {some(known.doc_ids)}. "
+            "Give the run, or the number of documents, that the file was begun with, or name another file to write."
         )
     return known.id
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,44 @@ from ..model.identity import identity_as_stored
 from ..model.loading.bases import local_folder
 from ..model.trainable import TrainableModel
 from ..places import input_paths, local_path
+from ..reader.answering.model_digest import digest_model_folder
 from .data import Records, read_conversations, read_texts, write_records
 
 # Written by the Trainer as the last file of a saved state.
 STATE_FILE = "trainer_state.json"
+# Keys of ``trainer`` that may change when a training is resumed: its length, its intervals, and settings that have
+# no part in what a step learns.
+_MAY_CHANGE = frozenset(
+    {
+        "max_steps",
+        "num_train_epochs",
+        "disable_tqdm",
+        "report_to",
+        "run_name",
+        "project",
+        "push_to_hub",
+        "debug",
+        "skip_memory_metrics",
+        "torch_empty_cache_steps",
+        "ddp_timeout",
+        "use_cpu",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+    }
+)
+# Beginnings of further such keys. ``hub_token`` is also a secret, which must not be recorded.
+_MAY_CHANGE_BEGINNINGS = (
+    "save_",
+    "eval_",
+    "logging_",
+    "log_",
+    "hub_",
+    "trackio_",
+    "gradient_checkpointing",
+    "torch_compile",
+)
 
 
 class RunFolder:
@@ -75,11 +109,10 @@ class RunFolder:
         begun = json.loads(self._settings_file.read_text("utf-8"))
         now = self._settings()
         now["checkpoint"] = identity_as_stored(self.checkpoint, begun.get("checkpoint", {}))
-        if changed := [key for key in now if key in begun and begun[key] != now[key]]:
+        for name, former, value in _differences(begun, now):
             raise TrainingError(
-                f"{self.states}: the training was begun with other settings, the first: {changed[0]} was "
-                f"{begun.get(changed[0])!r} and is {now[changed[0]]!r}. Restore the former settings, or name a new "
-                "folder (out)."
+                f"{self.states}: the training was begun with other settings, the first: {name} was {former!r} and is "
+                f"{value!r}. Restore the former settings, or name a new folder (out)."
             )
 
     def _settings(self) -> dict[str, Any]:
@@ -89,9 +122,11 @@ class RunFolder:
         weights = {path.name: path.stat().st_size for path in sorted(base.glob("*.safetensors"))}
         settings = {
             **kept,
+            "trainer": _lasting(self.config.model_dump(mode="json", include={"trainer"})["trainer"]),
             "checkpoint": self.checkpoint.identity,
             "decoder_state": _digest([self.checkpoint.path / "decoder_state.pt"]),
             "decoder_base": {"config": _digest([base / "config.json"]), "weights": weights},
+            "decoder_base_digest": digest_model_folder(base),
         }
         paths = [path for place in self.config.data for path in input_paths(place, TrainingError)[1]]
         # Data that has been read may be deleted. It is then not compared.
@@ -138,6 +173,29 @@ def required(config: TrainingConfig, key: str) -> Any:
     if not value:
         raise ConfigError(f"{key} is not given; name it in the configuration or on the command line.")
     return value
+
+
+def _lasting(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the Trainer that must stay the same."""
+    return {
+        key: value
+        for key, value in trainer.items()
+        if key not in _MAY_CHANGE and not key.startswith(_MAY_CHANGE_BEGINNINGS)
+    }
+
+
+def _differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name, the former and the present value of each setting that changed.
+
+    Settings that ``begun`` lacks are newer than it, and are not compared. Of ``trainer``, each key is a setting.
+    """
+    for name in (name for name in now if name in begun):
+        if name == "trainer":
+            keys = {**begun[name], **now[name]}
+            pairs = ((f"{name}.{key}", begun[name].get(key), now[name].get(key)) for key in keys)
+        else:
+            pairs = iter([(name, begun[name], now[name])])
+        yield from (each for each in pairs if each[1] != each[2])
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -8,19 +8,19 @@ earlier questions, since similar questions are answered together.
 import codecs
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import orjson
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from ...errors import InputError, QuestionsError
 from ...places import input_path
 from .answered import AnsweredQuestion
+from .continued import WriterLock, content_of, read_settings, require_equal, write_settings, writing
 
 # Seconds after which written lines are forced to the disk: a power failure loses no more.
 _SYNC_SECONDS = 5.0
@@ -66,19 +66,18 @@ class AnswersFile:
     ):
         require_place(path)
         for each in (path, part_path(path)):
-            _require_answers(each, _content(each))
+            _require_answers(each, content_of(each))
         self._path = path
         self._settings = settings
         self._texts = texts or {}
         self._overwrite = overwrite
         self._is_changed = False
         self._synced = time.monotonic()
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-        self._acquire()
+        self._lock = WriterLock(path)
         try:
             self._open(question_ids)
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
 
     def keep(self, answers: Sequence[AnsweredQuestion]) -> None:
@@ -88,7 +87,7 @@ class AnswersFile:
             InputError: if they cannot be written, for example because the disk is full.
         """
         self._begin()
-        with _writing(part_path(self._path)):
+        with writing(part_path(self._path)):
             _write(self._part, b"".join(map(_line, answers)))
             self._kept |= {answered.id for answered in answers}
             self._sync()
@@ -100,7 +99,7 @@ class AnswersFile:
             InputError: if it cannot be written, for example because the disk is full.
         """
         self._begin()
-        with _writing(self._path):
+        with writing(self._path):
             _write(self._file, _line(answered))
             self._sync()
             self._kept.discard(answered.id)
@@ -116,31 +115,16 @@ class AnswersFile:
             self._part.close()
             if not self._kept and (self._is_changed or not self._overwrite):
                 part_path(self._path).unlink(missing_ok=True)
-            self._release()
+            self._lock.release()
             # After an error, that error says more.
             if kind is None:
-                with _writing(self._path):
+                with writing(self._path):
                     os.fsync(self._file.fileno())
-
-    def _acquire(self) -> None:
-        try:
-            with _writing(self._path):
-                self._lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(
-                f"{self._path}: another run is writing this file. Wait for it, or name another file."
-            ) from None
-
-    def _release(self) -> None:
-        # Deleted while it is held: whoever waits for it notices that its file is gone, and tries again.
-        with suppress(OSError):
-            Path(self._lock.lock_file).unlink()
-        self._lock.release()
 
     def _open(self, question_ids: Sequence[str]) -> None:
         """Read what the file holds, check that it may be continued or overwritten, and open it."""
         part = part_path(self._path)
-        held, beyond = _content(self._path), _content(part)
+        held, beyond = content_of(self._path), content_of(part)
         # Without its file, the part belongs to one that was deleted.
         if self._overwrite or not self._path.exists():
             held = beyond = b""
@@ -151,7 +135,7 @@ class AnswersFile:
         self._kept = set(self.known)
         if held or beyond:
             self._require_same_settings()
-        with _writing(self._path):
+        with writing(self._path):
             # Without buffers, which would be written again when the files are closed after an error.
             self._file: BinaryIO = self._path.open("ab", buffering=0)
             self._part: BinaryIO = part.open("ab", buffering=0)
@@ -160,11 +144,11 @@ class AnswersFile:
         """Before the first change, drop what is not kept, and record the settings of a new file."""
         if self._is_changed:
             return
-        with _writing(self._path):
+        with writing(self._path):
             self._part.truncate(self._part_size)
             self._file.truncate(self._size)
         if not self._size and not self._part_size:
-            _replace(settings_path(self._path), orjson.dumps(dict(self._settings), option=orjson.OPT_INDENT_2))
+            write_settings(self._path, self._settings)
         self._is_changed = True
 
     def _sync(self) -> None:
@@ -187,13 +171,10 @@ class AnswersFile:
                 f"{self._path}: the questions in {_file_of(self._settings)} are not those that this file was begun "
                 f"with{f' (those in {_file_of(begun)})' * is_other}: {self._changed_question()}. {_REMEDY}"
             )
-        if names:
-            values = {name: (begun.get(name), self._settings.get(name)) for name in names if name != "questions"}
-            shown = "; ".join(f"{name} {before!r}, not {now!r}" for name, (before, now) in values.items())
-            raise InputError(
-                f"{self._path}: the file was begun with other settings: {shown}. Give the same settings, name another "
-                "file, or begin this one anew with --overwrite."
-            )
+        compared = [name for name in names if name != "questions"]
+        require_equal(
+            self._path, begun, self._settings, compared, "name another file, or begin this one anew with --overwrite."
+        )
 
     def _changed_question(self) -> str:
         for each in (*self.before, *self.known.values()):
@@ -204,11 +185,6 @@ class AnswersFile:
 
 def _file_of(settings: Mapping[str, Any]) -> str:
     return str(settings.get("questions_file", "the file of questions"))
-
-
-def settings_path(path: Path) -> Path:
-    """Return the path of the settings of a file of answers."""
-    return path.with_name(path.name + ".settings.json")
 
 
 def part_path(path: Path) -> Path:
@@ -232,26 +208,6 @@ def is_begun(path: Path) -> bool:
     """Return True if a file holds answers, or some wait beside it."""
     sizes = [each.stat().st_size for each in (path, part_path(path)) if each.is_file()]
     return path.is_file() and any(sizes)
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings that a file of answers was begun with.
-
-    Raises:
-        InputError: if they are missing or damaged.
-    """
-    beside = settings_path(path)
-    try:
-        found = orjson.loads(_content(beside))
-    except orjson.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
-        state = "is damaged" if beside.exists() else "is missing"
-        raise InputError(
-            f"{path}: the file holds something, but {beside.name}, which says how answers were made, {state}. Name "
-            "another file, or begin this one anew with --overwrite."
-        )
-    return found
 
 
 def read_answers(path: str | Path) -> list[AnsweredQuestion]:
@@ -355,16 +311,6 @@ def _require_order(path: Path, answers: Sequence[AnsweredQuestion], ids: Sequenc
             )
 
 
-def _content(path: Path) -> bytes:
-    """Return what a file holds; nothing if it does not exist."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise InputError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
-
-
 def _line(answered: AnsweredQuestion) -> bytes:
     return orjson.dumps(asdict(answered), option=orjson.OPT_APPEND_NEWLINE)
 
@@ -373,28 +319,3 @@ def _write(file: BinaryIO, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file atomically."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with _writing(path):
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        # A lock that another run holds is no failure to write.
-        if isinstance(error, Timeout):
-            raise
-        raise InputError(
-            f"{path}: the file cannot be written: {error.strerror or error}. Correct that and run the same command "
-            "again: it continues the file."
-        ) from error

@@ -34,8 +34,10 @@ from ..memory_source import open_source
 from ..questions import Question, Questions, RunFile, read_questions
 from ..reader import Reader
 from ..retriever import Retriever, StoreRetriever
-from .answers_file import AnswersFile, is_begun, part_path, read_settings, require_place, settings_path
+from .answers_file import AnswersFile, is_begun, part_path, require_place
+from .continued import read_settings, settings_path
 from .engine import WINDOW, AnsweredQuestion, Answering
+from .model_digest import digest_model_folder
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ def _determined(
         "fingerprint": reader.meta.fingerprint.digest,
         "checkpoint": digest_weights(files),
         "decoder_base": checkpoint.decoder_base,
+        "decoder_base_digest": digest_model_folder(checkpoint.decoder_folder),
         "query_extra": getattr(checkpoint, "query_extra", None),
         "questions": xxhash.xxh3_128_hexdigest(dumps(asked)),
         "documents_from": origin,

@@ -16,6 +16,7 @@ from ..codecs import Codec, codec_by_name
 from ..codecs.calibration import CALIBRATION_PREFIX, Calibration
 from ..codecs.payload import decode_batch, encode_batch
 from ..codecs.prediction import MemoryReader, Prediction, fit
+from ..codecs.registry import uses_sensitivity
 from ..commit import commit, done_shards
 from ..ledger import empty_shards, fallbacks
 from ..lock import build_lock
@@ -40,6 +41,8 @@ _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 64 << 20
 _PREDICTION_VECTORS = 1024
 # Assets that differ for every store, and are therefore not copied.
 _NOT_COPIED = (META_ASSET, ORIGIN_ASSET, CALIBRATION_PREFIX, *NOTE_PREFIXES)
+# Key of the origin that says whether a decoder was given, for codecs that are fitted to its sensitivity.
+_DECODER = "decoder_given"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def recode(
         progress: callback that is given the number of finished shards and the total.
 
     Raises:
-        StoreError: the store cannot be read, its codec keeps less, or ``out`` holds something else.
+        StoreError: the store cannot be read, its codec keeps less, or ``out`` holds something else, or was begun with a
+            decoder and none is given, or the reverse, for a codec that uses its sensitivity.
         StoreLockedError: another build or recoding is writing ``out``.
     """
     # Read before the store is opened: a shard that is recorded as empty later may have rows in the opened version.
@@ -141,6 +145,9 @@ def _require_sense(source: Store, target: Codec, out: str) -> None:
 def _open(source: Store, target: Codec, out: str, reader: MemoryReader | None) -> tuple[Store, Prediction | None]:
     """Open the new store to resume it, or create it and predict what its codec will lose."""
     origin = {"created_at": source.meta.created_at.isoformat(), "version": source.version, "codec": source.meta.codec}
+    # A codec that needs no decoder is the same with one.
+    if uses_sensitivity(target):
+        origin[_DECODER] = reader is not None
     if Store.exists(out):
         return _resume(source, target, out, origin), None
     vectors = target.sample_vectors(source.meta.dim) or _PREDICTION_VECTORS
@@ -174,9 +181,17 @@ def _resume(source: Store, target: Codec, out: str, origin: Mapping[str, object]
     recoded = Store.open(out)
     if ORIGIN_ASSET not in recoded.asset_names() or recoded.meta.codec != target.name:
         raise StoreError(f"{out} holds a store that is not this one recoded to {target.name}. Name another place.")
-    if json.loads(recoded.asset(ORIGIN_ASSET)) != origin:
+    begun = json.loads(recoded.asset(ORIGIN_ASSET))
+    if any(begun.get(name) != value for name, value in origin.items() if name != _DECODER):
         raise StoreError(
             f"{out} was recoded from another version of the store at {source.uri}. Delete it, or name another place."
+        )
+    # Origins of earlier versions do not have this key.
+    if _DECODER in origin and begun.get(_DECODER, origin[_DECODER]) != origin[_DECODER]:
+        former, now = ("without", "Leave out") if origin[_DECODER] else ("with", "Give")
+        raise StoreError(
+            f"{out} was begun {former} a decoder (--checkpoint), and {target.name} is fitted to the decoder's "
+            f"sensitivity. {now} --checkpoint as before to go on, or delete {out} or name another place to begin anew."
         )
     return recoded
 

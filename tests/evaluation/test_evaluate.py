@@ -1,6 +1,7 @@
 """An evaluation asks the same questions of a store, of recoded memory, of the text and of nothing."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -311,6 +312,15 @@ class TestAStop:
         part.write_text('{"id": "1", "answer": "a"}\n')
         with pytest.raises(InputError, match="something else than an evaluation"):
             evaluate(kept, checkpoint, questions, keep=part, **FAST, **FEW)
+
+    def test_another_base_decoder_is_refused(self, kept, checkpoint, questions, tmp_path):
+        base, part = shutil.copytree(checkpoint / "base_decoder", tmp_path / "base"), tmp_path / "answers.part"
+        settings = FAST | FEW | {"decoder_base": str(base), "keep": part}
+        evaluate(kept, checkpoint, questions, **settings)
+        weights = base / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+        with pytest.raises(InputError, match="other settings: decoder_base_digest"):
+            evaluate(kept, checkpoint, questions, **settings)
 
 
 def test_answers_are_written_as_json_lines(kept_evaluation, tmp_path):

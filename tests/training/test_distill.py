@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pisco_index.configs import CompressionConfig, CorpusConfig
-from pisco_index.errors import CheckpointError, PromptError, QuestionsError, TrainingError
+from pisco_index.errors import CheckpointError, InputError, PromptError, QuestionsError, TrainingError
 from pisco_index.model.loading.models import load_model, load_tokenizer
 from pisco_index.model.prompt import prompt_text
+from pisco_index.reader.answering.continued import settings_path
 from pisco_index.training import distill as module
 from pisco_index.training.collators import QuestionAnswering
 from pisco_index.training.data import read_conversations
@@ -76,7 +77,7 @@ def test_a_line_holds_what_was_read_asked_and_answered(files, teacher, tmp_path)
     assert written["q1"]["question"] == "Who was there? "
     documents = [{"title": "T3", "text": "the river " * 4}, {"title": None, "text": "a city"}]
     assert written["q1"]["documents"] == documents
-    assert list(written["q1"]) == ["id", "documents", "question", "answer"]
+    assert list(written["q1"]) == ["id", "documents", "question", "answer", "doc_ids"]
 
 
 def said_greedily(folder, record, count):
@@ -156,6 +157,115 @@ def test_answers_are_kept_and_a_torn_line_is_cut_off(files, teacher, tmp_path):
         assert again == Distillation(written=0, before=3, empty=0, unfinished=0)
 
 
+def stopped(files, teacher, out, **options):
+    """Distil until the first batch of one question is written."""
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(*files, teacher, out, **SHORT | {"batch_size": 1} | options, progress=stop)
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ("teacher", "teacher"),
+        ("corpus", "corpus"),
+        ("dtype", "dtype 'float32', not 'bfloat16'"),
+        ("corpus_config", "corpus_settings"),
+    ],
+)
+def test_other_settings_do_not_continue_a_file(files, teacher, ending, lines, tmp_path, changed, named):
+    out, options = tmp_path / "out", {"documents": 2}
+    ranks = [f"{qid} Q0 d{n} {n + 1} {9 - n} x" for qid in ("q0", "q1", "3") for n in range(3)]
+    options["run"] = lines(*ranks, name="run")
+    written = stopped(files, teacher, out, **options)
+    assert len(written.splitlines()) == 1
+    match changed:
+        case "teacher":
+            teacher = ending([5])
+        case "corpus":
+            lines(*map(json.dumps, [{**each, "text": "else"} for each in CORPUS[:4]]), name="corpus.jsonl")
+        case "corpus_config":
+            options["corpus_config"] = CorpusConfig(passage_words=10)
+        case _:
+            options["dtype"] = "bfloat16"
+    with pytest.raises(InputError, match=f"out: the file was begun with other settings: {named}.* name another file"):
+        distill(*files, teacher, out, **SHORT | options)
+    assert out.read_bytes() == written
+
+
+def test_other_documents_do_not_continue_a_file_but_more_questions_do(files, teacher, lines, tmp_path):
+    out, ids = tmp_path / "out", ("q0", "q1", "3")
+    ranks = [f"{qid} Q0 d{n} {n + 1} {9 - n} x" for qid in ids for n in range(3)]
+    options = {"documents": 2, "run": lines(*ranks, name="run")}
+    written = stopped(files, teacher, out, **options)
+    (answered,) = records(out)
+    for changed in ({"documents": 1}, {"run": lines(*(r for r in ranks if "d0" not in r), name="other")}):
+        with pytest.raises(
+            TrainingError, match=f"line 1: answers '{answered}' from 'd0', 'd1', but its documents are now"
+        ):
+            distill(*files, teacher, out, **SHORT | options | changed)
+    assert out.read_bytes() == written
+    asked = [*QUESTIONS, {"id": "new", "question": "Why?"}]
+    lines(*map(json.dumps, asked), name="questions.jsonl")
+    lines(*ranks, "new Q0 d0 1 9 x", name="run")
+    assert distill(*files, teacher, out, **SHORT | options | {"max_new_tokens": 7}).written == 3
+    assert out.read_bytes().startswith(written)
+
+
+def test_the_settings_of_a_file_without_answers_are_replaced(files, teacher, tmp_path):
+    out = tmp_path / "out"
+    stopped(files, teacher, out)
+    out.unlink()
+    assert distill(*files, teacher, out, **SHORT | {"dtype": "bfloat16"}).written == 3
+    with pytest.raises(InputError, match="dtype 'bfloat16', not 'float32'"):
+        distill(*files, teacher, out, **SHORT)
+
+
+def test_a_file_of_an_earlier_version_goes_on_and_gets_settings(files, teacher, tmp_path):
+    out = tmp_path / "out"
+    stopped(files, teacher, out)
+    settings_path(out).unlink()
+    stopped(files, teacher, out, dtype="bfloat16")
+    with pytest.raises(InputError, match="dtype 'bfloat16', not 'float32'"):
+        distill(*files, teacher, out, **SHORT)
+
+
+def test_damaged_settings_are_refused(files, teacher, tmp_path):
+    out = tmp_path / "out"
+    stopped(files, teacher, out)
+    settings_path(out).write_text("{")
+    with pytest.raises(InputError, match=r"out\.settings\.json, .* is damaged\. Name another file\."):
+        distill(*files, teacher, out, **SHORT)
+
+
+def test_two_distillations_do_not_write_one_file(files, teacher, tmp_path):
+    out = tmp_path / "out"
+    refused = []
+
+    def another(done, total):
+        with pytest.raises(InputError, match="another run is writing this file"):
+            distill(*files, teacher, out, **SHORT)
+        refused.append(done)
+
+    assert distill(*files, teacher, out, **SHORT, progress=another).written == 3
+    assert (refused, len(records(out))) == ([2, 3], 3)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "questions.jsonl", "corpus.jsonl", "out", "out.settings.json",
+    }  # fmt: skip
+
+
+def test_answers_in_the_folder_of_the_corpus_go_on(files, teacher, tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    shutil.move(files[1][0], folder)
+    stopped((files[0], [folder]), teacher, folder / "out.jsonl")
+    assert distill(files[0], [folder], teacher, folder / "out.jsonl", **SHORT).written == 2
+
+
 def test_an_interrupted_call_keeps_what_it_wrote(files, teacher, tmp_path):
     def stop(done, total):
         os.kill(os.getpid(), signal.SIGINT)
@@ -225,6 +335,12 @@ def test_a_file_to_read_is_not_written(files, teacher, lines, tmp_path, read):
     with pytest.raises(TrainingError, match="is one of the files to read, so it cannot be written"):
         distill(*files, teacher, out, **SHORT, run=run)
     assert out.read_bytes() == content
+
+
+def test_questions_are_not_overwritten_by_settings(files, teacher, tmp_path):
+    questions = files[0].rename(tmp_path / "out.settings.json")
+    with pytest.raises(TrainingError, match="is one of the files to read"):
+        distill(questions, files[1], teacher, tmp_path / "out", **SHORT)
 
 
 @pytest.mark.parametrize("absent", ["nothing", "empty"])

@@ -1,5 +1,6 @@
 """The folder of a training: it resumes only the same training, and removes no file that is not its own."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,40 @@ def test_other_settings_are_an_error_that_names_the_first(pretraining, tmp_path)
     assert len(folder_of(pretraining(tmp_path, **changeable)).prepare()) == 40
 
 
-@pytest.mark.parametrize("changed", ["decoder_state", "decoder_base", "data_content"])
+@pytest.mark.parametrize(
+    ("trainer", "named"),
+    [
+        ({"learning_rate": 1e-3}, r"trainer\.learning_rate was 0\.002 and is 0\.001"),
+        ({"weight_decay": 0.1}, r"trainer\.weight_decay was None and is 0\.1"),
+        ({"lr_scheduler_type": "cosine"}, r"trainer\.lr_scheduler_type was 'linear' and is 'cosine'"),
+    ],
+)
+def test_other_settings_of_the_optimizer_are_an_error(pretraining, tmp_path, trainer, named):
+    folder_of(pretraining(tmp_path)).prepare()
+    with pytest.raises(TrainingError, match=f"other settings, the first: {named}"):
+        folder_of(pretraining(tmp_path, trainer=trainer)).prepare()
+
+
+def test_settings_that_change_no_step_may_change_and_secrets_are_not_recorded(pretraining, tmp_path):
+    folder = folder_of(pretraining(tmp_path, trainer={"hub_token": "secret", "save_steps": 4}))
+    folder.prepare()
+    recorded = folder.states / "settings.json"
+    assert "secret" not in recorded.read_text()
+    changed = {"num_train_epochs": 2, "save_steps": 3, "logging_steps": 1, "report_to": "none", "use_cpu": False}
+    assert folder_of(pretraining(tmp_path, trainer=changed)).prepare()
+
+
+def test_a_training_that_recorded_no_optimizer_settings_goes_on(pretraining, tmp_path):
+    folder = folder_of(pretraining(tmp_path))
+    folder.prepare()
+    recorded = folder.states / "settings.json"
+    begun = json.loads(recorded.read_text())
+    del begun["trainer"], begun["decoder_base_digest"]
+    recorded.write_text(json.dumps(begun))
+    assert folder_of(pretraining(tmp_path, trainer={"learning_rate": 1e-3})).prepare()
+
+
+@pytest.mark.parametrize("changed", ["decoder_state", "decoder_base", "decoder_base_digest", "data_content"])
 def test_another_decoder_or_changed_data_is_an_error(pretraining, tiny, tinypedia, tmp_path, changed):
     start = open_checkpoint(shutil.copytree(tiny.path, tmp_path / "start"))
     data = shutil.copytree(tinypedia, tmp_path / "data")
@@ -35,6 +69,10 @@ def test_another_decoder_or_changed_data_is_an_error(pretraining, tiny, tinypedi
     elif changed == "decoder_base":
         config = start.path / "base_decoder" / "config.json"
         config.write_text(config.read_text().replace("4096", "2048"))
+    elif changed == "decoder_base_digest":
+        # Weights of the same shapes have files of the same sizes.
+        weights = start.path / "base_decoder" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     else:
         corpus = data / "corpus.jsonl"
         corpus.write_text(corpus.read_text().replace("the", "teh"))

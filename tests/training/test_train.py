@@ -79,7 +79,9 @@ def test_a_trained_checkpoint_builds_and_answers(learned, tinypedia, tmp_path):
 
 def test_a_finished_training_is_returned_at_once(learned, pretraining, monkeypatch):
     monkeypatch.setattr(stages, "StageTrainer", None)
-    settings = pretraining(learned.path, decoder="full", trainer={"max_steps": 1})
+    settings = pretraining(
+        learned.path, decoder="full", trainer={"max_steps": 1, "learning_rate": 4e-3, "warmup_steps": 12}
+    )
     assert pretrain(settings).identity == learned.identity
     with pytest.raises(TrainingError, match=r"other settings, the first: decoder was 'full' and is 'lora'"):
         pretrain(pretraining(learned.path))

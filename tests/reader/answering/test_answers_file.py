@@ -12,7 +12,8 @@ import torch
 
 from pisco_index.errors import AnsweringInterruptedError, InputError, QuestionsError
 from pisco_index.reader.answering import AnsweredQuestion, Answering, AnswersFile, read_answers
-from pisco_index.reader.answering.answers_file import part_path, read_settings, settings_path
+from pisco_index.reader.answering.answers_file import part_path
+from pisco_index.reader.answering.continued import read_settings, settings_path
 from pisco_index.reader.generator import FakeGenerator
 from pisco_index.reader.memory_source import FakeMemorySource
 from pisco_index.reader.questions import Question

@@ -21,7 +21,7 @@ from pisco_index.errors import (
     StoreError,
 )
 from pisco_index.reader.answering import AnswerSettings, answer_file, read_answers
-from pisco_index.reader.answering.answers_file import settings_path
+from pisco_index.reader.answering.continued import settings_path
 from pisco_index.reader.memory_source import open_source
 from pisco_index.reader.questions import read_questions
 
@@ -190,6 +190,20 @@ def test_what_is_refused_before_the_first_answer(hidden, checkpoint, questions, 
     with pytest.raises(InputError, match="other settings: max_new_tokens 4, not 5"):
         answer_file(hidden, checkpoint, questions, whole[0], settings=replace(SETTINGS, max_new_tokens=5))
     assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json"])
+def test_another_base_decoder_does_not_continue_a_file(hidden, checkpoint, tmp_path, name):
+    base, path = shutil.copytree(checkpoint / "base_decoder", tmp_path / "base"), tmp_path / "answers.jsonl"
+    opened = open_checkpoint(checkpoint, decoder_base=str(base))
+    asked = write(tmp_path / "questions.jsonl", lines_of(2))
+    answer_file(hidden, opened, asked, path, settings=SETTINGS)
+    assert answer_file(hidden, opened, asked, path, settings=SETTINGS).before == 2
+    content = (base / name).read_bytes() if (base / name).exists() else b"{}"
+    # Weights of the same shapes have files of the same sizes.
+    (base / name).write_bytes(content[:-1] + b"\x01" if name == "model.safetensors" else content + b" ")
+    with pytest.raises(InputError, match="other settings: decoder_base_digest"):
+        answer_file(hidden, opened, asked, path, settings=SETTINGS)
 
 
 def test_questions_that_changed_since_the_answers_were_begun_are_named(hidden, checkpoint, whole, tmp_path):

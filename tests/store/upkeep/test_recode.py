@@ -36,6 +36,16 @@ def memory():
     return np.random.default_rng(0).standard_normal((DOCUMENTS * 2, DIM)).astype(np.float32).round(1)
 
 
+class FakeReader:
+    """A decoder that is given, and not asked, since the store keeps no texts."""
+
+    def sensitivity(self, sample):
+        raise AssertionError
+
+    def divergence(self, sample, decoded):
+        raise AssertionError
+
+
 @pytest.fixture
 def source(tmp_path, meta):
     """A store in fp32 of 20 shards, the last empty, with a failed document, a rejected record and titles."""
@@ -126,6 +136,36 @@ def test_a_recoding_that_was_stopped_goes_on(source, tmp_path):
     assert stopped.sort_by("doc_id").to_pylist() == whole.sort_by("doc_id").to_pylist()
     again = recode(source.uri, "int4", tmp_path / "out")
     assert (again.done_before, again.documents, again.prediction) == (SHARDS, DOCUMENTS + 1, None)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        (
+            None,
+            FakeReader(),
+            r"begun without a decoder .*fisher2 is fitted .* Leave out --checkpoint as before to go on",
+        ),
+        (FakeReader(), None, r"begun with a decoder .*fisher2 is fitted .* Give --checkpoint as before to go on"),
+    ],
+)
+def test_a_decoder_that_is_given_or_left_out_on_the_way_is_refused(source, tmp_path, first, then, message):
+    out = tmp_path / "out"
+    recode(source.uri, "fisher2", out, reader=first)
+    with pytest.raises(StoreError, match=message):
+        recode(source.uri, "fisher2", out, reader=then)
+    assert recode(source.uri, "fisher2", out, reader=first).done_before == SHARDS
+    # The decoder only measures other codecs.
+    recode(source.uri, "int4", tmp_path / "int4", reader=first)
+    assert recode(source.uri, "int4", tmp_path / "int4", reader=then).done_before == SHARDS
+
+
+def test_a_recoding_that_recorded_no_decoder_goes_on(source, tmp_path, monkeypatch):
+    module = sys.modules["pisco_index.store.upkeep.recode"]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(module, "uses_sensitivity", lambda _: False)
+        recode(source.uri, "fisher2", tmp_path / "out")
+    assert recode(source.uri, "fisher2", tmp_path / "out", reader=FakeReader()).done_before == SHARDS
 
 
 def test_documents_that_lose_too_much_are_counted(source, tmp_path):
