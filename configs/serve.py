@@ -53,5 +53,5 @@ class ServeConfig(Config):
         if self.engine == "vllm" and self.engine_url is None:
             raise ValueError("the engine vllm is a server. Give its address (--engine-url).")
         if self.engine == "local" and self.engine_url is not None:
-            raise ValueError("the engine local has no address. Choose the other one (--engine vllm).")
+            raise ValueError("the engine local has no address. Leave out --engine-url, or give --engine vllm.")
         return self

@@ -146,7 +146,7 @@ def _is_text(head: bytes) -> bool:
 def _first_lines(head: bytes, whole: bool) -> tuple[str, ...]:
     *before, last = map(without_mark, head.split(b"\n"))
     kept = [line for line in before if line.strip()]
-    # The last line may go on behind the head.
+    # The last line may continue after the head.
     if last.strip() and (whole or not kept):
         kept.append(last)
     return tuple(line.removesuffix(b"\r").decode(errors="replace") for line in kept[:_FIRST_LINES])

@@ -103,27 +103,34 @@ class Evaluation:
             InputError: if the file cannot be written.
         """
         lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in self.answers)
-        file = local_path(path)
+        # A link stays a link.
+        file = local_path(path).resolve()
         unfinished = file.with_name(f"{file.name}.unfinished")
         try:
-            unfinished.write_text("".join(lines), "utf-8")
-            unfinished.replace(file)
+            if file.exists() and not file.is_file():
+                file.write_text("".join(lines), "utf-8")
+                return
+            try:
+                unfinished.write_text("".join(lines), "utf-8")
+                unfinished.replace(file)
+            finally:
+                unfinished.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{path}: the file cannot be written: {error.strerror or error}.") from error
 
 
 def require_replaceable(path: str | Path) -> None:
-    """Check that a file may be written with an evaluation's answers: there is none, or it holds such answers.
+    """Check that an evaluation's answers may replace a file: it does not exist, or it holds such answers.
 
     Raises:
         InputError: the file holds something else, or cannot be read.
     """
     file = local_path(path)
     try:
-        if not file.exists():
+        if not file.is_file():
             return
         with file.open("rb") as opened:
-            first = opened.readline(1 << 20)
+            first = opened.readline()
     except OSError as error:
         raise InputError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
     try:
@@ -133,7 +140,7 @@ def require_replaceable(path: str | Path) -> None:
     if first and not (isinstance(known, dict) and known.keys() >= {"id", "condition", "references"}):
         raise InputError(
             f"{path}: the file exists and holds no answers of an evaluation, so it is not overwritten. Name another "
-            "one. To score answers, give their file in place of the store."
+            "file. To score answers, give their file in place of the store."
         )
 
 

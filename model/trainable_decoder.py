@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 from ..errors import CheckpointError
 from .families.pisco import PiscoCheckpoint
-from .loading.adapters import LORA_SCALE, ORIGINAL, SAVED_COPY, embedding_names, merge_decoder_state
+from .loading.adapters import LORA_SCALE, ORIGINAL, SAVED_COPY, embedding_names, merge_decoder_state, require_pairs
 
 # Parts of the names of a wrapped decoder's tensors that belong into a decoder_state.pt.
 _STATE_PARTS = (".lora_", f".{ORIGINAL}.", f".{SAVED_COPY}.")
@@ -43,6 +43,7 @@ def lora_decoder(checkpoint: PiscoCheckpoint, dropout: float, base_dtype: torch.
     adapted = [name.partition(".lora_A.")[0] for name in state if ".lora_A." in name]
     if not adapted:
         raise CheckpointError(f"{origin}: has no LoRA pairs to train.")
+    require_pairs(base, adapted, str(origin))
     rank = state[f"{adapted[0]}.lora_A.default.weight"].shape[0]
     base.resize_token_embeddings(len(checkpoint.decoder_tokenizer), mean_resizing=False)
     # The checkpoint holds an embedding and a head of its own, which are trained separately.

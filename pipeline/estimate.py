@@ -19,7 +19,7 @@ from ..store import MemorySample, Prediction, Store, codec_by_name, encode_batch
 from .decoder_reader import DecoderReader, why_unread
 from .job import Job, prepare
 from .planning.plan import Changes, Plan
-from .planning.reading import open_sources, read_shard
+from .planning.reading import Shared, open_sources, read_shard
 from .turns import Create, Update, next_turn
 from .watch.progress import BuildProgress
 
@@ -265,13 +265,13 @@ def _read_sample(plan: Plan, job: Job) -> _Sample:
     sources = open_sources(plan.sources)
     shards = [shard for shard in plan.shards if shard.records]
     step = max(1, len(shards) // SAMPLE_SHARDS)
-    found, sampled = list[Document](), 0
+    found, sampled, shared = list[Document](), 0, Shared()
     began = time.perf_counter()
     for number, shard in enumerate((*shards[::step], *(each for i, each in enumerate(shards) if i % step))):
-        # Pages without prose give no document. Others are read until there is one.
+        # Pages without prose give no document. Further shards are read until one does.
         if found and number * step >= len(shards):
             break
-        found += read_shard(shard, sources)
+        found += read_shard(shard, sources, shared=shared)
         # One is added for each record, because a corpus may have no characters.
         sampled += shard.characters + shard.records
     read_s = time.perf_counter() - began

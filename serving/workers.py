@@ -122,7 +122,7 @@ class _Worker:
     def _last_words(self) -> str:
         """Return the problem that the process told before it ended, after a colon; nothing if it told none."""
         said = ""
-        with suppress(EOFError):
+        with suppress(EOFError, OSError):
             while self._told.poll():
                 problem = self._told.recv()
                 said = f": {problem}" if problem else ""

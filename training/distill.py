@@ -98,14 +98,15 @@ def distill(
     out = local_path(out, TrainingError)
     _require_other_file(out, [questions, *corpus, *([] if run is None else [run])])
     asked = read_questions(questions, run=run, documents=documents, answered=False).asked
-    settings = _settings(corpus, corpus_config, out, teacher) | {"dtype": dtype}
     out.parent.mkdir(parents=True, exist_ok=True)
     with WriterLock(out):
         done, complete = _answered(out, {question.id: question for question in asked})
+        remaining = [question for question in asked if question.id not in done]
+        # A finished file needs neither corpus nor teacher.
+        settings = _settings(corpus, corpus_config, out, teacher) | {"dtype": dtype} if remaining else {}
         _require_same_settings(out, complete, settings)
         if out.exists() and complete < out.stat().st_size:
             os.truncate(out, complete)
-        remaining = [question for question in asked if question.id not in done]
         if not remaining:
             return Distillation(0, len(done), 0, 0)
         found = _find(remaining, corpus, corpus_config)
@@ -138,7 +139,7 @@ def _settings(corpus: Sequence[str | Path], config: CorpusConfig, out: Path, tea
         "corpus": digest_weights([path for path in files if not (out.exists() and out.samefile(path))]),
         "corpus_settings": config.model_dump(mode="json"),
     }
-    # A finished file needs no teacher. If answers remain, loading a missing teacher is an error.
+    # Loading a missing teacher is an error of its own.
     with suppress(CheckpointError):
         settings["teacher"] = digest_model_folder(local_folder(local_path(teacher, CheckpointError)))
     return settings
@@ -148,7 +149,7 @@ def _require_same_settings(out: Path, complete: int, settings: Mapping[str, Any]
     """Check that a file whose complete lines have a number of bytes was begun with the same settings."""
     if complete and settings_path(out).exists():
         begun = read_settings(out, "Name another file.")
-        names = [name for name in settings if name in begun]
+        names = [name for name in settings if name in begun and name != "pisco_index"]
         require_equal(out, begun, settings, names, "or name another file.")
 
 
@@ -173,7 +174,9 @@ def _require_other_file(out: Path, inputs: Sequence[str | Path]) -> None:
     for path in (path for place in inputs for path in input_paths(place)[1] if path.exists()):
         for each in written:
             if each.samefile(path):
-                raise TrainingError(f"{each}: is one of the files to read, so it cannot be written. Name another file.")
+                raise TrainingError(
+                    f"{each}: is one of the files to read, so it cannot be written. Name another file to write."
+                )
 
 
 def _answered(out: Path, asked: Mapping[str, Question]) -> tuple[set[str], int]:

@@ -5,8 +5,11 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainingArguments
 
 from ..configs import PretrainingConfig, TrainingConfig
 from ..errors import ConfigError, TrainingError
@@ -34,15 +37,20 @@ _MAY_CHANGE = frozenset(
         "debug",
         "skip_memory_metrics",
         "torch_empty_cache_steps",
-        "ddp_timeout",
         "use_cpu",
+        "prediction_loss_only",
+        "batch_eval_metrics",
+        "enable_jit_checkpoint",
+        "resume_from_checkpoint",
+        "per_device_eval_batch_size",
+        "local_rank",
         "dataloader_num_workers",
         "dataloader_pin_memory",
         "dataloader_persistent_workers",
         "dataloader_prefetch_factor",
     }
 )
-# Beginnings of further such keys. ``hub_token`` is also a secret, which must not be recorded.
+# Prefixes of further keys that may change. ``hub_token`` is also a secret, which must not be recorded.
 _MAY_CHANGE_BEGINNINGS = (
     "save_",
     "eval_",
@@ -51,7 +59,11 @@ _MAY_CHANGE_BEGINNINGS = (
     "hub_",
     "trackio_",
     "gradient_checkpointing",
+    "activation_checkpointing",
     "torch_compile",
+    "ddp_",
+    "do_",
+    "include_",
 )
 
 
@@ -192,7 +204,11 @@ def _differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[t
     for name in (name for name in now if name in begun):
         if name == "trainer":
             keys = {**begun[name], **now[name]}
-            pairs = ((f"{name}.{key}", begun[name].get(key), now[name].get(key)) for key in keys)
+            # A key that states its default changes nothing.
+            default = {each.name: each.default for each in fields(TrainingArguments)}
+            pairs = (
+                (f"{name}.{key}", *(each[name].get(key, default.get(key)) for each in (begun, now))) for key in keys
+            )
         else:
             pairs = iter([(name, begun[name], now[name])])
         yield from (each for each in pairs if each[1] != each[2])

@@ -1,5 +1,6 @@
 """Merge a checkpoint's embeddings and LoRA pairs into its base decoder."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -41,9 +42,8 @@ def merge_decoder_state(model: Any, state: dict[str, torch.Tensor], origin: str)
 
 
 def _merge_pairs(model: Any, remaining: dict[str, torch.Tensor], origin: str) -> None:
-    """Merge the LoRA pairs among the remaining tensors, one for each linear layer, and remove them."""
-    head = model.get_output_embeddings()
-    lacking = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    """Merge the LoRA pairs among the remaining tensors, and remove them."""
+    adapted: set[str] = set()
     for name in [name for name in remaining if ".lora_A." in name]:
         linear_name, _, adapter = name.partition(".lora_A.")
         down, up = remaining.pop(name), remaining.pop(f"{linear_name}.lora_B.{adapter}", None)
@@ -60,10 +60,22 @@ def _merge_pairs(model: Any, remaining: dict[str, torch.Tensor], origin: str) ->
             )
         merged = linear.weight.float() + LORA_SCALE * (up.float() @ down.float())
         linear.weight = nn.Parameter(merged.to(linear.weight.dtype), requires_grad=False)
-        lacking.discard(linear_name)
-    if lacking and not remaining:
+        adapted.add(linear_name)
+    if not remaining:
+        require_pairs(model, adapted, origin)
+
+
+def require_pairs(model: Any, adapted: Collection[str], origin: str) -> None:
+    """Check that each linear layer of a base decoder but ``lm_head`` is among those that have a LoRA pair.
+
+    Raises:
+        CheckpointError: naming the first one that is not.
+    """
+    head = model.get_output_embeddings()
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    if lacking := sorted(linears.difference(adapted)):
         raise CheckpointError(
-            f"{origin}: {len(lacking)} linear layers have no LoRA pair, the first: {min(lacking)}. Is the file whole?"
+            f"{origin}: {len(lacking)} linear layers have no LoRA pair, the first: {lacking[0]}. Is the file whole?"
         )
 
 

@@ -54,7 +54,7 @@ class Share:
     count: int
 
     def of(self, documents: int) -> slice:
-        """Return the places of the documents of this part, of so many documents."""
+        """Return the slice of this part among ``documents`` documents."""
         # Rounded up, so that the first part has a document if any has.
         return slice(-(-documents * self.number // self.count), -(-documents * (self.number + 1) // self.count))
 

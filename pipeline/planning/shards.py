@@ -10,8 +10,7 @@ from .plan import Selection, Shard, Share, Slice
 
 # A text counts as one document for each of these, so that shards of whole articles are no larger than of passages.
 DOCUMENT_CHARACTERS = 1000
-# More characters than a word of most texts has, with the space behind it: a record is not shared among more shards than
-# it has documents.
+# Upper estimate of a word's characters, with its space. It bounds the number of a record's shards by its documents.
 _WORD_CHARACTERS = 10
 
 # Longest gap of skipped records that a slice spans; a longer one ends the slice. A slice costs 30 bytes of the plan, a
@@ -114,7 +113,7 @@ class ShardBuilder:
 
     def _shares(self, weight: int, documents: int) -> int:
         """Return the number of shards that a record needs: it is at most the number of its documents."""
-        return min(-(-weight // self._limit), documents)
+        return max(min(-(-weight // self._limit), documents), 1)
 
     def _add(self, position: int, weight: int, characters: int, shares: int) -> None:
         """Add a record. One that is shared has its shards to itself."""
@@ -215,7 +214,7 @@ class ShardBuilder:
     def _end_shard(self) -> None:
         # A selection is kept even if it chooses all documents: the worker compares their number with what it reads.
         selection = Selection.of(self._flags) if self._selects else None
-        count = max(self._shards_of_record, 1)
+        count = self._shards_of_record
         for part in range(count):
             characters = self._characters * (part + 1) // count - self._characters * part // count
             share = Share(part, count) if count > 1 else None

@@ -3,9 +3,18 @@
 from pathlib import Path
 
 from ...model.loading.files import digest_weights
+from ...model.loading.weight_files import weight_files
 
-# Endings of the files that a model and its tokenizer are loaded from: weights, settings, vocabulary, chat template.
-_SUFFIXES = frozenset({".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"})
+# Files beside the weights that decide what a model says.
+_SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def digest_model_folder(folder: Path) -> str:
@@ -15,5 +24,9 @@ def digest_model_folder(folder: Path) -> str:
 
     Args:
         folder: folder of the model, such as a base decoder (see ``Checkpoint.decoder_folder``).
+
+    Raises:
+        CheckpointError: there are no weights, or which of several are meant cannot be known.
     """
-    return digest_weights(sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file()))
+    settings = [path for name in _SETTINGS if (path := folder / name).is_file()]
+    return digest_weights([*weight_files(folder, str(folder)), *settings])

@@ -230,10 +230,13 @@ def _cell(cell: str, where: str) -> list[Any] | str:
 
 
 def _named_cell(cell: str, where: str) -> list[Any] | str:
-    """Return a cell of a column with a name: a list of strings, or text, which may be in brackets too, as [0, 1] is."""
-    if not _LIST_OF_STRINGS.match(cell.strip()):
-        return [] if cell.strip() == "[]" else cell
-    return _cell(cell, where)
+    """Return a cell of a column with a name: a list as JSON or Python writes it, or text, as in brackets [sic] is."""
+    try:
+        return _cell(cell, where)
+    except QuestionsError:
+        if _LIST_OF_STRINGS.match(cell.strip()):
+            raise
+        return cell
 
 
 def json_list(text: str) -> list[Any] | None:
@@ -265,6 +268,5 @@ def _as_list(cell: str, where: str) -> list[Any] | None:
         if isinstance(found, list) and len(found) == strings and "".join(found).encode() is not None:
             return found
     raise QuestionsError(
-        f"{where}: {cell[:80]!r} is in brackets, but is no list. Write a list of strings as JSON does. Text in "
-        "brackets needs a header with the names of the columns."
+        f"{where}: {cell[:80]!r} is in brackets, but is no list. Write a list of strings as JSON does."
     )

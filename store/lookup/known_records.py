@@ -73,7 +73,7 @@ def known_records(store: Store) -> KnownRecords | None:
     may be missing.
 
     Returns:
-        None if the store was repaired, or has none, as those of earlier versions.
+        None if the store was repaired, or has no such asset (earlier versions wrote none).
 
     Raises:
         StoreError: the store cannot be read.

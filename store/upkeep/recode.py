@@ -186,12 +186,11 @@ def _resume(source: Store, target: Codec, out: str, origin: Mapping[str, object]
         raise StoreError(
             f"{out} was recoded from another version of the store at {source.uri}. Delete it, or name another place."
         )
-    # Origins of earlier versions do not have this key.
-    if _DECODER in origin and begun.get(_DECODER, origin[_DECODER]) != origin[_DECODER]:
-        former, now = ("without", "Leave out") if origin[_DECODER] else ("with", "Give")
+    # The codec stays as it was fitted at first. Origins of earlier versions do not have this key.
+    if origin.get(_DECODER) and begun.get(_DECODER) is False:
         raise StoreError(
-            f"{out} was begun {former} a decoder (--checkpoint), and {target.name} is fitted to the decoder's "
-            f"sensitivity. {now} --checkpoint as before to go on, or delete {out} or name another place to begin anew."
+            f"{out} was begun without a decoder, to which {target.name} would be fitted. Leave out --checkpoint to go "
+            f"on; or delete {out}, or name another place, to begin anew."
         )
     return recoded
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from ...errors import StoreError
 from ..ledger import record_empty
-from ..plans import as_repaired
+from ..plans import as_repaired, is_repaired
 from ..store import Store
 from ..table.addresses import MEMORY, REJECTED
 from ..table.checksums import forget_checksums, record_checksums
-from ..table.datasets import fragments_of
+from ..table.datasets import fragments_of, open_table
 from ..table.rows import live_rows
 from ..table.swap import Proposal, swap, swap_at, without_rows
 from .compact import remove_orphans
@@ -67,7 +67,7 @@ def drop_damage(findings: Findings, planned: Collection[int]) -> Dropped:
     _delete_stale(uri, damage.stale)
     _drop_rejected(uri, damage.lost_rejected)
     version = findings.version
-    if damage.lost or damage.rows or damage.is_incomplete:
+    if (damage.lost or damage.rows or damage.is_incomplete) and not is_repaired(open_table(uri, MEMORY)):
         version = _step(uri, version, as_repaired)
     if damage.lost or damage.rows:
         record_empty(uri, _emptied(damage, planned))

@@ -28,7 +28,7 @@ def test_other_settings_are_an_error_that_names_the_first(pretraining, tmp_path)
     ("trainer", "named"),
     [
         ({"learning_rate": 1e-3}, r"trainer\.learning_rate was 0\.002 and is 0\.001"),
-        ({"weight_decay": 0.1}, r"trainer\.weight_decay was None and is 0\.1"),
+        ({"weight_decay": 0.1}, r"trainer\.weight_decay was 0\.0 and is 0\.1"),
         ({"lr_scheduler_type": "cosine"}, r"trainer\.lr_scheduler_type was 'linear' and is 'cosine'"),
     ],
 )
@@ -43,7 +43,14 @@ def test_settings_that_change_no_step_may_change_and_secrets_are_not_recorded(pr
     folder.prepare()
     recorded = folder.states / "settings.json"
     assert "secret" not in recorded.read_text()
-    changed = {"num_train_epochs": 2, "save_steps": 3, "logging_steps": 1, "report_to": "none", "use_cpu": False}
+    changed = {
+        "num_train_epochs": 2,
+        "save_steps": 3,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": False,
+        "seed": 42,
+    }
     assert folder_of(pretraining(tmp_path, trainer=changed)).prepare()
 
 

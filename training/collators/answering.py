@@ -185,13 +185,16 @@ def label_answers(
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     labels = [IGNORED] * len(ids)
     token, all_end = 0, True
-    for (start, end), (following, _) in pairwise([*spans, (len(text), 0)]):
+    for number, ((start, end), (following, _)) in enumerate(pairwise([*spans, (len(text), 0)])):
         while offsets[token][1] <= start:
             token += 1
         while token < len(ids) and offsets[token][0] < end:
             labels[token] = ids[token]
             token += 1
-        behind = (place for place in range(token, len(ids)) if offsets[place][1] <= following)
+        # What stands behind the next question is the user's.
+        asked = text.find(turns[number + 1][0], end, following) if number + 1 < len(turns) else -1
+        limit = following if asked < 0 else asked
+        behind = (place for place in range(token, len(ids)) if offsets[place][1] <= limit)
         stop = next((place for place in behind if ids[place] in stop_token_ids), None)
         all_end = all_end and stop is not None
         last = stop + 1 if stop is not None else min(token + 1, len(ids))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 from ....configs.corpus import CorpusConfig
 from ...document import Document, Event
 from ...fields import Fields
-from ...framing import lines
+from ...framing import lines, raw_lines, without_mark
 from ...recognise import Recognised
 from ...rejected import RecordError, Tolerance
 from ...streams import TextFile, stream_at
@@ -52,7 +52,7 @@ class JsonLinesSource(LinesSource):
             first = next((line for _, _, line in _not_blank(lines(stream, None))), None)
         is_bulk = first is not None and is_action(first)
         with stream_at(text, 0) as stream:
-            framed = _framed(lines(stream, None), is_bulk, lambda number, _: f"{text.name}, line {number}")
+            framed = _framed(raw_lines(stream, None), is_bulk, lambda number, _: f"{text.name}, line {number}")
             records = (
                 (number, each)
                 for number, _, record in framed
@@ -81,7 +81,7 @@ class JsonLinesSource(LinesSource):
             return self.place(start, number, position)
 
         with stream_at(self.file, start) as stream:
-            for number, position, record in _framed(lines(stream, stop, self.before(start)), self.is_bulk, place):
+            for number, position, record in _framed(raw_lines(stream, stop, self.before(start)), self.is_bulk, place):
                 at, line = place(number, position), number if start == self.origin else None
                 found = self._document(record, at, line)
                 if isinstance(found, Document):
@@ -98,7 +98,7 @@ class JsonLinesSource(LinesSource):
         """Return (position, place, document or error) of the objects of a line; none if it is not several objects."""
         found: list[tuple[int, str, Document | RecordError]] = []
         for number, each in enumerate(() if self.is_bulk else _objects(record), 1):
-            begin, at = position + each.column, place
+            begin, at = position + each.marks + each.column, place
             if line is None:
                 at = self.place(position, number, begin)
             elif number > 1:
@@ -117,8 +117,14 @@ class JsonLinesSource(LinesSource):
 
 def _framed(found: Iterator[_Line], is_bulk: bool, place: Callable[[int, int], str]) -> Iterator[Framed]:
     if is_bulk:
-        return bulk_records(_not_blank(found), place)
-    return ((number, begin, RawRecord(line)) for number, begin, line in found if line is None or line.strip())
+        unmarked = ((number, begin, line and without_mark(line)) for number, begin, line in found)
+        return bulk_records(_not_blank(unmarked), place)
+    return ((number, begin, _unmarked(line)) for number, begin, line in found if line is None or line.strip())
+
+
+def _unmarked(line: bytes | None) -> RawRecord:
+    raw = line and without_mark(line)
+    return RawRecord(raw, marks=len(line or b"") - len(raw or b""))
 
 
 def _not_blank(found: Iterator[_Line]) -> Iterator[_Line]:
@@ -130,4 +136,6 @@ def _objects(record: RawRecord | RecordError) -> list[RawRecord]:
     if isinstance(record, RecordError) or record.raw is None:
         return []
     found = objects_of_line(record.raw)
-    return [] if found == [(0, record.raw)] else [RawRecord(raw, None, offset) for offset, raw in found]
+    if found == [(0, record.raw)]:
+        return []
+    return [RawRecord(raw, None, offset, record.marks) for offset, raw in found]

@@ -40,11 +40,13 @@ class RawRecord(NamedTuple):
         raw: JSON object; None if it is too long.
         key: JSON value that is the record's id and stands outside of the object; None if the id is one of its fields.
         column: number of bytes before the object in its line, as far as they are known.
+        marks: number of bytes of the byte order marks before the line, which ``column`` does not count.
     """
 
     raw: bytes | None
     key: bytes | None = None
     column: int = 0
+    marks: int = 0
 
 
 def choose_json_fields(framed: Iterable[tuple[int, RawRecord]], name: str, config: CorpusConfig) -> Fields:

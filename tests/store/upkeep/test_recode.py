@@ -138,26 +138,15 @@ def test_a_recoding_that_was_stopped_goes_on(source, tmp_path):
     assert (again.done_before, again.documents, again.prediction) == (SHARDS, DOCUMENTS + 1, None)
 
 
-@pytest.mark.parametrize(
-    ("first", "then", "message"),
-    [
-        (
-            None,
-            FakeReader(),
-            r"begun without a decoder .*fisher2 is fitted .* Leave out --checkpoint as before to go on",
-        ),
-        (FakeReader(), None, r"begun with a decoder .*fisher2 is fitted .* Give --checkpoint as before to go on"),
-    ],
-)
-def test_a_decoder_that_is_given_or_left_out_on_the_way_is_refused(source, tmp_path, first, then, message):
-    out = tmp_path / "out"
-    recode(source.uri, "fisher2", out, reader=first)
-    with pytest.raises(StoreError, match=message):
-        recode(source.uri, "fisher2", out, reader=then)
-    assert recode(source.uri, "fisher2", out, reader=first).done_before == SHARDS
-    # The decoder only measures other codecs.
-    recode(source.uri, "int4", tmp_path / "int4", reader=first)
-    assert recode(source.uri, "int4", tmp_path / "int4", reader=then).done_before == SHARDS
+def test_a_decoder_that_comes_too_late_is_refused(source, tmp_path):
+    recode(source.uri, "fisher2", tmp_path / "without")
+    with pytest.raises(StoreError, match=r"begun without a decoder, to which fisher2 .* Leave out --checkpoint"):
+        recode(source.uri, "fisher2", tmp_path / "without", reader=FakeReader())
+    # The codec is fitted already, and the decoder only measures other codecs.
+    recode(source.uri, "fisher2", tmp_path / "with", reader=FakeReader())
+    recode(source.uri, "int4", tmp_path / "int4")
+    for out, codec, reader in (("without", "fisher2", None), ("with", "fisher2", None), ("int4", "int4", FakeReader())):
+        assert recode(source.uri, codec, tmp_path / out, reader=reader).done_before == SHARDS
 
 
 def test_a_recoding_that_recorded_no_decoder_goes_on(source, tmp_path, monkeypatch):

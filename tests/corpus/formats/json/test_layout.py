@@ -196,6 +196,7 @@ def test_what_is_written_is_read(tmp_path, records, layout, separators, joined, 
 )
 @example(pieces=["\ufeff"], beginning=A, layout="auto", cuts=[1])
 @example(pieces=[",", ",", A], beginning=A, layout="auto", cuts=[1])
+@example(pieces=["\n", "\ufeff", A, A], beginning=A, layout="auto", cuts=[2])
 def test_any_tokens_are_read_or_refused(tmp_path, pieces, beginning, layout, cuts):
     path = tmp_path / "corpus.json"
     path.write_text(beginning + "".join(pieces))
