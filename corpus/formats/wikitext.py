@@ -24,8 +24,10 @@ from .wiki.preprocessor import (
 
 _TABLE_BEGIN = re.compile(r"[ :]*\{\|")
 _TABLE_END = re.compile(r"\s*\|\}")
+# An attribute of a table's cell. Prose in which an equals sign stands is none.
+_CELL_ATTRIBUTE = r"""\s*+(?:nowrap(?=[\s|])|[\w:-]++\s*+=\s*+(?:"[^"|\n]*+"|'[^'|\n]*+'|[^\s|\[\]<>"']++))"""
 # The marks of a table's line, with the attributes of its first cell.
-_TABLE_LINE = re.compile(r"^[ :]*(?:\{\|.*|\|-.*|\|\}|(?:\|\+?|!)(?:[^|\[\]\n]*=[^|\[\]\n]*\|(?!\|))?)")
+_TABLE_LINE = re.compile(rf"^[ :]*(?:\{{\|.*|\|-.*|\|\}}|(?:\|\+?|!)(?:(?:{_CELL_ATTRIBUTE})++\s*+\|(?!\|))?)")
 _HTML_TABLE = re.compile(rf"<table(?![\w-]){ATTRIBUTES}>(?:[^<]|<(?!/?table(?![\w-])))*+</table\s*>", re.IGNORECASE)
 
 # Tags that MediaWiki or a browser shows as the beginning of a line.

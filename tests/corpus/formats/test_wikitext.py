@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pisco_index.corpus.formats.wikitext import lowered, prose
@@ -68,6 +68,7 @@ def test_wikitext_with_open_ends(wikitext, text):
             "b [1] c [e] f File:g.jpg k",
         ),
         (";a: b\n:* c\n----\n=d=\ne = f", "a\nb\nc\ne = f"),
+        ("{|\n| style='a: b' nowrap colspan=2 | c\n|d=e f | g\n! h", "c\nd=e f | g\nh"),
         ("A <code><nowiki><!--</nowiki></code> here. <pre>{| b {{{</pre> There.", "A <!-- here.\n{| b {{{\nThere."),
     ],
 )
@@ -134,6 +135,7 @@ anything = st.lists(
 
 @fuzz(300)
 @given(markup, st.sampled_from([" ", "\n", "\n\n"]))
+@example(["\n{|\n|", "<div class='", "{{t|a="], " ")
 def test_sentences_between_pieces_of_markup_are_kept(pieces, blank):
     sentences = [f"Sentence {n} stays." for n in range(len(pieces) + 1)]
     between = zip(pieces, sentences[1:], strict=True)
