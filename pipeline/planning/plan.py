@@ -48,7 +48,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One of several equal parts of consecutive documents: number ``number`` of ``count``."""
+    """Part ``number`` of ``count`` equal parts of consecutive documents."""
 
     number: int
     count: int

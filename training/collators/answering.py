@@ -191,7 +191,7 @@ def label_answers(
         while token < len(ids) and offsets[token][0] < end:
             labels[token] = ids[token]
             token += 1
-        # What stands behind the next question is the user's.
+        # A stop token behind the next question ends the user's turn.
         asked = text.find(turns[number + 1][0], end, following) if number + 1 < len(turns) else -1
         limit = following if asked < 0 else asked
         behind = (place for place in range(token, len(ids)) if offsets[place][1] <= limit)

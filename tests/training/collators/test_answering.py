@@ -127,10 +127,10 @@ def test_a_template_that_changes_answers_is_refused(tiny, monkeypatch):
 
 def test_what_a_template_writes_before_the_stop_token_is_learned(tiny, learned_text, monkeypatch, caplog):
     template = tiny.decoder_tokenizer.chat_template
-    monkeypatch.setattr(tiny.decoder_tokenizer, "chat_template", template.replace("<|im_end|>", " \\n<|im_end|>"))
+    monkeypatch.setattr(tiny.decoder_tokenizer, "chat_template", template.replace("<|im_end|>", " over <|im_end|>"))
     batch = QuestionAnswering(tiny, PLAIN)([ASKED | {"turns": TURNS}])
     learned = " ".join(learned_text(batch["labels"][0]).split())
-    assert learned == "in the north <|im_end|>a <|im_end|>in the north <|im_end|>"
+    assert learned == "in the north over <|im_end|>a over <|im_end|>in the north over <|im_end|>"
     assert not caplog.records
     monkeypatch.setattr(tiny.decoder_tokenizer, "chat_template", template.replace("<|im_end|>", ""))
     collator = QuestionAnswering(tiny, PLAIN)
